@@ -1,0 +1,37 @@
+"""Focal-SAM and its relatives as Optax gradient transformations."""
+
+from focal_sam_jax._class_conditional import (
+    class_conditional_value_and_grad as class_conditional_value_and_grad,
+)
+from focal_sam_jax._class_weights import cc_sam_radii as cc_sam_radii
+from focal_sam_jax._class_weights import class_priors as class_priors
+from focal_sam_jax._class_weights import focal_weights as focal_weights
+from focal_sam_jax._class_weights import per_class_losses as per_class_losses
+from focal_sam_jax._class_weights import tail_weights as tail_weights
+from focal_sam_jax._gradient import (
+    sharpness_aware_value_and_grad as sharpness_aware_value_and_grad,
+)
+from focal_sam_jax._transformation import SharpnessAwareState as SharpnessAwareState
+from focal_sam_jax._transformation import SharpnessInfo as SharpnessInfo
+from focal_sam_jax._transforms import cc_sam as cc_sam
+from focal_sam_jax._transforms import focal_sam as focal_sam
+from focal_sam_jax._transforms import imbsam as imbsam
+from focal_sam_jax._transforms import sam as sam
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "SharpnessAwareState",
+    "SharpnessInfo",
+    "cc_sam",
+    "cc_sam_radii",
+    "class_conditional_value_and_grad",
+    "class_priors",
+    "focal_sam",
+    "focal_weights",
+    "imbsam",
+    "per_class_losses",
+    "sam",
+    "sharpness_aware_value_and_grad",
+    "tail_weights",
+]

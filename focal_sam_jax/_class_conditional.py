@@ -1,0 +1,239 @@
+r"""CC-SAM, where every class has a ball of its own.
+
+.. math::
+  \epsilon_c = \rho_c \, \nabla L_c / \lVert \nabla L_c \rVert_2, \qquad
+  G = \nabla L(\theta) + \alpha
+      \Big[ \sum_c \nabla L_c(\theta + \epsilon_c) - \nabla L(\theta) \Big]
+
+The cost grows with the number of classes in the batch: a backward at θ and a forward
+and a backward at :math:`\theta + \epsilon_c` for each.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from focal_sam_jax._checks import ClassValues, check_scalar, is_concrete
+from focal_sam_jax._devices import AxisName, device_any, device_mean
+from focal_sam_jax._gradient import Correction, Evaluation, add_correction, evaluate
+from focal_sam_jax._loss_functions import (
+    ArrayFn,
+    PerClassLossFn,
+    as_array_fn,
+    each_as_array_fn,
+)
+from focal_sam_jax._perturbation import Mask, perturb, widen
+
+# Up to here a program with one copy of the network a class compiles in reasonable time.
+_MAX_UNROLLED_CLASSES = 32
+
+
+class _Sums(NamedTuple):
+    """What is summed over the classes.
+
+    Attributes:
+      gradient: this device's perturbed gradients, a tree like the parameters.
+      squared_norm: squared norms of the class gradients, ().
+      rise: rises of the class losses, ().
+      moved: whether any class moved, bool, ().
+    """
+
+    gradient: chex.ArrayTree
+    squared_norm: jax.Array
+    rise: jax.Array
+    moved: jax.Array
+
+
+def class_conditional_correction(
+    per_class_loss_fn: PerClassLossFn,
+    loss_fn: ArrayFn,
+    here: Evaluation,
+    radii: jax.Array,
+    *,
+    mask: Mask,
+    axis_name: AxisName,
+) -> Correction:
+    r""":math:`\sum_c \nabla L_c(\theta + \epsilon_c) - \nabla L(\theta)`.
+
+    Three forms of one sum. A list of functions is visited one by one. On GPU and TPU a
+    loop keeps memory independent of the number of classes, and a conditional skips the
+    classes whose loss is zero on all devices: those that are absent. On CPU loops and
+    conditionals around convolutions are far slower than convolutions, so the loop over
+    a moderate number of classes is written out there, without the conditional.
+
+    Args:
+      per_class_loss_fn: what the user passed: a sequence is visited function by
+        function.
+      loss_fn: the same as one function, parameters to ``(losses, aux)``.
+      here: the evaluation at θ.
+      radii: :math:`\rho_c`, shape ``(num_classes,)``.
+      mask: as in :func:`~focal_sam_jax._perturbation.perturb`.
+      axis_name: the axis, or axes, over which the batch is split.
+
+    Returns:
+      The correction. Its ascent norm is the root of the sum of the squared class norms,
+      its sharpness :math:`\sum_c L_c(\theta + \epsilon_c) - L_c(\theta)`.
+    """
+    num_classes = here.losses.shape[0]
+    visit = partial(_visit, mask=mask, axis_name=axis_name)
+    sums = _Sums(
+        gradient=jax.tree.map(lambda p: jnp.zeros_like(widen(p)), here.params),
+        squared_norm=jnp.zeros((), jnp.result_type(radii, here.losses)),
+        rise=jnp.zeros_like(here.losses[0]),
+        moved=jnp.zeros((), bool),
+    )
+    visited = 1.0
+    if isinstance(per_class_loss_fn, Sequence):
+        for c, function in enumerate(each_as_array_fn(per_class_loss_fn)):
+            alone = evaluate(function, here.params, axis_name)
+            sums = visit(sums, function, alone, 1.0, radii[c])
+    elif jax.default_backend() == "cpu" and num_classes <= _MAX_UNROLLED_CLASSES:
+        # Traced once and inlined for every class.
+        losses_fn = jax.jit(lambda theta: (loss_fn(theta)[0], None))
+        for c in range(num_classes):
+            one_hot = np.eye(num_classes)[c]
+            sums = visit(sums, losses_fn, here, one_hot, radii[c])
+    else:
+        present = device_any(here.losses != 0, axis_name)
+        visited = present.astype(here.losses.dtype)
+
+        def visit_if_present(sums, c):
+            one_hot = jnp.arange(num_classes) == c
+            return jax.lax.cond(
+                present[c],
+                lambda sums: visit(sums, loss_fn, here, one_hot, radii[c]),
+                lambda sums: sums,
+                sums,
+            ), None
+
+        sums, _ = jax.lax.scan(visit_if_present, sums, jnp.arange(num_classes))
+
+    gradient = jax.tree.map(
+        lambda a, b: jnp.where(sums.moved, a - widen(b), 0),
+        sums.gradient,
+        here.pullback(visited),
+    )
+    return Correction(gradient, jnp.sqrt(sums.squared_norm), sums.rise)
+
+
+def _visit(sums, loss_fn, here, one_hot, radius, *, mask, axis_name) -> _Sums:
+    """Adds one class: the one that ``one_hot`` weighs."""
+    uphill = device_mean(here.pullback(one_hot), axis_name)
+    point = perturb(here.params, uphill, radius, mask=mask)
+    there = evaluate(loss_fn, point.params, axis_name)
+    gradient = jax.tree.map(
+        lambda total, g: total + widen(g), sums.gradient, there.pullback(one_hot)
+    )
+    rise = jnp.sum(one_hot * (there.losses - here.losses))
+    return _Sums(
+        gradient,
+        sums.squared_norm + (point.norm**2).astype(sums.squared_norm.dtype),
+        sums.rise + rise.astype(sums.rise.dtype),
+        sums.moved | point.moved,
+    )
+
+
+def class_conditional_value_and_grad(
+    per_class_loss_fn: PerClassLossFn,
+    rho: ClassValues,
+    *,
+    alpha: chex.Numeric = 1.0,
+    has_aux: bool = False,
+    mask: Mask = None,
+    axis_name: AxisName = None,
+) -> Callable[..., tuple[Any, chex.ArrayTree]]:
+    r"""``jax.value_and_grad`` with the gradient of CC-SAM.
+
+    .. math::
+      \epsilon_c = \rho_c \, \nabla L_c / \lVert \nabla L_c \rVert_2, \qquad
+      G = (1 - \alpha) \nabla L(\theta) + \alpha \sum_c \nabla L_c(\theta + \epsilon_c)
+
+    Every class climbs in its own ball, so the cost grows with the classes in the batch.
+    On GPU and TPU a class costs nothing in a batch where its loss is exactly zero,
+    because it is absent or fitted to the last bit, and memory does not depend on their
+    number; on CPU every class is computed. Call it under ``jax.jit``.
+
+    The whole model is perturbed, or what ``mask`` selects. The published code perturbs
+    the linear classifier only, which is cheaper too: with parameters
+    ``{"backbone": ..., "head": ...}``, ``mask={"backbone": False, "head": True}``.
+
+    Args:
+      per_class_loss_fn: as in
+        :func:`focal_sam_jax.sharpness_aware_value_and_grad`.
+      rho: radius of each class, shape ``(num_classes,)``, from
+        :func:`focal_sam_jax.cc_sam_radii`.
+      alpha: share of the perturbed gradients, a scalar in ``[0, 1]``, traced or not.
+      has_aux: whether ``per_class_loss_fn`` returns ``(losses, aux)``.
+      mask: arrays to perturb, see :func:`focal_sam_jax.sharpness_aware_value_and_grad`.
+      axis_name: the ``pmap`` or ``shard_map`` axis, or tuple of axes, over which the
+        batch is split. Perturbations, loss and gradient are means over it.
+
+    Returns:
+      A function ``fn(params, *args, **kwargs) -> (loss, grads)``, or
+      ``((loss, aux), grads)`` with ``has_aux``, as
+      :func:`focal_sam_jax.sharpness_aware_value_and_grad` returns it.
+
+    Raises:
+      ValueError: if a radius is negative or not finite, the radii do not match the
+        losses, ``alpha`` lies outside ``[0, 1]``, or the losses are not of shape
+        ``(num_classes,)``.
+      TypeError: if ``per_class_loss_fn`` is not a function or returns a pair without
+        ``has_aux``.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> import focal_sam_jax as fsam
+      >>> def per_class_loss(params, x, y):
+      ...     return fsam.per_class_losses((x @ params - y) ** 2, y, num_classes=2)
+      >>> x, y = jnp.array([[1.0, 2.0], [3.0, 4.0]]), jnp.array([0, 1])
+      >>> radii = fsam.cc_sam_radii([90, 10], rho=0.05)
+      >>> fn = fsam.class_conditional_value_and_grad(per_class_loss, radii)
+      >>> loss, grads = jax.jit(fn)(jnp.zeros(2), x, y)
+      >>> grads.shape == (2,) and float(loss) == 0.5
+      True
+
+    References:
+      Zhou et al., `Class-Conditional Sharpness-Aware Minimization for Deep Long-Tailed
+      Recognition <https://openaccess.thecvf.com/content/CVPR2023/html/
+      Zhou_Class-Conditional_Sharpness-Aware_Minimization_for_Deep_Long-Tailed_
+      Recognition_CVPR_2023_paper.html>`_, CVPR 2023
+    """
+    check_scalar("alpha", alpha, low=0, high=1)
+    _check_radii(rho)
+    radii = jnp.asarray(rho, float)
+    array_fn = as_array_fn(per_class_loss_fn, radii.shape[0], has_aux)
+
+    def value_and_grad(params, *args, **kwargs):
+        def bound(function):
+            return lambda theta: function(theta, *args, **kwargs)
+
+        functions = per_class_loss_fn
+        if isinstance(functions, Sequence):
+            functions = [bound(function) for function in functions]
+        loss_fn = bound(array_fn)
+        here = evaluate(loss_fn, params, axis_name)
+        correction = class_conditional_correction(
+            functions, loss_fn, here, radii, mask=mask, axis_name=axis_name
+        )
+        grads = add_correction(here.pullback(1.0), correction.gradient, alpha)
+        loss, grads = device_mean((jnp.sum(here.losses), grads), axis_name)
+        return ((loss, here.aux), grads) if has_aux else (loss, grads)
+
+    return value_and_grad
+
+
+def _check_radii(rho: ClassValues) -> None:
+    if np.ndim(rho) != 1:
+        raise ValueError(
+            "rho must hold one radius per class, shape (num_classes,), got shape "
+            f"{np.shape(rho)}; focal_sam_jax.cc_sam_radii makes them from counts."
+        )
+    if is_concrete(rho):
+        values = np.asarray(rho, dtype=np.float64)
+        if not np.all(np.isfinite(values)) or np.any(values < 0):
+            raise ValueError(f"rho must be finite and >= 0, got {rho}.")
