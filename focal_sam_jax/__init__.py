@@ -1,5 +1,6 @@
 """Focal-SAM and its relatives as Optax gradient transformations."""
 
+from focal_sam_jax import losses as losses
 from focal_sam_jax._class_conditional import (
     class_conditional_value_and_grad as class_conditional_value_and_grad,
 )
@@ -30,6 +31,7 @@ __all__ = [
     "focal_sam",
     "focal_weights",
     "imbsam",
+    "losses",
     "per_class_losses",
     "sam",
     "sharpness_aware_value_and_grad",
