@@ -1,0 +1,142 @@
+"""What a run leaves behind: manifest.json and metrics.jsonl in a folder of its own."""
+
+import dataclasses
+import json
+import platform
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from experiments.config import Config
+from experiments.data.dataset import Dataset
+from experiments.errors import UserError
+
+MANIFEST, METRICS = "manifest.json", "metrics.jsonl"
+_PACKAGES = ("jax", "jaxlib", "optax", "flax", "numpy", "scikit-learn")
+
+
+def describe_run(config: Config, dataset: Dataset, num_params: int) -> dict[str, Any]:
+    """All one needs to know to repeat a run, as JSON."""
+    return {
+        "config": dataclasses.asdict(config),
+        "seeds": {"training": config.seed, "subset": config.subset_seed},
+        "class_counts": [int(n) for n in dataset.class_counts],
+        "class_names": list(dataset.class_names),
+        "examples": {
+            "train": len(dataset.train.labels),
+            "validation": len(dataset.validation.labels),
+            "test": len(dataset.test.labels),
+        },
+        "parameters": num_params,
+        **describe_machine(),
+    }
+
+
+def describe_machine() -> dict[str, Any]:
+    """Versions, git commit and device."""
+    device = jax.devices()[0]
+    return {
+        "versions": {
+            "python": platform.python_version(),
+            "focal_sam_jax": _own_version(),
+            **{package: version(package) for package in _PACKAGES},
+        },
+        "git_commit": _git("rev-parse", "HEAD"),
+        "git_dirty": bool(_git("status", "--porcelain")),
+        "device": {
+            "backend": jax.default_backend(),
+            "kind": device.device_kind,
+            "count": jax.device_count(),
+            "platform": platform.platform(),
+        },
+        "command": [Path(sys.executable).name, *sys.argv],
+    }
+
+
+def create_run(run_dir: Path, manifest: dict[str, Any]) -> None:
+    """Makes the folder and writes the manifest; never into a run that is there."""
+    if (run_dir / MANIFEST).exists():
+        raise UserError(
+            f"{run_dir} already holds a run: pass --resume to go on with it, or "
+            "another --run-dir."
+        )
+    run_dir.mkdir(parents=True, exist_ok=True)
+    write_json(run_dir / MANIFEST, manifest)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes all or nothing: a reader never sees half a file."""
+    unfinished = path.with_suffix(path.suffix + ".tmp")
+    unfinished.write_text(json.dumps(content, indent=2) + "\n")
+    unfinished.replace(path)
+
+
+def read_manifest(run_dir: Path) -> dict[str, Any]:
+    """The manifest of a run."""
+    path = run_dir / MANIFEST
+    if not path.exists():
+        raise UserError(f"{run_dir} holds no run: there is no {MANIFEST} in it.")
+    return json.loads(path.read_text())
+
+
+class MetricsFile:
+    """metrics.jsonl: one JSON object a line, on disk as soon as it is known."""
+
+    def __init__(self, run_dir: Path, *, keep_until_epoch: int):
+        """Opens it to go on after an epoch; what was written later goes."""
+        self._path = run_dir / METRICS
+        kept = [
+            row
+            for row in read_metrics(run_dir)
+            if row["epoch"] <= keep_until_epoch and row["split"] != "test"
+        ]
+        unfinished = self._path.with_suffix(".tmp")
+        unfinished.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        unfinished.replace(self._path)
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Adds a line."""
+        with self._path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
+    """All complete lines; a last one that a crash cut short is left out."""
+    path = run_dir / METRICS
+    if not path.exists():
+        return []
+    lines = path.read_text().split("\n")
+    return [json.loads(line) for line in lines[:-1]]
+
+
+def free_run_dir(base: Path, name: str) -> Path:
+    """``base/name``, or the first of ``base/name-2``, ``-3``, … that is not taken."""
+    candidate, number = base / name, 2
+    while candidate.exists():
+        candidate, number = base / f"{name}-{number}", number + 1
+    return candidate
+
+
+def _own_version() -> str:
+    try:
+        return version("focal_sam_jax")
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _git(*arguments: str) -> str | None:
+    """What git says of the folder this file is in, ``None`` if it has nothing to say."""
+    try:
+        return subprocess.run(
+            ["git", *arguments],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
