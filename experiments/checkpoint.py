@@ -12,7 +12,7 @@ from experiments.step import TrainState
 
 
 class Checkpoints:
-    """The last states of a run, by epoch, each beside the configuration it belongs to."""
+    """The last states of a run, by epoch, each beside its configuration."""
 
     def __init__(self, run_dir: Path, config: Config):
         self._config = dataclasses.asdict(config)
@@ -63,7 +63,9 @@ class Checkpoints:
             )
         sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         template = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+            lambda leaf: jax.ShapeDtypeStruct(
+                leaf.shape, leaf.dtype, sharding=sharding
+            ),
             template,
         )
         state = self._manager.restore(

@@ -58,9 +58,10 @@ class Config:
             raise UserError(
                 f"--learning-rate must be greater than 0, got {self.learning_rate}."
             )
-        for name in ("momentum", "alpha"):
-            if getattr(self, name) > 1:
-                raise UserError(f"--{name} must be at most 1, got {self.alpha}.")
+        if not self.momentum < 1:
+            raise UserError(f"--momentum must be less than 1, got {self.momentum}.")
+        if not self.alpha <= 1:
+            raise UserError(f"--alpha must be at most 1, got {self.alpha}.")
 
     def replace(self, **changes) -> "Config":
         """A copy with some fields changed."""

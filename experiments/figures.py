@@ -1,4 +1,4 @@
-"""Pictures of runs. Colours are Okabe and Ito's, which the colour-blind can tell apart."""
+"""Pictures of runs. The colours are Okabe and Ito's: the colour-blind see them too."""
 
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,8 @@ def per_class_accuracy(
                 label=f"{shot}-shot",
             )
     labels = [
-        f"{name}\n{count}" for name, count in zip(class_names, class_counts, strict=True)
+        f"{name}\n{count}"
+        for name, count in zip(class_names, class_counts, strict=True)
     ]
     axes.set_xticks(position, labels, rotation=90 if len(labels) > 20 else 0)
     axes.set_xlabel("class, and its number of training examples")
@@ -79,6 +80,7 @@ def training_curves(path: Path, rows: list[dict[str, Any]], title: str) -> None:
     accuracy_axes.set_ylim(0, 100)
     for axes in (loss_axes, accuracy_axes):
         axes.set_xlabel("epoch")
+        axes.set_xlim(0, epochs[-1])
     _finish(accuracy_axes)
     _finish(loss_axes, legend=False)
     figure.suptitle(title)
@@ -86,12 +88,15 @@ def training_curves(path: Path, rows: list[dict[str, Any]], title: str) -> None:
 
 
 def method_comparison(path: Path, rows: list[dict[str, Any]], title: str) -> None:
-    """Accuracy of every method, overall and by group; a point a seed, a bar the mean."""
+    """Accuracy of every method, overall and by group; a dot a seed, a bar the mean."""
     figure = Figure(figsize=(11.0, 3.8), layout="constrained")
     panels = figure.subplots(1, 4, sharex=True)
     names = [row["name"] for row in rows]
-    for axes, key in zip(panels, ("accuracy", *(f"accuracy_{s}" for s in SHOTS))):
+    keys = ("accuracy", *(f"accuracy_{shot}" for shot in SHOTS))
+    for axes, key in zip(panels, keys, strict=True):
         for position, row in enumerate(rows):
+            if row[key] is None:
+                continue
             values = 100 * np.array(row[key]["values"], dtype=float)
             axes.plot(
                 np.full(len(values), position), values, "o", color=_GREEN, alpha=0.45
@@ -110,5 +115,6 @@ def method_comparison(path: Path, rows: list[dict[str, Any]], title: str) -> Non
 def _finish(axes: Axes, legend: bool = True) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", alpha=0.3)
+    axes.set_axisbelow(True)
     if legend:
         axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False)

@@ -129,7 +129,7 @@ def _own_version() -> str:
 
 
 def _git(*arguments: str) -> str | None:
-    """What git says of the folder this file is in, ``None`` if it has nothing to say."""
+    """What git says of the folder of this file; ``None`` where there is no git."""
     try:
         return subprocess.run(
             ["git", *arguments],

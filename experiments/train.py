@@ -78,7 +78,9 @@ def run(job: Job, console: Console) -> Path:
     """Trains, evaluates and records; returns the folder of the run."""
     config = job.config
     if job.resume and job.run_dir is None:
-        raise UserError("--resume needs --run-dir, the folder of the run to go on with.")
+        raise UserError(
+            "--resume needs --run-dir, the folder of the run to go on with."
+        )
     run_dir = job.run_dir or free_run_dir(
         Path("runs"), f"{config.config}-{config.method}-seed{config.seed}"
     )
@@ -208,7 +210,9 @@ def _draw(
         shot_of_class(dataset.class_counts, SHOT_THRESHOLDS[config.config]),
         title,
     )
-    figures.training_curves(run_dir / "training_curves.png", read_metrics(run_dir), title)
+    figures.training_curves(
+        run_dir / "training_curves.png", read_metrics(run_dir), title
+    )
 
 
 def _result_table(result: dict[str, Any], dataset: Dataset, config: Config) -> Table:

@@ -1,4 +1,4 @@
-"""The long-tailed losses: against loops, hand-worked numbers, PyTorch and themselves."""
+"""The long-tailed losses against loops, hand-worked numbers, PyTorch, each other."""
 
 import math
 

@@ -15,7 +15,7 @@ BASE = Config(
     method="focal_sam",
     seed=0,
     subset_seed=0,
-    epochs=120,
+    epochs=400,
     batch_size=32,
     learning_rate=0.1,
     momentum=0.9,
@@ -47,7 +47,7 @@ TUNED: dict[Method, dict[str, float]] = {
 }
 
 # The candidates, as many for each method; SGD has only its own two numbers to choose.
-_RADII = (0.1, 0.2, 0.4)
+_RADII = (0.2, 0.4, 0.8)
 GRID: dict[Method, list[dict[str, float]]] = {
     "sgd": [
         {"learning_rate": learning_rate, "weight_decay": weight_decay}
@@ -66,6 +66,6 @@ GRID: dict[Method, list[dict[str, float]]] = {
     ],
     "cc_sam": [{"alpha": alpha, "rho": rho} for alpha in (0.5, 1.0) for rho in _RADII],
     "focal_sam": [
-        {"gamma": gamma, "lam": 1.0, "rho": rho} for gamma in (1.0, 3.0) for rho in _RADII
+        {"gamma": gamma, "rho": rho} for gamma in (1.0, 3.0) for rho in _RADII
     ],
 }

@@ -1,7 +1,5 @@
 """From a configuration to its data."""
 
-from pathlib import Path
-
 from experiments.config import Config
 from experiments.data import digits
 from experiments.data.dataset import Dataset
