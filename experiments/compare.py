@@ -1,5 +1,6 @@
 """Compares methods over seeds: ``python -m experiments.compare --help``."""
 
+import dataclasses
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,16 +13,20 @@ from rich.progress import Progress
 from experiments import figures
 from experiments.config import METHODS, Config, Method
 from experiments.configs import get_config, get_recipe
-from experiments.data.dataset import Dataset
 from experiments.errors import UserError, exit_with
 from experiments.records import create_run, describe_machine, free_run_dir, write_json
-from experiments.seeds import Outcome, run_seed, run_seeds_at_once, seed_datasets
+from experiments.seeds import (
+    Outcome,
+    grouped,
+    make_group_trainer,
+    run_group,
+    seed_dataset,
+)
 from experiments.tables import comparison_rows, markdown_table, rich_table
-from experiments.trainer import Trainer, make_trainer, scan_is_fast
+from experiments.trainer import Trainer
+from experiments.tuning import tune
 
 SAME_COMPUTE = "sgd, same compute"
-# Seeds of the search for hyper-parameters; reported seeds count from 0.
-_TUNING_SEEDS = [1000, 1001, 1002, 1003, 1004]
 
 
 @dataclass(frozen=True)
@@ -65,31 +70,53 @@ def run(job: Job, console: Console) -> Path:
     if not job.methods:
         raise UserError(f"--methods needs at least one of {', '.join(METHODS)}.")
     epochs = recipe.COMPARE_EPOCHS if job.epochs is None else job.epochs
-    configs = {
+    configs: dict[str, Config] = {
         method: get_config(job.config, method).replace(epochs=epochs)
         for method in dict.fromkeys(job.methods)
     }
+    seeds = list(range(job.seeds))
     run_dir = job.run_dir or free_run_dir(Path("runs"), f"compare-{job.config}")
-    create_run(run_dir, {"recipe": job.config, "epochs": epochs, **describe_machine()})
+    manifest = {
+        "config": {
+            name: dataclasses.asdict(config) for name, config in configs.items()
+        },
+        "seeds": seeds,
+        "tuned_anew": job.tune,
+        **describe_machine(),
+    }
+    create_run(run_dir, manifest)
+
     if job.tune:
         configs = _tune(configs, recipe.GRID, run_dir, console)
+    outcomes, configs = _compare(configs, seeds, console)
 
-    outcomes, configs = _compare(configs, list(range(job.seeds)), console)
     rows, differences = comparison_rows(outcomes, configs)
-    write_json(
-        run_dir / "results.json",
-        {
-            "seeds": list(range(job.seeds)),
-            "rows": rows,
-            "differences": differences,
-        },
-    )
-    title = f"{job.config}: {job.seeds} seeds, {epochs} epochs"
+    results = {"seeds": seeds, "rows": rows, "differences": differences}
+    write_json(run_dir / "results.json", results)
     (run_dir / "table.md").write_text(markdown_table(rows, differences))
+    title = f"{job.config}: {job.seeds} seeds, {epochs} epochs"
     figures.method_comparison(run_dir / "comparison.png", rows, title)
     console.print(rich_table(rows, differences, title))
     console.print(f"Everything is in {run_dir}.")
     return run_dir
+
+
+def _tune(
+    configs: dict[str, Config],
+    grid: dict[str, list[dict[str, float]]],
+    run_dir: Path,
+    console: Console,
+) -> dict[str, Config]:
+    with Progress(console=console) as progress:
+        trials = sum(len(grid[method]) for method in configs)
+        task = progress.add_task("tuning", total=trials)
+
+        def report(method, candidate, accuracy):
+            values = ", ".join(f"{name} {value:g}" for name, value in candidate.items())
+            console.print(f"{method}, {values}: {accuracy:.1%} on validation")
+            progress.advance(task)
+
+        return tune(configs, grid, run_dir / "tuning.json", report)
 
 
 def _compare(
@@ -101,108 +128,31 @@ def _compare(
     begins, so that a machine that slows down slows all of them down.
     """
     configs = dict(configs)
-    groups = [seeds] if scan_is_fast() else [[seed] for seed in seeds]
     same_compute = {"sgd", "focal_sam"} <= configs.keys()
-    outcomes: dict[str, list[Outcome]] = {name: [] for name in configs}
+    names = [*configs, SAME_COMPUTE] if same_compute else list(configs)
+    outcomes: dict[str, list[Outcome]] = {name: [] for name in names}
     trainers: dict[str, Trainer] = {}
     with Progress(console=console) as progress:
-        runs = len(seeds) * (len(configs) + same_compute)
-        task = progress.add_task("comparing", total=runs)
-
-        def train(name, group, datasets):
-            if name not in trainers:
-                trainers[name] = make_trainer(
-                    configs[name], datasets[0], over_seeds=scan_is_fast()
+        task = progress.add_task("comparing", total=len(seeds) * len(names))
+        for group in grouped(seeds):
+            datasets = [seed_dataset(next(iter(configs.values())), s) for s in group]
+            for name in names:
+                progress.update(task, description=f"{name}, seed {_range(group)}")
+                if name not in trainers:
+                    if name == SAME_COMPUTE:
+                        configs[name] = _lengthened(configs["sgd"], outcomes)
+                    trainers[name] = make_group_trainer(configs[name], datasets[0])
+                outcomes[name] += run_group(
+                    configs[name], trainers[name], group, datasets, "test"
                 )
-            progress.update(task, description=f"{name}, seed {_range(group)}")
-            outcomes[name] += _run_group(
-                configs[name], trainers[name], group, datasets, "test"
-            )
-            progress.advance(task, len(group))
-
-        for group in groups:
-            datasets = seed_datasets(next(iter(configs.values())), group)
-            for name in list(configs):
-                if name != SAME_COMPUTE:
-                    train(name, group, datasets)
-            if same_compute:
-                if SAME_COMPUTE not in configs:
-                    configs[SAME_COMPUTE] = _lengthened(configs, outcomes)
-                    outcomes[SAME_COMPUTE] = []
-                train(SAME_COMPUTE, group, datasets)
+                progress.advance(task, len(group))
     return outcomes, configs
 
 
-def _lengthened(
-    configs: dict[str, Config], outcomes: dict[str, list[Outcome]]
-) -> Config:
+def _lengthened(sgd: Config, outcomes: dict[str, list[Outcome]]) -> Config:
     """SGD with the epochs it can make in the time that Focal-SAM's take."""
     ratio = outcomes["focal_sam"][0].step_seconds / outcomes["sgd"][0].step_seconds
-    epochs = max(1, round(ratio * configs["sgd"].epochs))
-    return configs["sgd"].replace(epochs=epochs)
-
-
-def _tune(
-    configs: dict[str, Config],
-    grid: dict[Method, list[dict[str, float]]],
-    run_dir: Path,
-    console: Console,
-) -> dict[str, Config]:
-    """The best candidate of each method by mean validation accuracy."""
-    chosen, trials = {}, []
-    datasets = seed_datasets(next(iter(configs.values())), _TUNING_SEEDS)
-    groups = (
-        [list(zip(_TUNING_SEEDS, datasets, strict=True))]
-        if scan_is_fast()
-        else [[pair] for pair in zip(_TUNING_SEEDS, datasets, strict=True)]
-    )
-    with Progress(console=console) as progress:
-        task = progress.add_task("tuning", total=sum(len(grid[m]) for m in configs))
-        for method, config in configs.items():
-            results = []
-            for changes in grid[method]:
-                candidate = config.replace(**changes)
-                trainer = make_trainer(
-                    candidate, datasets[0], over_seeds=scan_is_fast()
-                )
-                outcomes = []
-                for group in groups:
-                    seeds, sets = zip(*group, strict=True)
-                    outcomes += _run_group(
-                        candidate, trainer, list(seeds), list(sets), "validation"
-                    )
-                accuracy = [outcome.scores["accuracy"] for outcome in outcomes]
-                results.append(sum(accuracy) / len(accuracy))
-                trials.append(
-                    {"method": method, "changes": changes, "validation": accuracy}
-                )
-                progress.update(
-                    task,
-                    advance=1,
-                    description=f"{method} {changes}: {results[-1]:.1%}",
-                )
-                write_json(
-                    run_dir / "tuning.json", {"seeds": _TUNING_SEEDS, "trials": trials}
-                )
-            best = grid[method][results.index(max(results))]
-            chosen[method] = config.replace(**best)
-            console.print(f"tuned {method}: {best} ({max(results):.1%} on validation)")
-    return chosen
-
-
-def _run_group(
-    config: Config,
-    trainer: Trainer,
-    seeds: list[int],
-    datasets: list[Dataset],
-    part: str,
-) -> list[Outcome]:
-    if scan_is_fast():
-        return run_seeds_at_once(config, trainer, seeds, datasets, part)
-    return [
-        run_seed(config, trainer, seed, dataset, part)
-        for seed, dataset in zip(seeds, datasets, strict=True)
-    ]
+    return sgd.replace(epochs=max(1, round(ratio * sgd.epochs)))
 
 
 def _range(seeds: list[int]) -> str:

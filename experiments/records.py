@@ -61,10 +61,15 @@ def create_run(run_dir: Path, manifest: dict[str, Any]) -> None:
     """Makes the folder and writes the manifest; never into a run that is there."""
     if (run_dir / MANIFEST).exists():
         raise UserError(
-            f"{run_dir} already holds a run: pass --resume to go on with it, or "
-            "another --run-dir."
+            f"{run_dir} already holds a run, and nothing is overwritten: pass another "
+            "--run-dir, or go on with a run of experiments.train by --resume."
         )
-    run_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"cannot make the --run-dir {run_dir}: {error.strerror}."
+        ) from error
     write_json(run_dir / MANIFEST, manifest)
 
 

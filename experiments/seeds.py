@@ -12,7 +12,7 @@ from experiments.data.dataset import Dataset
 from experiments.data.load import load_dataset
 from experiments.evaluation import evaluation_batches, scores
 from experiments.metrics import SHOT_THRESHOLDS
-from experiments.trainer import Trainer
+from experiments.trainer import Trainer, make_trainer, scan_is_fast
 
 
 class Outcome(NamedTuple):
@@ -28,63 +28,61 @@ class Outcome(NamedTuple):
     step_seconds: float
 
 
-def seed_datasets(config: Config, seeds: list[int]) -> list[Dataset]:
-    """For every seed a long-tailed subset of its own, with the same counts."""
-    return [load_dataset(config.replace(subset_seed=seed)) for seed in seeds]
+def grouped(seeds: list[int]) -> list[list[int]]:
+    """The seeds that train in one program: all where that is fast, else one by one."""
+    return [seeds] if scan_is_fast() else [[seed] for seed in seeds]
 
 
-def run_seed(
-    config: Config, trainer: Trainer, seed: int, dataset: Dataset, part: str
-) -> Outcome:
-    """Trains one seed and scores ``part``, "validation" or "test"."""
-    state, step_seconds = _train(
-        config, trainer, jax.random.key(seed), jax.device_put(dataset.train)
-    )
-    split = getattr(dataset, part)
-    sums = trainer.evaluate(state, evaluation_batches(split))
-    thresholds = SHOT_THRESHOLDS[config.config]
-    return Outcome(scores(sums, split, dataset, thresholds), step_seconds)
+def make_group_trainer(config: Config, dataset: Dataset) -> Trainer:
+    """A trainer for :func:`run_group`."""
+    return make_trainer(config, dataset, over_seeds=scan_is_fast())
 
 
-def run_seeds_at_once(
+def seed_dataset(config: Config, seed: int) -> Dataset:
+    """A long-tailed subset of the seed's own, with the same counts for every seed."""
+    return load_dataset(config.replace(subset_seed=seed))
+
+
+def run_group(
     config: Config,
     trainer: Trainer,
     seeds: list[int],
     datasets: list[Dataset],
     part: str,
 ) -> list[Outcome]:
-    """The same for all seeds in one program; ``trainer`` must be ``over_seeds``."""
-    keys = jax.vmap(jax.random.key)(jnp.array(seeds))
-    data = _stack([dataset.train for dataset in datasets])
-    state, seconds = _train(config, trainer, keys, jax.device_put(data))
-    splits = [getattr(dataset, part) for dataset in datasets]
-    sums = trainer.evaluate(state, _stack([evaluation_batches(s) for s in splits]))
-    thresholds = SHOT_THRESHOLDS[config.config]
-    return [
-        Outcome(
-            scores(
-                jax.tree.map(lambda leaf, i=i: leaf[i], sums),
-                splits[i],
-                datasets[i],
-                thresholds,
-            ),
-            seconds / len(seeds),
-        )
-        for i in range(len(seeds))
-    ]
-
-
-def _train(config, trainer, key, data):
-    """All epochs; the last state, and the median time of a step."""
-    state = trainer.init(key)
+    """Trains the seeds in one program and scores ``part``, "validation" or "test"."""
+    keys = _pack([jax.random.key(seed) for seed in seeds])
+    data = jax.device_put(_pack([dataset.train for dataset in datasets]))
+    state = trainer.init(keys)
     seconds = []
     for epoch in range(config.epochs):
         began = time.perf_counter()
-        state, metrics = trainer.run_epoch(state, data, key, epoch)
+        state, metrics = trainer.run_epoch(state, data, keys, epoch)
         jax.block_until_ready(metrics)
         seconds.append(time.perf_counter() - began)
-    return state, float(np.median(seconds[1:] or seconds)) / trainer.steps_per_epoch
+    step_seconds = float(np.median(seconds[1:] or seconds)) / trainer.steps_per_epoch
+
+    splits = [getattr(dataset, part) for dataset in datasets]
+    sums = trainer.evaluate(state, _pack([evaluation_batches(s) for s in splits]))
+    thresholds = SHOT_THRESHOLDS[config.config]
+    return [
+        Outcome(scores(own, split, dataset, thresholds), step_seconds / len(seeds))
+        for own, split, dataset in zip(
+            _unpack(sums, len(seeds)), splits, datasets, strict=True
+        )
+    ]
 
 
-def _stack(trees):
-    return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
+def _pack(trees: list[Any]) -> Any:
+    """One tree whose arrays lead with the seeds; a lone seed has no such axis."""
+    if not scan_is_fast():
+        (tree,) = trees
+        return tree
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+def _unpack(tree: Any, size: int) -> list[Any]:
+    """The tree of every seed."""
+    if not scan_is_fast():
+        return [tree]
+    return [jax.tree.map(lambda leaf, i=i: leaf[i], tree) for i in range(size)]

@@ -12,19 +12,19 @@ Arithmetic is in the dtype of the logits, but at least float32. A label outside
 time take the arg-max of the logits as they are: the changes belong to training.
 """
 
-from collections.abc import Callable, Sequence
-
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jax.typing import ArrayLike
 
-_PerClass = ArrayLike | Sequence[float]
+from focal_sam_jax._checks import ClassValues
+from focal_sam_jax._loss_checks import check_batch, check_number, check_per_class
+from focal_sam_jax._reweighting import class_balanced_weights as class_balanced_weights
+from focal_sam_jax._reweighting import deferred_weights as deferred_weights
 
 
 def cross_entropy(
-    logits: ArrayLike, labels: ArrayLike, *, class_weights: _PerClass | None = None
+    logits: ArrayLike, labels: ArrayLike, *, class_weights: ClassValues | None = None
 ) -> jax.Array:
     r"""Cross-entropy, weighed per class.
 
@@ -50,7 +50,7 @@ def cross_entropy(
       >>> bool(twice[0] == 2 * once[0])
       True
     """
-    logits, is_label = _check_batch(logits, labels)
+    logits, is_label = check_batch(logits, labels)
     losses = -_at_label(is_label, jax.nn.log_softmax(logits))
     return _weigh(losses, is_label, class_weights)
 
@@ -60,7 +60,7 @@ def focal(
     labels: ArrayLike,
     *,
     gamma: ArrayLike = 2.0,
-    class_weights: _PerClass | None = None,
+    class_weights: ClassValues | None = None,
 ) -> jax.Array:
     r"""Focal loss: the surer the network is of the label, the less an example counts.
 
@@ -89,87 +89,17 @@ def focal(
     References:
       Lin et al., Focal Loss for Dense Object Detection, ICCV 2017, arXiv:1708.02002
     """
-    _check_number("gamma", gamma, lambda g: 0 <= g < np.inf, "finite and >= 0")
-    _, is_label = _check_batch(logits, labels)
+    check_number("gamma", gamma, lambda g: 0 <= g < np.inf, "finite and >= 0")
+    _, is_label = check_batch(logits, labels)
     losses = cross_entropy(logits, labels)
-    # At p = 1 a power < 1 has an infinite slope, times zero; the floor stops it there.
-    miss = jnp.maximum(-jnp.expm1(-losses), jnp.finfo(losses.dtype).tiny)
+    # At p = 1 a power < 1 has infinite derivatives, times zero. The floor, far below
+    # what rounding leaves of 1 - p, keeps the first two finite.
+    miss = jnp.maximum(-jnp.expm1(-losses), jnp.finfo(losses.dtype).eps ** 2)
     losses = miss ** jnp.asarray(gamma, losses.dtype) * losses
     return _weigh(losses, is_label, class_weights)
 
 
-def class_balanced_weights(
-    class_counts: _PerClass, beta: ArrayLike = 0.9999
-) -> jax.Array:
-    r"""Class weights from the effective number of examples.
-
-    .. math:: w_c \propto (1 - \beta) / (1 - \beta^{n_c}), \quad \sum_c w_c = C
-
-    Args:
-      class_counts: :math:`n`, shape ``(num_classes,)``; an empty class counts as one
-        example.
-      beta: scalar in ``[0, 1)``; zero gives ones, and towards one the weights become
-        inversely proportional to the counts.
-
-    Returns:
-      Weights, floats of shape ``(num_classes,)`` with mean one.
-
-    Raises:
-      ValueError, TypeError: if an argument is not as above.
-
-    Example:
-      >>> head, tail = class_balanced_weights([5000, 50])
-      >>> bool(head < 1 < tail)
-      True
-
-    References:
-      Cui et al., Class-Balanced Loss, CVPR 2019, arXiv:1901.05555
-    """
-    _check_number("beta", beta, lambda b: 0 <= b < 1, "in [0, 1)")
-    counts = jnp.maximum(_check_per_class("class_counts", class_counts), 1)
-    # 1 - beta before any rounding to float32; 1 - beta ** n would lose its digits.
-    weights = -1 / jnp.expm1(counts * jnp.log1p(-(1 - beta)))
-    return weights * (weights.size / weights.sum())
-
-
-def deferred_weights(
-    class_counts: _PerClass,
-    epoch: ArrayLike,
-    *,
-    start_epoch: ArrayLike = 160,
-    beta: ArrayLike = 0.9999,
-) -> jax.Array:
-    r"""Deferred re-weighting (DRW): class-balanced weights for the last epochs only.
-
-    Args:
-      class_counts: :math:`n`, shape ``(num_classes,)``; an empty class counts as one
-        example.
-      epoch: the epoch counted from zero, scalar >= 0; if it is traced, the change of
-        weights compiles nothing.
-      start_epoch: first epoch with class-balanced weights, scalar >= 0.
-      beta: as for :func:`class_balanced_weights`.
-
-    Returns:
-      Ones before ``start_epoch``, from then on :func:`class_balanced_weights`; floats
-      of shape ``(num_classes,)``.
-
-    Raises:
-      ValueError, TypeError: if an argument is not as above.
-
-    Example:
-      >>> deferred_weights([5000, 50], epoch=159).tolist()
-      [1.0, 1.0]
-
-    References:
-      Cao et al., LDAM and Deferred Re-weighting, NeurIPS 2019, arXiv:1906.07413
-    """
-    _check_number("epoch", epoch, lambda e: e >= 0, ">= 0")
-    _check_number("start_epoch", start_epoch, lambda e: e >= 0, ">= 0")
-    weights = class_balanced_weights(class_counts, beta)
-    return jnp.where(jnp.less(epoch, start_epoch), jnp.ones_like(weights), weights)
-
-
-def ldam_margins(class_counts: _PerClass, max_margin: ArrayLike = 0.5) -> jax.Array:
+def ldam_margins(class_counts: ClassValues, max_margin: ArrayLike = 0.5) -> jax.Array:
     r"""LDAM's margin for every class: the rarer the class, the wider.
 
     .. math:: m_c = m_{\max} \, (\min_k n_k / n_c)^{1/4}
@@ -192,10 +122,8 @@ def ldam_margins(class_counts: _PerClass, max_margin: ArrayLike = 0.5) -> jax.Ar
     References:
       Cao et al., LDAM and Deferred Re-weighting, NeurIPS 2019, arXiv:1906.07413
     """
-    _check_number(
-        "max_margin", max_margin, lambda m: 0 <= m < np.inf, "finite and >= 0"
-    )
-    counts = _check_per_class("class_counts", class_counts)
+    check_number("max_margin", max_margin, lambda m: 0 <= m < np.inf, "finite and >= 0")
+    counts = check_per_class("class_counts", class_counts)
     rarest = jnp.min(counts, where=counts > 0, initial=jnp.inf)
     return (rarest / jnp.maximum(counts, rarest)) ** 0.25 * max_margin
 
@@ -203,11 +131,11 @@ def ldam_margins(class_counts: _PerClass, max_margin: ArrayLike = 0.5) -> jax.Ar
 def ldam(
     logits: ArrayLike,
     labels: ArrayLike,
-    class_counts: _PerClass,
+    class_counts: ClassValues,
     *,
     max_margin: ArrayLike = 0.5,
     scale: ArrayLike = 30.0,
-    class_weights: _PerClass | None = None,
+    class_weights: ClassValues | None = None,
 ) -> jax.Array:
     r"""LDAM: the label has to win by a margin, the wider the rarer its class.
 
@@ -236,9 +164,9 @@ def ldam(
     References:
       Cao et al., LDAM and Deferred Re-weighting, NeurIPS 2019, arXiv:1906.07413
     """
-    _check_number("scale", scale, lambda s: 0 < s < np.inf, "finite and > 0")
-    logits, is_label = _check_batch(logits, labels)
-    _check_per_class("class_counts", class_counts, logits.shape[1])
+    check_number("scale", scale, lambda s: 0 < s < np.inf, "finite and > 0")
+    logits, is_label = check_batch(logits, labels)
+    check_per_class("class_counts", class_counts, logits.shape[1])
     margins = ldam_margins(class_counts, max_margin).astype(logits.dtype)
     logits = logits - jnp.where(is_label, margins[None, :], 0)
     scaled = jnp.asarray(scale, logits.dtype) * logits
@@ -248,11 +176,11 @@ def ldam(
 def vector_scaling(
     logits: ArrayLike,
     labels: ArrayLike,
-    class_counts: _PerClass,
+    class_counts: ClassValues,
     *,
     gamma: ArrayLike = 0.3,
     tau: ArrayLike = 1.0,
-    class_weights: _PerClass | None = None,
+    class_weights: ClassValues | None = None,
 ) -> jax.Array:
     r"""Vector-scaling (VS) loss: logits divided and lowered, more so for rare classes.
 
@@ -283,9 +211,9 @@ def vector_scaling(
       Kini et al., Label-Imbalanced and Group-Sensitive Classification under
       Overparameterization, NeurIPS 2021, arXiv:2103.01550
     """
-    _check_number("gamma", gamma, lambda g: 0 <= g < np.inf, "finite and >= 0")
-    logits, is_label = _check_batch(logits, labels)
-    counts = _check_per_class("class_counts", class_counts, logits.shape[1])
+    check_number("gamma", gamma, lambda g: 0 <= g < np.inf, "finite and >= 0")
+    logits, is_label = check_batch(logits, labels)
+    counts = check_per_class("class_counts", class_counts, logits.shape[1])
     shrink = ((counts / counts.max()) ** gamma).astype(logits.dtype)
     losses = logit_adjusted(shrink[None, :] * logits, labels, class_counts, tau=tau)
     return _weigh(losses, is_label, class_weights)
@@ -294,7 +222,7 @@ def vector_scaling(
 def logit_adjusted(
     logits: ArrayLike,
     labels: ArrayLike,
-    class_counts: _PerClass,
+    class_counts: ClassValues,
     *,
     tau: ArrayLike = 1.0,
 ) -> jax.Array:
@@ -323,9 +251,9 @@ def logit_adjusted(
     References:
       Menon et al., Long-Tail Learning via Logit Adjustment, ICLR 2021, arXiv:2007.07314
     """
-    _check_number("tau", tau, lambda t: 0 <= t < np.inf, "finite and >= 0")
-    logits, _ = _check_batch(logits, labels)
-    counts = _check_per_class("class_counts", class_counts, logits.shape[1])
+    check_number("tau", tau, lambda t: 0 <= t < np.inf, "finite and >= 0")
+    logits, _ = check_batch(logits, labels)
+    counts = check_per_class("class_counts", class_counts, logits.shape[1])
     # A maximum, where published code adds: the prior of no other class is changed.
     shifts = tau * jnp.log(jnp.maximum(counts / counts.sum(), 1e-9))
     return cross_entropy(logits + shifts.astype(logits.dtype)[None, :], labels)
@@ -337,61 +265,9 @@ def _at_label(is_label: jax.Array, values: jax.Array) -> jax.Array:
 
 
 def _weigh(
-    losses: jax.Array, is_label: jax.Array, class_weights: _PerClass | None
+    losses: jax.Array, is_label: jax.Array, class_weights: ClassValues | None
 ) -> jax.Array:
     if class_weights is None:
         return losses
-    weights = _check_per_class("class_weights", class_weights, is_label.shape[1])
+    weights = check_per_class("class_weights", class_weights, is_label.shape[1])
     return _at_label(is_label, weights.astype(losses.dtype)[None, :]) * losses
-
-
-def _check_batch(logits: ArrayLike, labels: ArrayLike) -> tuple[jax.Array, jax.Array]:
-    """Logits in float32 or wider, and which class is the label: both (B, C)."""
-    logits, labels = jnp.asarray(logits), jnp.asarray(labels)
-    if logits.ndim != 2:
-        raise ValueError(
-            f"logits must have shape (batch, num_classes), got {logits.shape}; reshape "
-            "them, for instance with logits.reshape(-1, num_classes)."
-        )
-    if not jnp.issubdtype(logits.dtype, jnp.floating):
-        raise TypeError(f"logits must be floats, got {logits.dtype}; convert them.")
-    if labels.shape != logits.shape[:1]:
-        raise ValueError(
-            f"labels must have shape (batch,), here {logits.shape[:1]}, got "
-            f"{labels.shape}; for one-hot labels pass labels.argmax(-1)."
-        )
-    if not jnp.issubdtype(labels.dtype, jnp.integer):
-        raise TypeError(f"labels must be ints, got {labels.dtype}; pass class ids.")
-    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
-    classes = jnp.arange(logits.shape[1], dtype=jnp.int32)
-    return logits, labels.astype(jnp.int32)[:, None] == classes[None, :]
-
-
-def _check_per_class(
-    name: str, values: _PerClass, num_classes: int | None = None
-) -> jax.Array:
-    """The values as floats, (C,); looked at unless traced."""
-    array = jnp.asarray(values, dtype=float)
-    if array.ndim != 1 or num_classes not in (None, array.size):
-        raise ValueError(
-            f"{name} must have shape ({num_classes or 'num_classes'},), got "
-            f"{array.shape}; pass one number for every column of the logits."
-        )
-    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(values)):
-        return array
-    looked_at = np.asarray(values, dtype=float)
-    if not (np.all((looked_at >= 0) & (looked_at < np.inf)) and np.any(looked_at)):
-        raise ValueError(
-            f"{name} must be finite, >= 0 and not all zero, got {looked_at.tolist()}."
-        )
-    return array
-
-
-def _check_number(
-    name: str, value: ArrayLike, is_good: Callable[..., bool], wanted: str
-) -> None:
-    is_traced = isinstance(value, Tracer)
-    if not (is_traced or jnp.issubdtype(np.asarray(value).dtype, jnp.number)):
-        raise TypeError(f"{name} must be a number {wanted}, got {value!r}.")
-    if np.ndim(value) != 0 or not (is_traced or is_good(value)):
-        raise ValueError(f"{name} must be a single number {wanted}, got {value}.")

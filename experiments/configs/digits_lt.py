@@ -19,7 +19,7 @@ BASE = Config(
     batch_size=32,
     learning_rate=0.1,
     momentum=0.9,
-    weight_decay=5e-4,
+    weight_decay=5e-3,
     loss="la",
     imbalance_factor=30.0,
     augment=True,
@@ -47,12 +47,12 @@ TUNED: dict[Method, dict[str, float]] = {
 }
 
 # The candidates, as many for each method; SGD has only its own two numbers to choose.
-_RADII = (0.2, 0.4, 0.8)
+_RADII = (0.1, 0.2, 0.4)
 GRID: dict[Method, list[dict[str, float]]] = {
     "sgd": [
         {"learning_rate": learning_rate, "weight_decay": weight_decay}
-        for learning_rate in (0.05, 0.1, 0.2)
-        for weight_decay in (5e-4, 5e-3)
+        for learning_rate in (0.1, 0.2)
+        for weight_decay in (2e-3, 5e-3, 1e-2)
     ],
     "sam": [
         {"learning_rate": learning_rate, "rho": rho}

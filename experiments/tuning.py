@@ -1,0 +1,58 @@
+"""Choosing each method's hyper-parameters, on the validation part."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from experiments.config import Config
+from experiments.records import write_json
+from experiments.seeds import grouped, make_group_trainer, run_group, seed_dataset
+
+# Reported seeds count from 0 and never come here.
+SEEDS = [1000, 1001, 1002, 1003, 1004]
+
+Candidate = dict[str, float]
+
+
+def tune(
+    configs: dict[str, Config],
+    grid: dict[str, list[Candidate]],
+    path: Path,
+    report: Callable[[str, Candidate, float], None],
+) -> dict[str, Config]:
+    """The best candidate of each method by mean accuracy on the validation part.
+
+    Args:
+      configs: what each method starts from.
+      grid: the candidates of each method: what they change in its configuration.
+      path: JSON file to write all trials to, as they come in.
+      report: called with the method, the candidate and its accuracy.
+
+    Returns:
+      The configurations with the best candidate's values.
+    """
+    chosen, trials = {}, []
+    for method, start in configs.items():
+        means = []
+        for candidate in grid[method]:
+            accuracy = _validation_accuracy(start.replace(**candidate))
+            means.append(float(np.mean(accuracy)))
+            trials.append(
+                {"method": method, "changes": candidate, "validation": accuracy}
+            )
+            write_json(path, {"seeds": SEEDS, "trials": trials})
+            report(method, candidate, means[-1])
+        best = grid[method][int(np.argmax(means))]
+        chosen[method] = start.replace(**best)
+    return chosen
+
+
+def _validation_accuracy(config: Config) -> list[float]:
+    trainer, accuracy = None, []
+    for group in grouped(SEEDS):
+        datasets = [seed_dataset(config, seed) for seed in group]
+        trainer = trainer or make_group_trainer(config, datasets[0])
+        outcomes = run_group(config, trainer, group, datasets, "validation")
+        accuracy += [outcome.scores["accuracy"] for outcome in outcomes]
+    return accuracy

@@ -1,0 +1,99 @@
+"""Twenty steps of ResNet-32 in float64, here and in PyTorch, from the same weights."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import focal_sam_jax as fsam
+from experiments.models import resnet_cifar
+from experiments.step import TrainState, make_train_step
+
+torch = pytest.importorskip(
+    "torch", reason="PyTorch is not installed: pip install 'focal_sam_jax[benchmark]'"
+)
+
+from experiments.benchmark import pytorch_reference as reference  # noqa: E402
+from experiments.benchmark import pytorch_resnet  # noqa: E402
+
+STEPS, BATCH, CLASSES = 20, 8, 10
+RHO, GAMMA, LAM, TAIL = 0.05, 1.5, 0.7, 20
+LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 0.02, 0.9, 5e-4
+COUNTS = np.array([500, 300, 180, 110, 65, 40, 24, 14, 9, 5])
+
+JAX_METHODS = {
+    "sgd": optax.with_extra_args_support(optax.identity()),
+    "sam": fsam.sam(rho=RHO, has_aux=True),
+    "imbsam": fsam.imbsam(COUNTS, rho=RHO, tail_threshold=TAIL, has_aux=True),
+    "focal_sam": fsam.focal_sam(COUNTS, rho=RHO, gamma=GAMMA, lam=LAM, has_aux=True),
+}
+TORCH_METHODS = {
+    "sgd": (reference.sgd_step, {}),
+    "sam": (reference.sam_step, {"rho": RHO}),
+    "imbsam": (
+        reference.focal_sam_step,
+        {"rho": RHO, "coefficients": reference.tail_coefficients(COUNTS, TAIL)},
+    ),
+    "focal_sam": (
+        reference.focal_sam_step,
+        {"rho": RHO, "coefficients": reference.focal_coefficients(COUNTS, GAMMA, LAM)},
+    ),
+}
+
+
+def batches():
+    rng = np.random.default_rng(0)
+    labels = rng.choice(CLASSES, p=COUNTS / COUNTS.sum(), size=(STEPS, BATCH))
+    images = rng.normal(size=(STEPS, BATCH, 32, 32, 3))
+    return zip(images, labels, strict=True)
+
+
+def train_in_pytorch(module, method):
+    step, options = TORCH_METHODS[method]
+    optimizer = torch.optim.SGD(
+        module.parameters(), LEARNING_RATE, MOMENTUM, weight_decay=WEIGHT_DECAY
+    )
+    for images, labels in batches():
+        images = pytorch_resnet.images_to_torch(images)
+        labels = torch.from_numpy(labels)
+        step(module, optimizer, reference.cross_entropy, images, labels, **options)
+    return pytorch_resnet.to_jax(module)[0]
+
+
+def train_in_jax(params, batch_stats, method):
+    tx = optax.chain(
+        JAX_METHODS[method],
+        optax.add_decayed_weights(WEIGHT_DECAY),
+        optax.sgd(LEARNING_RATE, momentum=MOMENTUM),
+    )
+    model = resnet_cifar(32, CLASSES)
+    step = jax.jit(make_train_step(model, tx, fsam.losses.cross_entropy, CLASSES))
+    state = TrainState(jnp.zeros((), int), params, batch_stats, tx.init(params))
+    for images, labels in batches():
+        state, _ = step(state, jnp.asarray(images), jnp.asarray(labels))
+    return state.params
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", JAX_METHODS)
+def test_twenty_steps_end_at_the_same_weights(method, x64):
+    torch.manual_seed(0)
+    module = pytorch_resnet.ResNet(32, CLASSES).double()
+    params, batch_stats = jax.tree.map(jnp.asarray, pytorch_resnet.to_jax(module))
+    ours = train_in_jax(params, batch_stats, method)
+    theirs = train_in_pytorch(module, method)
+    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+    far = optax.tree.norm(optax.tree.sub(ours, params)) / optax.tree.norm(params)
+    assert far > 0.01  # they did go somewhere
+    for here, there in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        error = np.linalg.norm(here - there) / np.linalg.norm(there)
+        assert error <= 1e-8, f"relative error {error:.1e}"
+
+
+@pytest.mark.parametrize(("classes", "parameters"), [(10, 464_154), (100, 470_004)])
+def test_both_networks_have_the_published_size(classes, parameters):
+    theirs = pytorch_resnet.ResNet(32, classes)
+    ours, _ = jax.eval_shape(resnet_cifar(32, classes).init, jax.random.key(0))
+    assert sum(p.numel() for p in theirs.parameters()) == parameters
+    assert sum(p.size for p in jax.tree.leaves(ours)) == parameters
