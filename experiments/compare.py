@@ -10,7 +10,7 @@ import tyro
 from rich.console import Console
 from rich.progress import Progress
 
-from experiments import figures
+from experiments import figures, tuning
 from experiments.config import METHODS, Config, Method
 from experiments.configs import get_config, get_recipe
 from experiments.errors import UserError, exit_with
@@ -24,7 +24,6 @@ from experiments.seeds import (
 )
 from experiments.tables import comparison_rows, markdown_table, rich_table
 from experiments.trainer import Trainer
-from experiments.tuning import tune
 
 SAME_COMPUTE = "sgd, same compute"
 
@@ -65,8 +64,11 @@ class Job:
 def run(job: Job, console: Console) -> Path:
     """Trains, compares and records; returns the folder of the results."""
     recipe = get_recipe(job.config)
-    if job.seeds < 1:
-        raise UserError(f"--seeds must be at least 1, got {job.seeds}.")
+    if not 1 <= job.seeds <= min(tuning.SEEDS):
+        raise UserError(
+            f"--seeds must be from 1 to {min(tuning.SEEDS)}, got {job.seeds}: from "
+            "there on seeds are for tuning."
+        )
     if not job.methods:
         raise UserError(f"--methods needs at least one of {', '.join(METHODS)}.")
     epochs = recipe.COMPARE_EPOCHS if job.epochs is None else job.epochs
@@ -116,7 +118,7 @@ def _tune(
             console.print(f"{method}, {values}: {accuracy:.1%} on validation")
             progress.advance(task)
 
-        return tune(configs, grid, run_dir / "tuning.json", report)
+        return tuning.tune(configs, grid, run_dir / "tuning.json", report)
 
 
 def _compare(
