@@ -130,6 +130,7 @@ def _visit(sums, loss_fn, here, one_hot, radius, *, mask, axis_name) -> _Sums:
         lambda total, g: total + widen(g), sums.gradient, there.pullback(one_hot)
     )
     rise = jnp.sum(one_hot * (there.losses - here.losses))
+    rise = jnp.where(point.moved, rise, 0)
     return _Sums(
         gradient,
         sums.squared_norm + (point.norm**2).astype(sums.squared_norm.dtype),

@@ -27,6 +27,13 @@ def check_composition(
             f"{name} needs the parameters, got params=None: call tx.update(grads, "
             "state, params, per_class_loss_fn=f)."
         )
+    if _inside_multi_steps():
+        raise ValueError(
+            f"{name} is wrapped by optax.MultiSteps, which would correct the gradient "
+            "accumulated over many batches with the loss of the last one. Put it in "
+            f"front: optax.chain({name}(...), optax.MultiSteps(optimizer, "
+            "every_k_schedule))."
+        )
     if per_class_loss_fn is None:
         raise ValueError(
             f"{name} needs the loss function: call tx.update(grads, state, params, "
@@ -46,13 +53,6 @@ def check_composition(
         raise ValueError(
             f"{name} needs updates and params of one structure, got "
             f"{jax.tree.structure(updates)} and {jax.tree.structure(params)}."
-        )
-    if _inside_multi_steps():
-        raise ValueError(
-            f"{name} is wrapped by optax.MultiSteps, which would correct the gradient "
-            "accumulated over many batches with the loss of the last one. Put it in "
-            f"front: optax.chain({name}(...), optax.MultiSteps(optimizer, "
-            "every_k_schedule))."
         )
 
 

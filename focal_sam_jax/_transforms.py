@@ -270,7 +270,8 @@ def cc_sam(
     of classes in the batch, see
     :func:`focal_sam_jax.class_conditional_value_and_grad`. The whole model is
     perturbed; the published code perturbs the linear classifier only, for which pass a
-    ``mask`` that selects it. It is used as :func:`focal_sam` is.
+    ``mask`` that selects it. It is used as :func:`focal_sam` is, under ``jax.jit``:
+    without, the CPU compiles the network anew in every step.
 
     Args:
       class_counts: training examples of each class, shape ``(num_classes,)``.

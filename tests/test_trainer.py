@@ -40,7 +40,7 @@ def assert_close(here, there, rtol=1e-3, atol=1e-5):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_learns_and_says_what_it_saw(method):
-    config, dataset = tiny(method, learning_rate=0.05)
+    config, dataset = tiny(method, epochs=10)
     trainer = make_trainer(config, dataset)
     _, first = epochs(trainer, dataset, number=1)
     state, last = epochs(trainer, dataset, number=10)

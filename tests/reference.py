@@ -1,0 +1,175 @@
+"""The oracle: the methods in NumPy float64, class by class, as the papers write them.
+
+A network of two layers whose gradient is worked out by hand, on a batch with a long
+tail. Nothing here knows JAX: ``xp=jax.numpy`` hands the forward pass, and no more, to a
+test that wants to differentiate it.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+CLASSES = 4
+COUNTS = np.array([60, 25, 10, 5])
+X = np.random.default_rng(1).normal(size=(10, 3))
+Y = np.array([0, 0, 1, 0, 2, 3, 1, 0, 2, 0], np.int32)
+
+
+class Step(NamedTuple):
+    """What a method makes of a batch: G, the norm that it climbed, and the rise."""
+
+    gradient: dict
+    ascent_norm: float
+    sharpness: float
+
+
+def parameters(seed=0, hidden=5):
+    """Weights of the network, float64."""
+    rng = np.random.default_rng(seed)
+    shapes = {
+        "body": {"kernel": (X.shape[1], hidden), "bias": (hidden,)},
+        "head": {"kernel": (hidden, CLASSES), "bias": (CLASSES,)},
+    }
+    return {
+        layer: {name: 0.7 * rng.normal(size=shape) for name, shape in arrays.items()}
+        for layer, arrays in shapes.items()
+    }
+
+
+def example_losses(params, x, y, xp=np):
+    """Cross-entropy of every example, (batch,), in the dtype of the parameters."""
+    body, head = params["body"], params["head"]
+    x = xp.asarray(x, body["kernel"].dtype)
+    features = xp.tanh(x @ body["kernel"] + body["bias"][None, :])
+    logits = features @ head["kernel"] + head["bias"][None, :]
+    scores = xp.take_along_axis(logits, xp.asarray(y)[:, None], axis=1)[:, 0]
+    return xp.log(xp.sum(xp.exp(logits), axis=1)) - scores
+
+
+def class_loss(params, c, x=X, y=Y):
+    """L_c, the sum of the losses of class c over the batch size."""
+    return sum(example_losses(params, x, y)[y == c]) / len(y)
+
+
+def class_gradient(params, c, x=X, y=Y):
+    """The gradient of L_c: the chain rule by hand, one example after the other."""
+    body, head = params["body"], params["head"]
+    total = tree_map(np.zeros_like, params)
+    for x_j in x[y == c]:
+        features = np.tanh(x_j @ body["kernel"] + body["bias"])
+        logits = features @ head["kernel"] + head["bias"]
+        by_logits = np.exp(logits) / np.sum(np.exp(logits))
+        by_logits[c] -= 1
+        by_features = (head["kernel"] @ by_logits) * (1 - features**2)
+        one = {
+            "body": {"kernel": np.outer(x_j, by_features), "bias": by_features},
+            "head": {"kernel": np.outer(features, by_logits), "bias": by_logits},
+        }
+        total = add(total, one, 1 / len(y))
+    return total
+
+
+# --- trees: dicts of dicts of arrays --------------------------------------------------
+
+
+def tree_map(function, tree, *others):
+    if isinstance(tree, dict):
+        return {
+            key: tree_map(function, tree[key], *(other[key] for other in others))
+            for key in tree
+        }
+    return function(tree, *others)
+
+
+def add(tree, other, factor=1.0):
+    """tree + factor * other."""
+    return tree_map(lambda a, b: a + factor * b, tree, other)
+
+
+def flat(tree):
+    """All numbers of a tree as one float64 vector."""
+    if isinstance(tree, dict):
+        return np.concatenate([flat(tree[key]) for key in sorted(tree)])
+    return np.asarray(tree).astype(np.float64).ravel()
+
+
+def error(got, want):
+    """The distance of two trees, relative to the length of the second."""
+    return np.linalg.norm(flat(got) - flat(want)) / np.linalg.norm(flat(want))
+
+
+# --- the methods ----------------------------------------------------------------------
+
+
+def weighted(params, weights, x=X, y=Y):
+    """The loss and the gradient of the sum of w_c L_c."""
+    loss, gradient = 0.0, tree_map(np.zeros_like, params)
+    for c, weight in enumerate(weights):
+        loss += weight * class_loss(params, c, x, y)
+        gradient = add(gradient, class_gradient(params, c, x, y), weight)
+    return loss, gradient
+
+
+def ascent(params, gradient, rho, adaptive=False, mask=None):
+    """Foret et al. eq. 2, Kwon et al. eq. 11: epsilon and the norm that divides it."""
+    if mask is None:
+        mask = tree_map(lambda p: True, params)
+    gradient = tree_map(lambda keep, g: g * keep, mask, gradient)
+    scale = tree_map(lambda p: np.abs(p) if adaptive else np.ones_like(p), params)
+    scaled = tree_map(lambda t, g: t * g, scale, gradient)
+    norm = np.linalg.norm(flat(scaled))
+    if norm == 0:
+        return tree_map(np.zeros_like, params), norm
+    return tree_map(lambda t, g: rho * t * g / norm, scale, scaled), norm
+
+
+def sam(params, *, rho, adaptive=False, mask=None, x=X, y=Y):
+    """The gradient at the worst point near the parameters."""
+    ones = np.ones(CLASSES)
+    before, plain = weighted(params, ones, x, y)
+    epsilon, norm = ascent(params, plain, rho, adaptive, mask)
+    after, gradient = weighted(add(params, epsilon), ones, x, y)
+    return Step(gradient, norm, after - before)
+
+
+def imbsam(params, counts, *, rho, tail_threshold, x=X, y=Y, **options):
+    """Plain gradient of the head classes, SAM gradient of the tail classes."""
+    tail = np.array([1.0 if n < tail_threshold else 0.0 for n in counts])
+    before, tail_gradient = weighted(params, tail, x, y)
+    epsilon, norm = ascent(params, tail_gradient, rho, **options)
+    after, tail_gradient = weighted(add(params, epsilon), tail, x, y)
+    _, head_gradient = weighted(params, 1 - tail, x, y)
+    return Step(add(head_gradient, tail_gradient), norm, after - before)
+
+
+def focal_sam(params, counts, *, rho, gamma, lam, x=X, y=Y, **options):
+    """Li et al.: (1 - a_c) of every class stays at home, a_c of it climbs."""
+    focal = np.array([(1 - n / sum(counts)) ** gamma for n in counts])
+    before, focal_gradient = weighted(params, focal, x, y)
+    epsilon, norm = ascent(params, focal_gradient, rho, **options)
+    there = add(params, epsilon)
+    _, at_home = weighted(params, 1 - lam * focal, x, y)
+    _, climbed = weighted(there, lam * focal, x, y)
+    after, _ = weighted(there, focal, x, y)
+    return Step(add(at_home, climbed), norm, after - before)
+
+
+def radii(counts, rho):
+    """CC-SAM: with the inverse fourth root of n_c - 1, and rho for the rarest class."""
+    roots = [max(n - 1, 1) ** -0.25 for n in counts]
+    return [rho * root / max(roots) for root in roots]
+
+
+def cc_sam(params, counts, *, rho, alpha, mask=None, x=X, y=Y):
+    """Every class climbs on its own; alpha of the result is the perturbed gradient."""
+    _, plain = weighted(params, np.ones(len(counts)), x, y)
+    gradient = tree_map(lambda g: (1 - alpha) * g, plain)
+    squares, rise = 0.0, 0.0
+    for c, radius in enumerate(radii(counts, rho)):
+        uphill = class_gradient(params, c, x, y)
+        epsilon, norm = ascent(params, uphill, radius, mask=mask)
+        there = add(params, epsilon)
+        gradient = add(gradient, class_gradient(there, c, x, y), alpha)
+        squares += norm**2
+        rise += class_loss(there, c, x, y) - class_loss(params, c, x, y)
+    return Step(gradient, np.sqrt(squares), rise)

@@ -1,0 +1,284 @@
+"""CC-SAM's gradient in its three forms: a list, written out for CPU, a loop for GPU."""
+
+from contextlib import contextmanager
+from functools import cache, partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference as ref
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+import focal_sam_jax as fsam
+from focal_sam_jax import _class_conditional
+
+FULL = ref.parameters()
+PARAMS = jax.tree.map(jnp.float32, FULL)
+HEAD_ONLY = {
+    layer: ref.tree_map(lambda p, layer=layer: layer == "head", FULL[layer])
+    for layer in FULL
+}
+RADII = np.array(ref.radii(ref.COUNTS, 0.3))
+FORMS = ["list", "cpu", "gpu"]
+every_form = pytest.mark.parametrize("form", FORMS)
+few_examples = settings(deadline=None, max_examples=25)
+engine = fsam.class_conditional_value_and_grad
+
+some_seed = st.integers(0, 2**31)
+some_labels = arrays(np.int32, len(ref.Y), elements=st.integers(0, ref.CLASSES - 1))
+some_radii = arrays(np.float64, ref.CLASSES, elements=st.floats(0, 1, width=16))
+
+
+def per_class_loss(params, y=ref.Y, classes=ref.CLASSES):
+    losses = ref.example_losses(params, ref.X, y, xp=jnp)
+    return fsam.per_class_losses(losses, y, classes)
+
+
+def one_by_one(y=ref.Y):
+    return [lambda p, c=c: per_class_loss(p, y=y)[c] for c in range(ref.CLASSES)]
+
+
+def plain(params, f=per_class_loss):
+    return jax.value_and_grad(lambda p: f(p).sum())(params)
+
+
+def assert_same(got, want, rtol=1e-5):
+    assert ref.error(got, want) <= rtol
+
+
+@contextmanager
+def backend(form):
+    """JAX says that it runs on the hardware of the form."""
+    with pytest.MonkeyPatch.context() as patch:
+        name = "gpu" if form == "gpu" else "cpu"
+        patch.setattr(jax, "default_backend", lambda: name)
+        yield
+
+
+@cache
+def compiled(form, head_only):
+    def value_and_grad(params, y, radii, alpha):
+        f = one_by_one(y) if form == "list" else partial(per_class_loss, y=y)
+        mask = HEAD_ONLY if head_only else None
+        return engine(f, radii, alpha=alpha, mask=mask)(params)
+
+    return jax.jit(value_and_grad)
+
+
+def compute(form, params, y=ref.Y, radii=RADII, alpha=1.0, head_only=False):
+    """Loss and gradient in one of the three forms."""
+    with backend(form):
+        return compiled(form, head_only)(params, y, jnp.asarray(radii, float), alpha)
+
+
+def loops_in(function, *args):
+    return str(jax.make_jaxpr(function)(*args)).count("scan[")
+
+
+# --- the oracle -----------------------------------------------------------------------
+
+
+@every_form
+@pytest.mark.parametrize("head_only", [False, True], ids=["all", "head"])
+@pytest.mark.parametrize(
+    ("x64", "tolerance"), [(False, 1e-5), (True, 1e-12)], ids=["fp32", "x64"]
+)
+def test_agrees_with_the_oracle(form, head_only, x64, tolerance):
+    mask = HEAD_ONLY if head_only else None
+    want = ref.cc_sam(FULL, ref.COUNTS, rho=0.3, alpha=0.6, mask=mask)
+    with jax.enable_x64(x64):
+        params = jax.tree.map(jnp.asarray, FULL)
+        loss, grads = compute(form, params, alpha=0.6, head_only=head_only)
+    assert_same(grads, want.gradient, tolerance)
+    exact = sum(ref.class_loss(FULL, c) for c in range(ref.CLASSES))
+    np.testing.assert_allclose(loss, exact, rtol=tolerance)
+
+
+@few_examples
+@given(some_seed, some_labels, some_radii, st.floats(0, 1))
+def test_the_three_forms_agree_for_any_labels_and_radii(seed, labels, radii, alpha):
+    with jax.enable_x64(True):
+        list_, cpu, gpu = all_forms(ref.parameters(seed), labels, radii, alpha)
+    for loss, grads in (cpu, gpu):
+        np.testing.assert_allclose(loss, list_[0], rtol=1e-12)
+        assert_same(grads, list_[1], 1e-9)
+
+
+@jax.jit
+def all_forms(params, labels, radii, alpha):
+    return [compute(form, params, labels, radii, alpha=alpha) for form in FORMS]
+
+
+@every_form
+def test_the_engine_is_the_transform(form):
+    _, got = compute(form, PARAMS, alpha=0.7)
+    tx = fsam.cc_sam(ref.COUNTS, rho=0.3, alpha=0.7)
+    f = one_by_one() if form == "list" else per_class_loss
+
+    def update(params):
+        grads = plain(params)[1]
+        return tx.update(grads, tx.init(params), params, per_class_loss_fn=f)
+
+    with backend(form):
+        want, state = jax.jit(update)(PARAMS)
+    assert_same(got, want)
+    exact = ref.cc_sam(FULL, ref.COUNTS, rho=0.3, alpha=0.7)
+    np.testing.assert_allclose(state.info.ascent_norm, exact.ascent_norm, rtol=1e-5)
+    np.testing.assert_allclose(state.info.sharpness, exact.sharpness, rtol=1e-4)
+
+
+# --- identities and corners -----------------------------------------------------------
+
+
+@every_form
+def test_one_class_is_sam(form):
+    y = np.zeros_like(ref.Y)
+
+    def f(params):
+        return per_class_loss(params, y=y, classes=1)
+
+    functions = [lambda p: f(p)[0]] if form == "list" else f
+    with backend(form):
+        _, got = engine(functions, fsam.cc_sam_radii([7], 0.3))(PARAMS)
+    _, want = fsam.sharpness_aware_value_and_grad(f, 1.0, rho=0.3)(PARAMS)
+    assert_same(got, want)
+
+
+@every_form
+@pytest.mark.parametrize("zero", [{"alpha": 0.0}, {"radii": np.zeros(4)}])
+def test_the_plain_gradient_to_the_bit(form, zero):
+    both = jax.jit(lambda p: (compute(form, p, **zero), plain(p)))
+    (loss, grads), (want_loss, want) = both(PARAMS)
+    np.testing.assert_allclose(loss, want_loss, rtol=1e-6)
+    if form == "list":  # sums its classes in an order of its own
+        assert_same(grads, want, 1e-6)
+    else:
+        jax.tree.map(np.testing.assert_array_equal, grads, want)
+
+
+@every_form
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
+def test_a_zero_gradient_gives_a_zero_gradient(form, dtype):
+    def flat(params, y=None, classes=4):
+        return 0 * params.astype(jnp.float32).sum() * jnp.arange(4.0) + 1
+
+    f = [lambda p, c=c: flat(p)[c] for c in range(4)] if form == "list" else flat
+    with backend(form):
+        loss, grads = jax.jit(engine(f, RADII))(jnp.ones(3, dtype))
+    assert loss == 4 and grads.dtype == dtype
+    np.testing.assert_array_equal(grads, jnp.zeros(3, dtype))
+
+
+@every_form
+def test_classes_with_one_example_or_none_are_finite(form):
+    radii = fsam.cc_sam_radii([17, 2, 1, 0], 0.3)
+    _, grads = compute(form, PARAMS, radii=radii)
+    _, want = compute(form, PARAMS, radii=0.3 * np.array([0.5, 1, 1, 1]))
+    assert_same(grads, want)
+
+
+@every_form
+def test_an_absent_class_takes_no_part(form):
+    y = np.where(ref.Y == 3, 0, ref.Y)
+    _, got = compute(form, PARAMS, y)
+    changed = np.where(np.arange(4) == 3, 0.9, RADII)
+    _, want = compute(form, PARAMS, y, changed)
+    assert_same(got, want, 1e-6)
+
+
+@pytest.mark.parametrize("form", ["cpu", "gpu"])
+def test_aux_comes_from_the_clean_pass(form):
+    def with_aux(params, scale):
+        return per_class_loss(params), scale * params["head"]["kernel"]
+
+    with backend(form):
+        fn = jax.jit(engine(with_aux, RADII, has_aux=True))
+        (loss, aux), grads = fn(PARAMS, 2.0)
+    np.testing.assert_array_equal(aux, 2 * PARAMS["head"]["kernel"])
+    want_loss, want = compute(form, PARAMS)
+    np.testing.assert_allclose(loss, want_loss, rtol=1e-6)
+    assert_same(grads, want)
+
+
+@every_form
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_gradients_have_the_dtype_of_the_parameters(form, dtype):
+    params = jax.tree.map(lambda p: p.astype(dtype), PARAMS)
+    loss, grads = compute(form, params)
+    assert loss.dtype == jnp.float32
+    assert all(leaf.dtype == dtype for leaf in jax.tree.leaves(grads))
+    assert_same(grads, compute(form, PARAMS)[1], 0.1)
+
+
+# --- cost -----------------------------------------------------------------------------
+
+
+def wide_loss(params, y, classes):
+    """Many classes on the cheap: a layer, and ids for classes."""
+    losses = jnp.sum(jnp.tanh(jnp.ones((64, 128)) @ params) ** 2, axis=1)
+    return fsam.per_class_losses(losses, y, classes)
+
+
+def wide(classes):
+    y = jnp.arange(64) % classes
+    fn = jax.jit(engine(partial(wide_loss, y=y, classes=classes), jnp.ones(classes)))
+    return fn, jnp.eye(128)
+
+
+@pytest.mark.parametrize(("form", "loops"), [("cpu", 0), ("gpu", 1)])
+def test_the_form_follows_the_backend(form, loops):
+    with backend(form):
+        assert loops_in(*wide(4)) == loops
+
+
+def test_many_classes_are_a_loop_on_the_cpu_too():
+    limit = _class_conditional._MAX_UNROLLED_CLASSES
+    assert loops_in(*wide(limit)) == 0
+    assert loops_in(*wide(limit + 1)) == 1
+
+
+@pytest.mark.parametrize("present", [1, 2, 4])
+def test_the_loop_skips_absent_classes_when_it_runs(present):
+    runs = []
+
+    def counted(params, y):
+        jax.debug.callback(lambda: runs.append(1))
+        return per_class_loss(params, y=y)
+
+    with backend("gpu"):
+        fn = jax.jit(engine(counted, RADII))
+        jax.block_until_ready(fn(PARAMS, jnp.asarray(ref.Y) % present))
+    jax.effects_barrier()
+    assert len(runs) == 1 + present  # once at theta, then once for every class present
+
+
+def test_the_classes_present_may_change_without_compiling():
+    with backend("gpu"):
+        fn = jax.jit(engine(per_class_loss, RADII))
+        for present in (4, 2, 1):
+            y = jnp.asarray(ref.Y) % present
+            _, got = fn(PARAMS, y)
+            want = ref.cc_sam(FULL, ref.COUNTS, rho=0.3, alpha=1.0, y=np.asarray(y))
+            assert_same(got, want.gradient)
+    assert fn._cache_size() == 1
+
+
+def test_memory_of_the_loop_does_not_grow_with_the_classes():
+    def temporary(classes):
+        fn, params = wide(classes)
+        return fn.lower(params).compile().memory_analysis().temp_size_in_bytes
+
+    with backend("gpu"):
+        few, many = temporary(4), temporary(64)
+    one_gradient = 128 * 128 * 4
+    # 60 classes more would be 60 gradients more; the losses themselves are small.
+    assert many - few < one_gradient
+
+
+def test_programs_of_the_loop_do_not_grow_with_the_classes():
+    with backend("gpu"):
+        sizes = [len(str(jax.make_jaxpr(fn)(p))) for fn, p in (wide(4), wide(64))]
+    assert sizes[1] < 1.1 * sizes[0]

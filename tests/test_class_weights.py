@@ -1,0 +1,274 @@
+"""Class counts to weights and radii, and per-example losses to per-class losses."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference as ref
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+import focal_sam_jax as fsam
+
+CLASSES, BATCH = 5, 8
+FUNCTIONS = {
+    "class_priors": fsam.class_priors,
+    "focal_weights": partial(fsam.focal_weights, gamma=2.5),
+    "tail_weights": partial(fsam.tail_weights, threshold=20),
+    "cc_sam_radii": partial(fsam.cc_sam_radii, rho=0.1),
+}
+every_function = pytest.mark.parametrize("name", FUNCTIONS)
+few_examples = settings(deadline=None, max_examples=25)
+
+some_counts = arrays(np.int32, CLASSES, elements=st.integers(1, 10_000))
+some_losses = arrays(np.float32, BATCH, elements=st.floats(0, 100, width=32))
+some_labels = arrays(np.int32, BATCH, elements=st.integers(0, CLASSES - 1))
+some_where = arrays(np.bool_, BATCH)
+
+
+def loops(name, counts):
+    """The formulas in Python floats."""
+    counts = [float(n) for n in counts]
+    if name == "cc_sam_radii":
+        return ref.radii(counts, 0.1)
+    shares = [n / sum(counts) for n in counts]
+    return {
+        "class_priors": shares,
+        "focal_weights": [(1 - share) ** 2.5 for share in shares],
+        "tail_weights": [1.0 if n < 20 else 0.0 for n in counts],
+    }[name]
+
+
+# --- weights and radii ----------------------------------------------------------------
+
+
+@every_function
+@few_examples
+@given(some_counts)
+def test_agrees_with_loops(name, counts):
+    got = FUNCTIONS[name](counts)
+    assert got.shape == (CLASSES,) and got.dtype == jnp.float32
+    np.testing.assert_allclose(got, loops(name, counts), rtol=1e-5)
+
+
+@every_function
+def test_agrees_with_loops_in_x64(name, x64):
+    counts = [5000, 387, 30, 19, 1]
+    got = FUNCTIONS[name](counts)
+    assert got.dtype == jnp.float64
+    np.testing.assert_allclose(got, loops(name, counts), rtol=1e-14)
+
+
+@pytest.mark.parametrize("gamma", [3.0, 3.2])
+def test_published_coefficients_of_cifar(gamma):
+    # lambda (1 - pi)^gamma of the published CIFAR recipes, first class and last.
+    classes, lam, head, tail = {
+        3.0: (10, 0.5, 0.1064, 0.4940),
+        3.2: (100, 0.8, 0.6879, 0.7988),
+    }[gamma]
+    steps = np.arange(classes) / (classes - 1)
+    counts = (50_000 // classes * 0.01**steps).astype(int)
+    got = lam * fsam.focal_weights(counts, gamma)
+    np.testing.assert_allclose([got[0], got[-1]], [head, tail], atol=5e-5)
+
+
+@few_examples
+@given(some_counts, st.floats(0, 10))
+def test_focal_weights_lie_between_zero_and_one_and_favour_the_rare(counts, gamma):
+    weights = np.asarray(fsam.focal_weights(counts, gamma))
+    assert np.all((weights >= 0) & (weights <= 1))
+    assert np.all(np.diff(weights[np.argsort(-counts, kind="stable")]) >= 0)
+
+
+@few_examples
+@given(some_counts, st.floats(1e-3, 1.0))
+def test_radii_are_rho_for_the_rarest_and_shrink_with_the_count(counts, rho):
+    radii = np.asarray(fsam.cc_sam_radii(counts, rho))
+    np.testing.assert_allclose(radii[np.argmin(counts)], rho, rtol=1e-6)
+    assert np.all(np.diff(radii[np.argsort(-counts, kind="stable")]) >= 0)
+
+
+@few_examples
+@given(some_counts, st.integers(1, 1000))
+def test_only_ratios_of_counts_matter(counts, factor):
+    more = counts.astype(np.int64) * factor
+    for name in ("class_priors", "focal_weights"):
+        here, there = FUNCTIONS[name](counts), FUNCTIONS[name](more)
+        np.testing.assert_allclose(there, here, rtol=1e-5)
+
+
+@every_function
+@few_examples
+@given(some_counts, st.permutations(range(CLASSES)))
+def test_names_of_classes_do_not_matter(name, counts, order):
+    order = np.array(order)
+    here, there = FUNCTIONS[name](counts)[order], FUNCTIONS[name](counts[order])
+    np.testing.assert_allclose(there, here, rtol=1e-5)
+
+
+def test_gamma_zero_weighs_all_classes_alike():
+    weights = fsam.focal_weights([100, 0, 3], 0)
+    np.testing.assert_array_equal(weights, np.ones(3))
+
+
+def test_a_class_of_the_threshold_size_is_no_tail_class():
+    weights = fsam.tail_weights([21, 20, 19, 0], 20)
+    np.testing.assert_array_equal(weights, [0, 0, 1, 1])
+
+
+@pytest.mark.parametrize("rare", [0, 1, 2])
+def test_the_radius_of_a_class_with_no_example_or_one_is_finite(rare):
+    radii = fsam.cc_sam_radii([17, 2, rare], rho=0.5)
+    np.testing.assert_allclose(radii, [0.25, 0.5, 0.5], rtol=1e-6)
+
+
+def test_a_single_class_has_the_radius_rho():
+    np.testing.assert_array_equal(fsam.cc_sam_radii([7], rho=0.5), [0.5])
+
+
+def test_a_dominant_class_keeps_its_digits():
+    got = fsam.focal_weights([10**6, 1, 1], gamma=1.0)[0]
+    np.testing.assert_allclose(got, 2 / (10**6 + 2), rtol=1e-6)
+
+
+@every_function
+def test_billions_of_examples_do_not_overflow(name):
+    counts = np.array([2_000_000_000, 2_000_000_000, 19, 5, 2], np.int32)
+    np.testing.assert_allclose(FUNCTIONS[name](counts), loops(name, counts), rtol=1e-5)
+
+
+@every_function
+@pytest.mark.parametrize("as_type", [list, tuple, np.array, jnp.array, np.float32])
+def test_counts_come_in_any_container(name, as_type):
+    counts = [400, 50, 20, 19, 1]
+    want = loops(name, counts)
+    np.testing.assert_allclose(FUNCTIONS[name](as_type(counts)), want, rtol=1e-5)
+    traced = jax.jit(FUNCTIONS[name])(np.array(counts))
+    np.testing.assert_allclose(traced, want, rtol=1e-5)
+
+
+def test_numbers_may_be_traced():
+    counts = [400, 50, 20, 19, 1]
+
+    @jax.jit
+    def everything(value):
+        return [
+            fsam.focal_weights(counts, value),
+            fsam.tail_weights(counts, value),
+            fsam.cc_sam_radii(counts, value),
+        ]
+
+    for value in (2.5, 20.0):
+        focal, tail, radii = everything(value)
+        np.testing.assert_allclose(focal, fsam.focal_weights(counts, value), rtol=1e-5)
+        np.testing.assert_array_equal(tail, fsam.tail_weights(counts, value))
+        np.testing.assert_allclose(radii, ref.radii(counts, value), rtol=1e-5)
+    assert everything._cache_size() == 1
+
+
+# --- per-class losses -----------------------------------------------------------------
+
+
+@few_examples
+@given(some_losses, some_labels, some_where)
+def test_per_class_losses_agree_with_loops(losses, labels, where):
+    got = fsam.per_class_losses(losses, labels, CLASSES, where=where)
+    want = np.zeros(CLASSES)
+    for loss, label, keep in zip(losses, labels, where, strict=True):
+        want[label] += keep * float(loss) / max(1, sum(where))
+    np.testing.assert_allclose(got, want, rtol=1e-5)
+
+
+@few_examples
+@given(some_losses, some_labels, some_where)
+def test_they_sum_to_the_mean_over_what_is_kept(losses, labels, where):
+    everything = fsam.per_class_losses(losses, labels, CLASSES).sum()
+    np.testing.assert_allclose(everything, losses.astype(float).mean(), rtol=1e-5)
+    kept = fsam.per_class_losses(losses, labels, CLASSES, where=where).sum()
+    want = losses[where].astype(float).mean() if where.any() else 0.0
+    np.testing.assert_allclose(kept, want, rtol=1e-5)
+
+
+@few_examples
+@given(some_losses, some_labels)
+def test_padding_that_is_masked_changes_nothing(losses, labels):
+    padded = np.concatenate([losses, np.full(3, np.nan, np.float32)])
+    ids = np.concatenate([labels, np.zeros(3, np.int32)])
+    where = np.arange(BATCH + 3) < BATCH
+    got = fsam.per_class_losses(padded, ids, CLASSES, where=where)
+    want = fsam.per_class_losses(losses, labels, CLASSES)
+    np.testing.assert_allclose(got, want, rtol=1e-6)
+
+
+def test_a_class_without_examples_has_loss_and_gradient_zero():
+    labels = jnp.array([0, 2, 2])
+
+    def third(losses):
+        return fsam.per_class_losses(losses, labels, 4)[1]
+
+    losses = jnp.array([1.0, jnp.inf, jnp.nan])
+    assert third(losses) == 0
+    np.testing.assert_array_equal(jax.grad(third)(losses), np.zeros(3))
+
+
+def test_a_nan_stays_in_the_class_of_its_example():
+    got = fsam.per_class_losses(jnp.array([1.0, jnp.nan]), jnp.array([0, 2]), 3)
+    np.testing.assert_array_equal(np.isnan(got), [False, False, True])
+
+
+def test_a_label_outside_belongs_to_no_class_but_counts_in_the_batch():
+    got = fsam.per_class_losses(jnp.ones(4), jnp.array([0, -1, 7, 1]), 2)
+    np.testing.assert_array_equal(got, [0.25, 0.25])
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
+@pytest.mark.parametrize("masked", [False, True])
+def test_sums_are_float32(dtype, masked):
+    # 4096 ones: bfloat16 stops counting at 256, float16 at 2048.
+    losses, labels = jnp.ones(4096, dtype), jnp.zeros(4096, jnp.uint8)
+    where = jnp.ones(4096, dtype) if masked else None
+    got = fsam.per_class_losses(losses, labels, 2, where=where)
+    assert got.dtype == jnp.float32
+    np.testing.assert_array_equal(got, [1.0, 0.0])
+
+
+def test_float64_stays_float64(x64):
+    got = fsam.per_class_losses(jnp.array([1 / 3]), jnp.array([0]), 1)
+    assert got.dtype == jnp.float64 and got[0] == 1 / 3
+
+
+X, Y = jnp.ones(2), jnp.array([0, 1])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        ((X.mean(), Y, 2), ValueError, r"\(batch,\), got \(\); did you take the mean"),
+        ((X[:, None], Y, 2), ValueError, r"\(batch,\), got \(2, 1\)"),
+        ((Y, Y, 2), TypeError, "losses must be floats, got int32"),
+        (
+            (X, Y[:, None], 2),
+            ValueError,
+            r"\(2,\), got \(2, 1\); .*labels.argmax\(-1\)",
+        ),
+        ((X, X, 2), TypeError, "labels must be ints, got float32"),
+        ((X, Y, 0), ValueError, "num_classes must be at least 1, got 0"),
+        ((X, Y, 2, jnp.ones(3, bool)), ValueError, r"where .*\(2,\), got \(3,\)"),
+    ],
+)
+def test_a_wrong_batch_is_explained(arguments, error, words):
+    losses, labels, classes, *where = arguments
+    with pytest.raises(error, match=words):
+        fsam.per_class_losses(
+            losses, labels, classes, where=where[0] if where else None
+        )
+    with pytest.raises(error, match=words):
+        jax.eval_shape(
+            lambda x, y, *w: fsam.per_class_losses(
+                x, y, classes, where=w[0] if w else None
+            ),
+            *(losses, labels, *where),
+        )

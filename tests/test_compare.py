@@ -1,0 +1,122 @@
+"""The comparison: what it trains, what it leaves behind, how it tunes and refuses."""
+
+import json
+
+import pytest
+
+pytest.importorskip("tyro", reason="needs focal_sam_jax[experiments]")
+
+from rich.console import Console
+
+from experiments import compare, seeds, tuning
+from experiments.configs import digits_lt
+from experiments.errors import UserError
+from experiments.seeds import Outcome
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """The recipe with a network that trains in no time."""
+    small = digits_lt.BASE.replace(width=2, batch_size=128)
+    monkeypatch.setattr(digits_lt, "BASE", small)
+
+
+def run(run_dir, **options):
+    console = Console(record=True, width=120)
+    compare.run(compare.Job(run_dir=run_dir, **options), console)
+    return json.loads((run_dir / "results.json").read_text()), console.export_text()
+
+
+def test_methods_share_data_and_epochs_and_leave_a_table(tiny, tmp_path):
+    results, output = run(
+        tmp_path / "run", methods=("sgd", "focal_sam"), seeds=2, epochs=3
+    )
+    names = [row["name"] for row in results["rows"]]
+    assert names == ["sgd", "focal_sam", "sgd, same compute"]
+    assert [row["epochs"] for row in results["rows"][:2]] == [3, 3]
+    assert results["rows"][2]["epochs"] >= 1
+    assert all(len(row["accuracy"]["values"]) == 2 for row in results["rows"])
+    pairs = [row["name"] for row in results["differences"]]
+    assert pairs == ["focal_sam − sgd", "sgd, same compute − sgd"]
+    assert "± standard error" in output
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    assert manifest["seeds"] == [0, 1]
+    assert manifest["config"]["focal_sam"]["method"] == "focal_sam"
+    assert (tmp_path / "run" / "table.md").read_text().count("\n") == 7
+    assert (tmp_path / "run" / "comparison.png").read_bytes()[1:4] == b"PNG"
+
+
+def test_same_compute_lasts_as_long_as_focal_sam():
+    outcomes = {"sgd": [Outcome({}, 0.002)], "focal_sam": [Outcome({}, 0.005)]}
+    assert (
+        compare._lengthened(digits_lt.BASE.replace(epochs=60), outcomes).epochs == 150
+    )
+
+
+def test_tuning_takes_the_best_on_validation(tiny, monkeypatch, tmp_path):
+    good = {"learning_rate": 0.05}
+    grid = {"sgd": [{"learning_rate": 1e-6}, good], "sam": [{"rho": 0.05}]}
+    monkeypatch.setattr(digits_lt, "GRID", grid)
+    monkeypatch.setattr(tuning, "SEEDS", [1000, 1001])
+    results, output = run(
+        tmp_path / "run", methods=("sgd",), seeds=1, epochs=8, tune=True
+    )
+    assert results["rows"][0]["learning_rate"] == good["learning_rate"]
+    trials = json.loads((tmp_path / "run" / "tuning.json").read_text())["trials"]
+    assert [trial["changes"] for trial in trials] == grid["sgd"]
+    assert all(len(trial["validation"]) == 2 for trial in trials)
+    assert "learning_rate 0.05" in output
+
+
+def test_every_method_has_as_many_trials():
+    assert len({len(candidates) for candidates in digits_lt.GRID.values()}) == 1
+
+
+def test_the_tuned_values_are_in_the_grid():
+    for method, chosen in digits_lt.TUNED.items():
+        assert chosen in digits_lt.GRID[method]
+
+
+def test_tuning_seeds_are_never_reported(tmp_path):
+    assert min(tuning.SEEDS) >= 1000
+    with pytest.raises(UserError, match="--seeds must be from 1 to 1000, got 1001"):
+        compare.run(compare.Job(seeds=1001, run_dir=tmp_path / "run"), Console())
+
+
+@pytest.mark.parametrize("part", ["validation", "test"])
+def test_a_group_of_seeds_is_scored_on_the_part_that_is_asked_for(
+    part, tiny, monkeypatch
+):
+    config = digits_lt.BASE.replace(epochs=1)
+    group = seeds.grouped([0, 1])[0]
+    datasets = [seeds.seed_dataset(config, seed) for seed in group]
+    asked = []
+    real = seeds.evaluation_batches
+    monkeypatch.setattr(
+        seeds, "evaluation_batches", lambda split: (asked.append(split), real(split))[1]
+    )
+    trainer = seeds.make_group_trainer(config, datasets[0])
+    seeds.run_group(config, trainer, group, datasets, part)
+    assert asked[0] is getattr(datasets[0], part)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"seeds": 0}, "--seeds must be from 1 to 1000, got 0"),
+        ({"methods": ()}, "--methods needs at least one of sgd"),
+        ({"epochs": 0}, "--epochs must be at least 1, got 0"),
+        ({"config": "mnist"}, "--config must be one of digits_lt, got 'mnist'"),
+    ],
+)
+def test_a_users_mistake_is_explained(options, words, tmp_path):
+    with pytest.raises(UserError, match=words):
+        compare.run(compare.Job(run_dir=tmp_path / "run", **options), Console())
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_comparison_is_never_overwritten(tmp_path):
+    (tmp_path / "manifest.json").write_text("{}")
+    with pytest.raises(UserError, match="already holds a run"):
+        compare.run(compare.Job(run_dir=tmp_path), Console())
+    assert (tmp_path / "manifest.json").read_text() == "{}"

@@ -1,0 +1,29 @@
+"""The README's Python, run as it stands, and its promises about commands."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def test_python_blocks_run_in_order():
+    pytest.importorskip("flax", reason="needs focal_sam_jax[experiments]")
+    blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    assert len(blocks) >= 4
+    namespace = {}
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), namespace)
+
+
+def test_continuous_integration_runs_the_test_command_of_the_readme():
+    (command,) = re.findall(r"^(.*python -m pytest -n auto.*)$", README, re.MULTILINE)
+    assert "README.md" in (ROOT / ".ci" / "run").read_text()
+    assert command.startswith("python3 -m venv")
+
+
+def test_links_to_files_lead_somewhere():
+    for target in re.findall(r"\]\((?!http|#)([^)]+)\)", README):
+        assert (ROOT / target).exists(), target
