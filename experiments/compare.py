@@ -2,6 +2,7 @@
 
 import dataclasses
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -84,7 +85,7 @@ def run(job: Job, console: Console) -> Path:
         },
         "seeds": seeds,
         "tuned_anew": job.tune,
-        **describe_machine(),
+        **describe_machine(sys.argv),
     }
     create_run(run_dir, manifest)
 
@@ -118,7 +119,8 @@ def _tune(
             console.print(f"{method}, {values}: {accuracy:.1%} on validation")
             progress.advance(task)
 
-        return tuning.tune(configs, grid, run_dir / "tuning.json", report)
+        path = run_dir / "tuning.json"
+        return tuning.tune(configs, grid, path, report, time.perf_counter)
 
 
 def _compare(
@@ -145,7 +147,12 @@ def _compare(
                         configs[name] = _lengthened(configs["sgd"], outcomes)
                     trainers[name] = make_group_trainer(configs[name], datasets[0])
                 outcomes[name] += run_group(
-                    configs[name], trainers[name], group, datasets, "test"
+                    configs[name],
+                    trainers[name],
+                    group,
+                    datasets,
+                    "test",
+                    time.perf_counter,
                 )
                 progress.advance(task, len(group))
     return outcomes, configs

@@ -4,7 +4,6 @@ import dataclasses
 import json
 import platform
 import subprocess
-import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,9 @@ MANIFEST, METRICS = "manifest.json", "metrics.jsonl"
 _PACKAGES = ("jax", "jaxlib", "optax", "flax", "numpy", "scikit-learn")
 
 
-def describe_run(config: Config, dataset: Dataset, num_params: int) -> dict[str, Any]:
+def describe_run(
+    config: Config, dataset: Dataset, num_params: int, command: list[str]
+) -> dict[str, Any]:
     """All one needs to know to repeat a run, as JSON."""
     return {
         "config": dataclasses.asdict(config),
@@ -32,12 +33,12 @@ def describe_run(config: Config, dataset: Dataset, num_params: int) -> dict[str,
             "test": len(dataset.test.labels),
         },
         "parameters": num_params,
-        **describe_machine(),
+        **describe_machine(command),
     }
 
 
-def describe_machine() -> dict[str, Any]:
-    """Versions, git commit and device."""
+def describe_machine(command: list[str]) -> dict[str, Any]:
+    """Versions, git commit, device, and the command that was given."""
     device = jax.devices()[0]
     return {
         "versions": {
@@ -53,7 +54,7 @@ def describe_machine() -> dict[str, Any]:
             "count": jax.device_count(),
             "platform": platform.platform(),
         },
-        "command": [Path(sys.executable).name, *sys.argv],
+        "command": command,
     }
 
 

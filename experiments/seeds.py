@@ -1,6 +1,6 @@
 """Training one configuration with several seeds, timed and scored."""
 
-import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -49,17 +49,21 @@ def run_group(
     seeds: list[int],
     datasets: list[Dataset],
     part: str,
+    clock: Callable[[], float],
 ) -> list[Outcome]:
-    """Trains the seeds in one program and scores ``part``, "validation" or "test"."""
+    """Trains the seeds in one program and scores ``part``, "validation" or "test".
+
+    ``clock`` tells the time in seconds.
+    """
     keys = _pack([jax.random.key(seed) for seed in seeds])
     data = jax.device_put(_pack([dataset.train for dataset in datasets]))
     state = trainer.init(keys)
     seconds = []
     for epoch in range(config.epochs):
-        began = time.perf_counter()
+        began = clock()
         state, metrics = trainer.run_epoch(state, data, keys, epoch)
         jax.block_until_ready(metrics)
-        seconds.append(time.perf_counter() - began)
+        seconds.append(clock() - began)
     step_seconds = float(np.median(seconds[1:] or seconds)) / trainer.steps_per_epoch
 
     splits = [getattr(dataset, part) for dataset in datasets]

@@ -95,7 +95,7 @@ def run(job: Job, console: Console) -> Path:
         start, state = checkpoints.restore(template)
     else:
         num_params = sum(math.prod(p.shape) for p in jax.tree.leaves(template.params))
-        create_run(run_dir, describe_run(config, dataset, num_params))
+        create_run(run_dir, describe_run(config, dataset, num_params, sys.argv))
         checkpoints = Checkpoints(run_dir, config)
         start, state = 0, trainer.init(key)
     records = MetricsFile(run_dir, keep_until_epoch=start)

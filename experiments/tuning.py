@@ -20,6 +20,7 @@ def tune(
     grid: dict[str, list[Candidate]],
     path: Path,
     report: Callable[[str, Candidate, float], None],
+    clock: Callable[[], float],
 ) -> dict[str, Config]:
     """The best candidate of each method by mean accuracy on the validation part.
 
@@ -28,6 +29,7 @@ def tune(
       grid: the candidates of each method: what they change in its configuration.
       path: JSON file to write all trials to, as they come in.
       report: called with the method, the candidate and its accuracy.
+      clock: tells the time in seconds.
 
     Returns:
       The configurations with the best candidate's values.
@@ -36,7 +38,7 @@ def tune(
     for method, start in configs.items():
         means = []
         for candidate in grid[method]:
-            accuracy = _validation_accuracy(start.replace(**candidate))
+            accuracy = _validation_accuracy(start.replace(**candidate), clock)
             means.append(float(np.mean(accuracy)))
             trials.append(
                 {"method": method, "changes": candidate, "validation": accuracy}
@@ -48,11 +50,11 @@ def tune(
     return chosen
 
 
-def _validation_accuracy(config: Config) -> list[float]:
+def _validation_accuracy(config: Config, clock: Callable[[], float]) -> list[float]:
     trainer, accuracy = None, []
     for group in grouped(SEEDS):
         datasets = [seed_dataset(config, seed) for seed in group]
         trainer = trainer or make_group_trainer(config, datasets[0])
-        outcomes = run_group(config, trainer, group, datasets, "validation")
+        outcomes = run_group(config, trainer, group, datasets, "validation", clock)
         accuracy += [outcome.scores["accuracy"] for outcome in outcomes]
     return accuracy
