@@ -41,7 +41,7 @@ class Job:
     methods: Annotated[
         tuple[Method, ...], tyro.conf.arg(help="which, in the order of the table")
     ] = METHODS
-    seeds: Annotated[int, tyro.conf.arg(help="number of seeds, counted from 0")] = 5
+    seeds: Annotated[int, tyro.conf.arg(help="number of seeds, counted from 0")] = 10
     epochs: Annotated[
         int | None,
         tyro.conf.arg(help="passes over the training set; none: the recipe's"),

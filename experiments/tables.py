@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+from rich import box
 from rich.table import Table
 
 from experiments.config import Config
@@ -11,7 +12,7 @@ from experiments.seeds import Outcome
 from experiments.statistics import Summary, paired_difference, summarise
 
 _SCORES = ("accuracy", *(f"accuracy_{shot}" for shot in SHOTS))
-_HEADER = ("", "overall", *SHOTS, "time a step", "epochs")
+_HEADER = ("", "overall", *SHOTS, "time", "epochs")
 
 
 def comparison_rows(
@@ -48,7 +49,9 @@ def comparison_rows(
     differences = []
     for name, other in pairs:
         if {name, other} <= outcomes.keys():
-            difference: dict[str, Any] = {"name": f"{name} − {other}"}
+            difference: dict[str, Any] = {
+                "name": f"{name.removeprefix('sgd, ')} − {other}"
+            }
             for score in _SCORES:
                 values = _values(outcomes[name], score)
                 others = _values(outcomes[other], score)
@@ -75,10 +78,13 @@ def rich_table(
     table = Table(
         title=title,
         caption="Test accuracy in %: mean ± standard deviation over seeds; below, "
-        "differences paired by seed ± standard error. Time relative to SGD.",
+        "differences paired by seed ± standard error. Time of a step relative to SGD.",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
     )
     for position, header in enumerate(_HEADER):
-        table.add_column(header, justify="right" if position else "left")
+        justify = "right" if position else "left"
+        table.add_column(header, justify=justify, no_wrap=True)
     for cells in _method_cells(rows):
         table.add_row(*cells)
     table.add_section()

@@ -80,12 +80,13 @@ def class_conditional_correction(
       its sharpness :math:`\sum_c L_c(\theta + \epsilon_c) - L_c(\theta)`.
     """
     num_classes = here.losses.shape[0]
+    nothing = jnp.zeros_like(here.losses[0])  # varies over devices as the losses do
     visit = partial(_visit, mask=mask, axis_name=axis_name)
     sums = _Sums(
         gradient=jax.tree.map(lambda p: jnp.zeros_like(widen(p)), here.params),
-        squared_norm=jnp.zeros((), jnp.result_type(radii, here.losses)),
-        rise=jnp.zeros_like(here.losses[0]),
-        moved=jnp.zeros((), bool),
+        squared_norm=jnp.zeros_like(nothing, jnp.result_type(radii, here.losses)),
+        rise=nothing,
+        moved=jnp.zeros_like(nothing, bool),
     )
     visited = 1.0
     if isinstance(per_class_loss_fn, Sequence):
@@ -130,7 +131,6 @@ def _visit(sums, loss_fn, here, one_hot, radius, *, mask, axis_name) -> _Sums:
         lambda total, g: total + widen(g), sums.gradient, there.pullback(one_hot)
     )
     rise = jnp.sum(one_hot * (there.losses - here.losses))
-    rise = jnp.where(point.moved, rise, 0)
     return _Sums(
         gradient,
         sums.squared_norm + (point.norm**2).astype(sums.squared_norm.dtype),

@@ -37,16 +37,22 @@ def per_device(params: chex.ArrayTree, axis_name: AxisName) -> chex.ArrayTree:
 
 def device_mean(tree: Tree, axis_name: AxisName) -> Tree:
     """The mean over ``axis_name``, leaf by leaf; ``tree`` itself without an axis."""
-    if axis_name is None:
-        return tree
-    return jax.tree.map(lambda leaf: jax.lax.pmean(leaf, axis_name), tree)
+
+    def mean(leaf):
+        # One by one: a value may vary along one axis and not along another.
+        for axis in _names(axis_name):
+            leaf = jax.lax.pmean(leaf, axis)
+        return leaf
+
+    return jax.tree.map(mean, tree)
 
 
 def device_any(flags: jax.Array, axis_name: AxisName) -> jax.Array:
     """Whether a flag is up on any device; ``flags`` itself without an axis."""
-    if axis_name is None:
-        return flags
-    return jax.lax.pmax(flags.astype(jnp.int32), axis_name) > 0
+    counts = flags.astype(jnp.int32)
+    for axis in _names(axis_name):
+        counts = jax.lax.pmax(counts, axis)
+    return counts > 0
 
 
 def share(losses: jax.Array, axis_name: AxisName) -> int:

@@ -120,7 +120,7 @@ def sharpness_correction(
         ascent_gradient,
     )
     rise = jnp.sum(class_weights * (there.losses - here.losses))
-    return Correction(gradient, point.norm, jnp.where(point.moved, rise, 0))
+    return Correction(gradient, point.norm, rise)
 
 
 def add_correction(

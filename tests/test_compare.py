@@ -37,7 +37,7 @@ def test_methods_share_data_and_epochs_and_leave_a_table(tiny, tmp_path):
     assert results["rows"][2]["epochs"] >= 1
     assert all(len(row["accuracy"]["values"]) == 2 for row in results["rows"])
     pairs = [row["name"] for row in results["differences"]]
-    assert pairs == ["focal_sam − sgd", "sgd, same compute − sgd"]
+    assert pairs == ["focal_sam − sgd", "same compute − sgd"]
     assert "± standard error" in " ".join(output.split())
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
     assert manifest["seeds"] == [0, 1]
