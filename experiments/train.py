@@ -192,7 +192,7 @@ def _evaluate(
 def _check_finite(metrics: dict[str, float], epoch: int) -> None:
     for name, value in metrics.items():
         if not math.isfinite(value):
-            raise FloatingPointError(
+            raise UserError(
                 f"{name} became {value} in epoch {epoch}: training has diverged. Lower "
                 "--learning-rate or --rho; the last checkpoint is from before."
             )

@@ -87,7 +87,7 @@ def focal_sam(
       >>> import focal_sam_jax as fsam
       >>> x, y = jnp.eye(4), jnp.array([0, 0, 0, 1])
       >>> def per_class_loss(params):
-      ...     losses = optax.softmax_cross_entropy_with_integer_labels(x @ params, y)
+      ...     losses = fsam.losses.cross_entropy(x @ params, y)
       ...     return fsam.per_class_losses(losses, y, num_classes=2)
       >>> tx = optax.chain(fsam.focal_sam([3, 1], rho=0.1), optax.sgd(0.5))
       >>> params = jnp.zeros((4, 2))

@@ -126,7 +126,7 @@ def test_resume_needs_to_know_the_run():
 
 
 def test_divergence_stops_the_run(tmp_path):
-    with pytest.raises(FloatingPointError, match="diverged"):
+    with pytest.raises(UserError, match="diverged.*--learning-rate"):
         train(tmp_path / "run", "--learning-rate", "1e30")
 
 
