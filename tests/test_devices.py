@@ -1,0 +1,300 @@
+"""The same numbers on one device and on eight, however the batch is split."""
+
+from functools import cache, partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import focal_sam_jax as fsam
+
+DEVICES, CLASSES = 8, 3
+COUNTS = (60, 15, 5)
+# In this order the devices see different classes, and only two see the rarest.
+LABELS = np.array([0] * 9 + [1] * 3 + [0, 2, 1, 2])
+BOTH_AXES = ("data", "model")
+
+
+def transform(make, *args, **kwargs):
+    """One update from the given gradients: ``(updates, info)``."""
+
+    def with_axis(**axis):
+        tx = make(*args, **kwargs, **axis)
+
+        def step(grads, params, loss_fn):
+            state = tx.init(params)
+            updates, state = tx.update(grads, state, params, per_class_loss_fn=loss_fn)
+            return updates, state.info
+
+        return step
+
+    return with_axis
+
+
+def engine(make, *args, **kwargs):
+    """``(loss, gradient)``; an engine needs no gradients from outside."""
+
+    def with_axis(**axis):
+        return lambda _, params, loss_fn: make(loss_fn, *args, **kwargs, **axis)(params)
+
+    return with_axis
+
+
+SYNCHRONISED = {
+    "focal_sam": transform(fsam.focal_sam, COUNTS, rho=0.5, gamma=2.0, lam=0.8),
+    "sam": transform(fsam.sam, rho=0.5, mask={"in": True, "out": False}),
+    "imbsam": transform(fsam.imbsam, COUNTS, rho=0.5, adaptive=True),
+    "focal engine": engine(fsam.sharpness_aware_value_and_grad, (0.2, 0.6, 1), rho=0.5),
+}
+METHODS = SYNCHRONISED | {
+    "cc_sam": transform(fsam.cc_sam, COUNTS, rho=0.5, alpha=0.7),
+    "cc_sam on gpu": transform(fsam.cc_sam, COUNTS, rho=0.5, alpha=0.7),
+    "cc engine": engine(fsam.class_conditional_value_and_grad, (0.3, 0.4, 0.5)),
+}
+
+
+@pytest.fixture
+def method(request, monkeypatch):
+    """The name of a method; "on gpu" compiles the loop over classes that runs there."""
+    if "on gpu" in request.param:
+        monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    return request.param
+
+
+every_method = pytest.mark.parametrize("method", METHODS, indirect=True)
+
+
+@pytest.fixture(autouse=True)
+def compile_fast():
+    """What is compared are sums over devices, not what LLVM makes of them."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@cache
+def problem():
+    rng = np.random.default_rng(0)
+    shapes = [(8, 8), (8, CLASSES), (LABELS.size, 8)]
+    first, last, x = (rng.normal(size=shape).astype(np.float32) for shape in shapes)
+    return {"in": first, "out": last}, (x, LABELS)
+
+
+def loss_of(batch, averaged_over=()):
+    x, y = batch
+
+    def loss_fn(params):
+        logits = jnp.tanh(x @ params["in"]) @ params["out"]
+        each = fsam.losses.cross_entropy(logits, y)
+        losses = fsam.per_class_losses(each, y, CLASSES)
+        return jax.lax.pmean(losses, averaged_over) if averaged_over else losses
+
+    return loss_fn
+
+
+def gradient(loss_fn, params):
+    return jax.grad(lambda theta: loss_fn(theta).sum())(params)
+
+
+@jax.jit(static_argnums=0)
+def on_the_whole(step, params, batch):
+    loss_fn = loss_of(batch)
+    return step(gradient(loss_fn, params), params, loss_fn)
+
+
+@cache
+def numbers_of_one_device(method):
+    return on_the_whole(METHODS[method](), *problem())
+
+
+def assert_same(actual, wanted):
+    """Equal in norm, leaf by leaf; ``actual`` may have one more axis, of devices."""
+    assert jax.tree.structure(actual) == jax.tree.structure(wanted)
+    for got, want in zip(jax.tree.leaves(actual), jax.tree.leaves(wanted), strict=True):
+        got, want = np.asarray(got), np.asarray(want)
+        for one in got.reshape(-1, *want.shape):
+            assert np.linalg.norm(one - want) <= 1e-5 * np.linalg.norm(want)
+
+
+def assert_different(actual, unwanted):
+    """In every matrix."""
+    for got, other in zip(*map(jax.tree.leaves, (actual, unwanted)), strict=True):
+        if np.ndim(got) == 2:
+            assert np.linalg.norm(got - other) > 1e-2 * np.linalg.norm(other)
+
+
+def mesh(*shape):
+    # Not jax.make_mesh, whose axes are explicit from JAX 0.11 on.
+    return Mesh(np.array(jax.devices()).reshape(shape), BOTH_AXES[: len(shape)])
+
+
+# A transform wants the mean gradient over the devices as its updates. How a training
+# step gets that depends on what JAX tracks and on what is differentiated, the mean loss
+# or the device's own. Each recipe returns it, the parameters and the loss function.
+
+
+def mean_of_own_gradients(params, batch, averaged_over=()):
+    """Where JAX tracks nothing, gradients stay on their device."""
+    loss_fn = loss_of(batch, averaged_over)
+    return jax.lax.pmean(gradient(loss_fn, params), "data"), params, loss_fn
+
+
+def mean_of_own_gradients_of_mean_loss(params, batch):
+    """They do so even if the loss was averaged."""
+    return mean_of_own_gradients(params, batch, averaged_over="data")
+
+
+def gradient_of_mean_loss(params, batch):
+    """Where JAX tracks what varies, the gradient of the mean is the mean."""
+    mean_loss = loss_of(batch, "data")
+    return gradient(mean_loss, params), params, mean_loss
+
+
+def summed_gradients_divided(params, batch):
+    """There gradients of shared parameters arrive summed over the devices."""
+    summed = gradient(loss_of(batch), params)
+    return jax.tree.map(lambda g: g / DEVICES, summed), params, loss_of(batch)
+
+
+def mean_of_gradients_of_varying_parameters(params, batch):
+    """Unless the parameters are marked as varying."""
+    return mean_of_own_gradients(jax.lax.pcast(params, "data", to="varying"), batch)
+
+
+def by_pmap(per_device, params, batch, mapped=jax.pmap):
+    batch = jax.tree.map(lambda a: a.reshape(DEVICES, -1, *a.shape[1:]), batch)
+    return mapped(per_device, axis_name="data", in_axes=(None, 0))(params, batch)
+
+
+def by_vmap(per_device, params, batch):
+    return jax.jit(partial(by_pmap, per_device, mapped=jax.vmap))(params, batch)
+
+
+def by_shard_map(per_device, params, batch, devices=(DEVICES,), rows="data", **options):
+    """JAX proves that the result is one for all devices, unless ``options`` differ."""
+    options = {"in_specs": (P(), P(rows)), "out_specs": P()} | options
+    run = jax.shard_map(per_device, mesh=mesh(*devices), **options)
+    return jax.jit(run)(params, batch)
+
+
+def by_shard_map_stacked(per_device, params, batch, **options):
+    """Stacks what every device came to."""
+
+    def stacked(*args):
+        return jax.tree.map(lambda a: a[None], per_device(*args))
+
+    return by_shard_map(stacked, params, batch, out_specs=P("data"), **options)
+
+
+def by_unchecked_shard_map(per_device, params, batch):
+    return by_shard_map_stacked(per_device, params, batch, check_vma=False)
+
+
+RUNS = [
+    (by_vmap, mean_of_own_gradients),
+    (by_pmap, mean_of_own_gradients),
+    (by_pmap, mean_of_own_gradients_of_mean_loss),
+    (by_unchecked_shard_map, mean_of_own_gradients),
+    (by_shard_map, gradient_of_mean_loss),
+    (by_shard_map, summed_gradients_divided),
+    (by_shard_map, mean_of_gradients_of_varying_parameters),
+]
+
+
+@every_method
+@pytest.mark.parametrize(("run", "recipe"), RUNS)
+def test_every_device_gets_the_numbers_of_one(method, run, recipe):
+    step = METHODS[method](axis_name="data")
+    result = run(lambda params, batch: step(*recipe(params, batch)), *problem())
+    assert_same(result, numbers_of_one_device(method))
+
+
+@every_method
+@pytest.mark.parametrize("spec", [P(), P("data")], ids=["shared", "sharded"])
+def test_jit_needs_no_axis_name_where_arrays_are_sharded(method, spec):
+    params, batch = problem()
+    params = jax.device_put(params, NamedSharding(mesh(4, 2), spec))
+    batch = jax.device_put(batch, NamedSharding(mesh(4, 2), P(BOTH_AXES)))
+    result = on_the_whole(METHODS[method](), params, batch)
+    assert_same(result, numbers_of_one_device(method))
+
+
+@every_method
+def test_the_numbers_are_not_those_of_a_device_alone(method):
+    params, (x, y) = problem()
+    alone = on_the_whole(METHODS[method](), params, (x[-2:], y[-2:]))
+    assert_different(alone, numbers_of_one_device(method))
+
+
+@pytest.mark.parametrize("method", ["focal_sam", "sam", "imbsam", "cc_sam"])
+def test_the_mean_of_the_gradients_may_come_after_the_transform(method):
+    step = METHODS[method](axis_name="data")
+
+    def per_device(params, batch):
+        own = gradient(loss_of(batch), params)
+        updates, info = step(own, params, loss_of(batch))
+        return jax.lax.pmean(updates, "data"), info
+
+    assert_same(by_pmap(per_device, *problem()), numbers_of_one_device(method))
+
+
+@pytest.mark.parametrize(
+    "method", ["focal_sam", "cc engine", "cc_sam on gpu"], indirect=True
+)
+@pytest.mark.parametrize(
+    ("split_along", "averaged_over"),
+    [("data", ()), (BOTH_AXES, ()), (BOTH_AXES, "model"), (BOTH_AXES, BOTH_AXES)],
+)
+def test_a_mesh_may_have_two_axes(method, split_along, averaged_over):
+    step = METHODS[method](axis_name=split_along)
+
+    def per_device(params, batch):
+        grads = gradient(loss_of(batch, averaged_over=split_along), params)
+        return step(grads, params, loss_of(batch, averaged_over))
+
+    result = by_shard_map(per_device, *problem(), devices=(4, 2), rows=split_along)
+    assert_same(result, numbers_of_one_device(method))
+
+
+@pytest.mark.parametrize("method", SYNCHRONISED)
+@pytest.mark.parametrize(("run", "recipe"), RUNS[3:6])
+def test_without_synchronisation_each_device_climbs_by_itself(method, run, recipe):
+    params, (x, y) = problem()
+    shards = zip(np.split(x, DEVICES), np.split(y, DEVICES), strict=True)
+    results = map(partial(on_the_whole, METHODS[method](), params), shards)
+    wanted = jax.tree.map(lambda *leaves: np.mean(leaves, axis=0), *results)
+    step = METHODS[method](axis_name="data", sync_perturbation=False)
+    result = run(lambda params, batch: step(*recipe(params, batch)), params, (x, y))
+    assert_same(result, wanted)
+    assert_different(wanted, numbers_of_one_device(method))
+
+
+@every_method
+@pytest.mark.parametrize(("named", "missing"), [(None, "data"), ("data", "model")])
+def test_an_axis_that_was_not_named_is_asked_for(method, named, missing):
+    step = METHODS[method](axis_name=named)
+
+    def per_device(params, batch):
+        return step(params, params, loss_of(batch))
+
+    with pytest.raises(ValueError, match=f"pass axis_name='{missing}'"):
+        by_shard_map(per_device, *problem(), (4, 2), BOTH_AXES if named else "data")
+
+
+@every_method
+def test_a_network_on_each_device_needs_no_axis_name(method):
+    params, (x, y) = problem()
+    step = METHODS[method]()
+
+    def per_device(params, batch):
+        params = jax.lax.pcast(params, "data", to="varying")
+        return step(gradient(loss_of(batch), params), params, loss_of(batch))
+
+    results = by_shard_map_stacked(per_device, params, (x, y))
+    for device in (0, DEVICES - 1):
+        rows = slice(2 * device, 2 * device + 2)
+        wanted = on_the_whole(step, params, (x[rows], y[rows]))
+        assert_same(jax.tree.map(lambda a, i=device: a[i], results), wanted)

@@ -1,0 +1,154 @@
+"""Who may import whom, and who may talk to the world."""
+
+import ast
+import graphlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+LIBRARY = sorted((ROOT / "focal_sam_jax").rglob("*.py"))
+EXPERIMENTS = sorted((ROOT / "experiments").rglob("*.py"))
+ALLOWED = {"jax", "optax", "chex", "numpy", "focal_sam_jax"} | sys.stdlib_module_names
+# The commands, and the way in which all of them end.
+COMMANDS = {"train", "compare", "report", "benchmark", "analyze", "errors"}
+WORLD = {"argparse", "tyro", "getopt", "optparse", "click", "absl"}
+DECLARES_FLAGS = ROOT / "experiments" / "config.py"
+
+
+def name_of(path):
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def is_command(path):
+    """A command, or a part of the benchmark, which has a folder of its own."""
+    name = path.relative_to(ROOT / "experiments").with_suffix("").parts[0]
+    return name in COMMANDS
+
+
+every_library_module = pytest.mark.parametrize("path", LIBRARY, ids=name_of)
+every_module_below = pytest.mark.parametrize(
+    "path", [path for path in EXPERIMENTS if not is_command(path)], ids=name_of
+)
+
+
+def imports(path):
+    """The modules that a file imports, wherever in it, with their full names."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} has a relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def packages(path):
+    return {name.split(".")[0] for name in imports(path)}
+
+
+def modules_after(statement):
+    """Names of all that a fresh interpreter has loaded after ``statement``."""
+    program = f"import sys; {statement}; print(*sys.modules)"
+    paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.split())
+
+
+def test_there_is_something_to_look_at():
+    assert len(LIBRARY) > 5 and len(EXPERIMENTS) > 5
+
+
+@every_library_module
+def test_the_library_imports_little(path):
+    assert packages(path) <= ALLOWED
+
+
+@pytest.mark.parametrize(
+    "files", [LIBRARY, EXPERIMENTS], ids=["library", "experiments"]
+)
+def test_imports_make_no_circle(files):
+    names = {name_of(path) for path in files}
+    arrows = {name_of(path): set() for path in files}
+    for path in files:
+        for name in imports(path):
+            module = name if name in names else name.rpartition(".")[0]
+            arrows[name_of(path)] |= names & {module}
+    list(graphlib.TopologicalSorter(arrows).static_order())
+
+
+def test_importing_the_library_loads_nothing_of_the_experiments():
+    banned = "flax torch sklearn matplotlib orbax tyro rich tensorflow experiments"
+    assert not modules_after("import focal_sam_jax") & set(banned.split())
+
+
+def test_importing_the_training_command_loads_no_other_framework():
+    loaded = modules_after("import experiments.train")
+    assert not loaded & {"torch", "tensorflow"}
+
+
+@pytest.mark.parametrize(
+    ("package", "home"), [("flax", "models"), ("torch", "benchmark")]
+)
+def test_a_framework_is_known_by_one_folder(package, home):
+    folder = ROOT / "experiments" / home
+    knowing = [path for path in EXPERIMENTS if package in packages(path)]
+    assert [path for path in knowing if not path.is_relative_to(folder)] == []
+
+
+@every_module_below
+def test_below_the_commands_nothing_parses_flags(path):
+    allowed = {"tyro"} if path == DECLARES_FLAGS else set()
+    assert not packages(path) & (WORLD - allowed)
+    assert "sys.argv" not in set(dotted_names(path)) | set(imports(path))
+
+
+@every_module_below
+def test_below_the_commands_nothing_reads_the_environment(path):
+    used = set(dotted_names(path)) | set(imports(path))
+    assert not used & {"os.environ", "os.getenv", "os.putenv"}
+
+
+@every_module_below
+def test_below_the_commands_nothing_prints(path):
+    used = set(dotted_names(path)) | set(imports(path))
+    banned = {"print", "input", "sys.stdout", "sys.stderr", "jax.debug.print"}
+    assert not used & (banned | {"rich.print", "rich.console.Console"})
+
+
+@every_module_below
+def test_below_the_commands_nothing_reads_a_clock(path):
+    assert not packages(path) & {"time", "datetime", "timeit"}
+
+
+def dotted_names(path):
+    """Every name and attribute chain that a file uses, such as ``os.environ``."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Name | ast.Attribute):
+            yield ast.unparse(node)
+
+
+def test_a_missing_extra_is_explained():
+    hide = "import sys; sys.modules['flax'] = None; sys.modules['tyro'] = None"
+    attempt = (
+        "\ntry:\n    import experiments.train\nexcept ImportError as e:\n    print(e)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", hide + attempt],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert "pip install -e '.[experiments]'" in done.stdout
