@@ -44,9 +44,9 @@ COMPARE_EPOCHS = 60
 TUNED: dict[Method, dict[str, float]] = {
     "sgd": {"learning_rate": 0.1, "weight_decay": 5e-3},
     "sam": {"learning_rate": 0.2, "rho": 0.1},
-    "imbsam": {"learning_rate": 0.1, "rho": 0.2, "tail_threshold": 40},
+    "imbsam": {"learning_rate": 0.1, "rho": 0.1, "tail_threshold": 40},
     "cc_sam": {"learning_rate": 0.1, "rho": 0.1, "alpha": 1.0},
-    "focal_sam": {"learning_rate": 0.1, "rho": 0.1, "gamma": 3.0},
+    "focal_sam": {"learning_rate": 0.2, "rho": 0.2, "gamma": 3.0},
 }
 
 
