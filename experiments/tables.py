@@ -81,16 +81,22 @@ def rich_table(
         "differences paired by seed ± standard error. Time of a step relative to SGD.",
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
+        show_edge=False,
     )
     for position, header in enumerate(_HEADER):
         justify = "right" if position else "left"
         table.add_column(header, justify=justify, no_wrap=True)
     for cells in _method_cells(rows):
-        table.add_row(*cells)
+        table.add_row(*map(_narrow, cells))
     table.add_section()
     for cells in _difference_cells(differences):
-        table.add_row(*cells)
+        table.add_row(*map(_narrow, cells))
     return table
+
+
+def _narrow(cell: str) -> str:
+    """With the spaces around the sign, the table would not fit 80 columns."""
+    return cell.replace(" ± ", " ±")
 
 
 def _method_cells(rows):

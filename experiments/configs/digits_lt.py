@@ -32,7 +32,7 @@ BASE = Config(
     lam=1.0,
     tail_threshold=20,
     alpha=1.0,
-    eval_every=5,
+    eval_every=10,
     checkpoint_every=20,
 )
 
