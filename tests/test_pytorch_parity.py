@@ -22,11 +22,14 @@ RHO, GAMMA, LAM, TAIL = 0.05, 1.5, 0.7, 20
 LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 0.02, 0.9, 5e-4
 COUNTS = np.array([500, 300, 180, 110, 65, 40, 24, 14, 9, 5])
 
+# Functions, so that class weights are made in float64 and not when this is imported.
 JAX_METHODS = {
-    "sgd": optax.with_extra_args_support(optax.identity()),
-    "sam": fsam.sam(rho=RHO, has_aux=True),
-    "imbsam": fsam.imbsam(COUNTS, rho=RHO, tail_threshold=TAIL, has_aux=True),
-    "focal_sam": fsam.focal_sam(COUNTS, rho=RHO, gamma=GAMMA, lam=LAM, has_aux=True),
+    "sgd": lambda: optax.with_extra_args_support(optax.identity()),
+    "sam": lambda: fsam.sam(rho=RHO, has_aux=True),
+    "imbsam": lambda: fsam.imbsam(COUNTS, rho=RHO, tail_threshold=TAIL, has_aux=True),
+    "focal_sam": lambda: fsam.focal_sam(
+        COUNTS, rho=RHO, gamma=GAMMA, lam=LAM, has_aux=True
+    ),
 }
 TORCH_METHODS = {
     "sgd": (reference.sgd_step, {}),
@@ -63,7 +66,7 @@ def train_in_pytorch(module, method):
 
 def train_in_jax(params, batch_stats, method):
     tx = optax.chain(
-        JAX_METHODS[method],
+        JAX_METHODS[method](),
         optax.add_decayed_weights(WEIGHT_DECAY),
         optax.sgd(LEARNING_RATE, momentum=MOMENTUM),
     )
@@ -79,6 +82,7 @@ def train_in_jax(params, batch_stats, method):
 @pytest.mark.parametrize("method", JAX_METHODS)
 def test_twenty_steps_end_at_the_same_weights(method, x64):
     torch.manual_seed(0)
+    torch.set_num_threads(1)  # more of them wait for each other on a busy machine
     module = pytorch_resnet.ResNet(32, CLASSES).double()
     params, batch_stats = jax.tree.map(jnp.asarray, pytorch_resnet.to_jax(module))
     ours = train_in_jax(params, batch_stats, method)
@@ -86,9 +90,10 @@ def test_twenty_steps_end_at_the_same_weights(method, x64):
     assert jax.tree.structure(ours) == jax.tree.structure(theirs)
     far = optax.tree.norm(optax.tree.sub(ours, params)) / optax.tree.norm(params)
     assert far > 0.01  # they did go somewhere
-    for here, there in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
-        error = np.linalg.norm(here - there) / np.linalg.norm(there)
-        assert error <= 1e-8, f"relative error {error:.1e}"
+    pairs = zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True)
+    error = max(np.linalg.norm(a - b) / np.linalg.norm(b) for a, b in pairs)
+    print(f"{method}: relative error {error:.1e}, the largest over all arrays")
+    assert error <= 1e-8
 
 
 @pytest.mark.parametrize(("classes", "parameters"), [(10, 464_154), (100, 470_004)])
