@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.metrics import SHOTS
+from experiments.metrics import SCORES, SHOTS
 
 _SHOT_COLOURS = {"many": "#0072B2", "medium": "#56B4E9", "few": "#E69F00"}
 _BLACK, _ORANGE, _GREEN = "#000000", "#D55E00", "#009E73"
@@ -92,8 +92,7 @@ def method_comparison(path: Path, rows: list[dict[str, Any]], title: str) -> Non
     figure = Figure(figsize=(11.0, 3.8), layout="constrained")
     panels = figure.subplots(1, 4, sharex=True)
     names = [row["name"] for row in rows]
-    keys = ("accuracy", *(f"accuracy_{shot}" for shot in SHOTS))
-    for axes, key in zip(panels, keys, strict=True):
+    for axes, key in zip(panels, SCORES, strict=True):
         for position, row in enumerate(rows):
             if row[key] is None:
                 continue

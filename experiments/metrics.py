@@ -21,6 +21,8 @@ class ShotThresholds(NamedTuple):
 SHOT_THRESHOLDS = {"digits_lt": ShotThresholds(few_below=10, many_above=40)}
 
 SHOTS = ("many", "medium", "few")
+# The names under which accuracies are reported.
+SCORES = ("accuracy", *(f"accuracy_{shot}" for shot in SHOTS))
 
 
 def shot_of_class(class_counts: np.ndarray, thresholds: ShotThresholds) -> np.ndarray:

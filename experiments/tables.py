@@ -7,11 +7,10 @@ from rich import box
 from rich.table import Table
 
 from experiments.config import Config
-from experiments.metrics import SHOTS
+from experiments.metrics import SCORES, SHOTS
 from experiments.seeds import Outcome
 from experiments.statistics import Summary, paired_difference, summarise
 
-_SCORES = ("accuracy", *(f"accuracy_{shot}" for shot in SHOTS))
 _HEADER = ("", "overall", *SHOTS, "time", "epochs")
 
 
@@ -40,7 +39,7 @@ def comparison_rows(
             "alpha": config.alpha,
             "step_seconds": float(np.median([o.step_seconds for o in of_seeds])),
         }
-        for score in _SCORES:
+        for score in SCORES:
             values = _values(of_seeds, score)
             row[score] = values and {**_json(summarise(values)), "values": values}
         rows.append(row)
@@ -52,7 +51,7 @@ def comparison_rows(
             difference: dict[str, Any] = {
                 "name": f"{name.removeprefix('sgd, ')} − {other}"
             }
-            for score in _SCORES:
+            for score in SCORES:
                 values = _values(outcomes[name], score)
                 others = _values(outcomes[other], score)
                 difference[score] = (
@@ -104,13 +103,13 @@ def _method_cells(rows):
     for row in rows:
         seconds = row["step_seconds"]
         time = f"{seconds / sgd[0]:.2f}" if sgd else f"{1000 * seconds:.1f} ms"
-        accuracies = [_percent(row[score], "{:.1f}") for score in _SCORES]
+        accuracies = [_percent(row[score], "{:.1f}") for score in SCORES]
         yield row["name"], *accuracies, time, str(row["epochs"])
 
 
 def _difference_cells(differences):
     for row in differences:
-        yield row["name"], *[_percent(row[s], "{:+.1f}") for s in _SCORES], "", ""
+        yield row["name"], *[_percent(row[s], "{:+.1f}") for s in SCORES], "", ""
 
 
 def _percent(summary: dict[str, Any] | None, style: str) -> str:
