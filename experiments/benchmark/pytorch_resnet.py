@@ -1,4 +1,4 @@
-"""The CIFAR ResNets in PyTorch, and the way of their weights to JAX."""
+"""The CIFAR ResNets in PyTorch, and the way of weights and images between the two."""
 
 from typing import Any
 
@@ -7,42 +7,38 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from experiments.models import from_pytorch, resnet_cifar
+
 
 class ResNet(nn.Module):
-    """The network of ``experiments.models.resnet_cifar``, with modules named alike."""
+    """The network of ``experiments.models.resnet_cifar``, with torchvision's names."""
 
-    def __init__(self, depth: int, num_classes: int):
+    def __init__(self, depth: int, num_classes: int, head: str = "linear"):
         super().__init__()
-        self.conv = nn.Conv2d(3, 16, 3, padding=1, bias=False)
-        self.bn = nn.BatchNorm2d(16)
-        self._names = []
-        channels = 16
-        for stage, out in enumerate((16, 32, 64)):
-            for block in range((depth - 2) // 6):
-                stride = 2 if stage > 0 and block == 0 else 1
-                self._names.append(f"stage{stage}_block{block}")
-                self.add_module(self._names[-1], _Block(channels, out, stride))
-                channels = out
-        self.head = nn.Linear(channels, num_classes)
+        self.depth, self.num_classes, self.head = depth, num_classes, head
+        blocks = (depth - 2) // 6
+        self.conv1 = _conv3x3(3, 16, 1)
+        self.bn1 = nn.BatchNorm2d(16)
+        self.layer1 = _stage(blocks, 16, 16, 1)
+        self.layer2 = _stage(blocks, 16, 32, 2)
+        self.layer3 = _stage(blocks, 32, 64, 2)
+        self.linear = make_head(head, 64, num_classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.kaiming_normal_(module.weight)
 
     def forward(self, images: Tensor) -> Tensor:
-        x = F.relu(self.bn(self.conv(images)))
-        for name in self._names:
-            x = self.get_submodule(name)(x)
-        return self.head(x.mean(dim=(2, 3)))
+        x = F.relu(self.bn1(self.conv1(images)))
+        x = self.layer3(self.layer2(self.layer1(x)))
+        return self.linear(x.mean(dim=(2, 3)))
 
 
 class _Block(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, stride: int):
         super().__init__()
-        self.conv1 = nn.Conv2d(
-            in_channels, out_channels, 3, stride=stride, padding=1, bias=False
-        )
+        self.conv1 = _conv3x3(in_channels, out_channels, stride)
         self.bn1 = nn.BatchNorm2d(out_channels)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
+        self.conv2 = _conv3x3(out_channels, out_channels, 1)
         self.bn2 = nn.BatchNorm2d(out_channels)
         self.stride = stride
         self.missing = out_channels - in_channels
@@ -56,30 +52,35 @@ class _Block(nn.Module):
         return F.relu(y + x)
 
 
-def to_jax(module: nn.Module) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Parameters and BatchNorm statistics, as ``experiments.models`` nests them.
+class CosineHead(nn.Module):
+    """Cosine between the features and a column for every class."""
 
-    Kernels go from ``(out, in, height, width)`` to ``(height, width, in, out)``.
-    """
-    params: dict[str, Any] = {}
-    batch_stats: dict[str, Any] = {}
-    for full_name, tensor in module.state_dict().items():
-        *path, name = full_name.split(".")
-        array = tensor.detach().cpu().numpy().copy()
-        match name, array.ndim:
-            case "weight", 4:
-                _put(params, path, "kernel", array.transpose(2, 3, 1, 0))
-            case "weight", 2:
-                _put(params, path, "kernel", array.T)
-            case "weight", 1:
-                _put(params, path, "scale", array)
-            case "bias", 1:
-                _put(params, path, "bias", array)
-            case "running_mean", 1:
-                _put(batch_stats, path, "mean", array)
-            case "running_var", 1:
-                _put(batch_stats, path, "var", array)
-    return params, batch_stats
+    def __init__(self, features: int, num_classes: int):
+        super().__init__()
+        columns = torch.empty(features, num_classes).uniform_(-1, 1)
+        self.weight = nn.Parameter(F.normalize(columns, dim=0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.normalize(x, dim=1) @ F.normalize(self.weight, dim=0)
+
+
+def make_head(head: str, features: int, num_classes: int) -> nn.Module:
+    """The last layer: ``"linear"`` or ``"cosine"``."""
+    return {"linear": nn.Linear, "cosine": CosineHead}[head](features, num_classes)
+
+
+def to_jax(module: ResNet) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Parameters and BatchNorm statistics, as ``experiments.models`` nests them."""
+    model = resnet_cifar(module.depth, module.num_classes, head=module.head)
+    return from_pytorch(numpy_state(module), model)
+
+
+def numpy_state(module: nn.Module) -> dict[str, np.ndarray]:
+    """The arrays of a module by name, views where it is on the CPU."""
+    return {
+        name: tensor.detach().cpu().numpy()
+        for name, tensor in module.state_dict().items()
+    }
 
 
 def images_to_torch(images: np.ndarray) -> Tensor:
@@ -87,7 +88,10 @@ def images_to_torch(images: np.ndarray) -> Tensor:
     return torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
 
 
-def _put(tree: dict[str, Any], path: list[str], name: str, array: np.ndarray) -> None:
-    for part in path:
-        tree = tree.setdefault(part, {})
-    tree[name] = array
+def _stage(blocks, in_channels, out_channels, stride):
+    rest = [_Block(out_channels, out_channels, 1) for _ in range(blocks - 1)]
+    return nn.Sequential(_Block(in_channels, out_channels, stride), *rest)
+
+
+def _conv3x3(in_channels, out_channels, stride):
+    return nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False)

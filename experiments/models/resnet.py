@@ -2,29 +2,45 @@ r"""Residual networks for small images.
 
 The CIFAR form of He et al.: a 3x3 convolution, three stages of basic blocks with
 widths :math:`w, 2w, 4w`, of which the second and the third halve the image, the mean
-over what is left, and a linear layer. Shortcuts have no parameters (option A): where
+over what is left, and the last layer. Shortcuts have no parameters (option A): where
 the image is halved they take every second pixel, and pad channels with zeros on both
 sides.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from experiments.models.functional import Model, functional
+from experiments.models.heads import Head, make_head
+from experiments.models.layers import (
+    BatchNorm,
+    conv,
+    kaiming_fan_in,
+    mean_over_image,
+)
 
-# Normal with variance 2 / fan_in, for convolutions and the last layer alike.
-_kaiming_normal = jax.nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
-
-def resnet_cifar(depth: int, num_classes: int) -> Model:
+def resnet_cifar(
+    depth: int,
+    num_classes: int,
+    *,
+    head: Head = "linear",
+    dtype: DTypeLike = jnp.float32,
+) -> Model:
     """The CIFAR ResNets: depth 20, 32, 44, 56 or 110, for images of 32x32x3.
 
-    With depth 32 there are 464,154 parameters for 10 classes and 470,004 for 100.
+    With depth 32 there are 464,154 parameters for 10 classes and 470,004 for 100; with
+    the cosine head 464,144 and 469,904.
 
     Args:
       depth: layers with weights, 6 k + 2.
       num_classes: size of the output.
+      head: the last layer, linear or cosine.
+      dtype: of the computation, float32 or bfloat16.
 
     References:
       He et al., `Deep Residual Learning for Image Recognition
@@ -33,17 +49,27 @@ def resnet_cifar(depth: int, num_classes: int) -> Model:
     blocks, rest = divmod(depth - 2, 6)
     if rest or blocks < 1:
         raise ValueError(f"depth must be 6 k + 2 with k >= 1, got {depth}.")
-    return functional(lambda rngs: _ResNet(blocks, 16, 3, num_classes, rngs))
+    return functional(partial(_ResNet, blocks, 16, 3, num_classes, head, dtype))
 
 
-def resnet_digits(num_classes: int, width: int) -> Model:
-    """The same with one block a stage, for images of 8x8x1.
+def resnet_digits(
+    num_classes: int,
+    width: int,
+    *,
+    channels: int = 1,
+    head: Head = "linear",
+    dtype: DTypeLike = jnp.float32,
+) -> Model:
+    """The same with one block a stage, for images of 8x8.
 
     Args:
       num_classes: size of the output.
       width: channels of the first stage.
+      channels: of the images.
+      head: the last layer, linear or cosine.
+      dtype: of the computation, float32 or bfloat16.
     """
-    return functional(lambda rngs: _ResNet(1, width, 1, num_classes, rngs))
+    return functional(partial(_ResNet, 1, width, channels, num_classes, head, dtype))
 
 
 class _ResNet(nnx.Module):
@@ -55,10 +81,12 @@ class _ResNet(nnx.Module):
         width: int,
         in_channels: int,
         num_classes: int,
+        head: Head,
+        dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
-        self.conv = _conv(in_channels, width, 1, rngs)
-        self.bn = _batch_norm(width, rngs)
+        self.conv = _conv3x3(in_channels, width, 1, dtype, rngs)
+        self.bn = BatchNorm(width)
         self._names = []
         channels = width
         for stage in range(3):
@@ -66,34 +94,35 @@ class _ResNet(nnx.Module):
                 out = width * 2**stage
                 stride = 2 if stage > 0 and block == 0 else 1
                 name = f"stage{stage}_block{block}"
-                setattr(self, name, _Block(channels, out, stride, rngs))
+                setattr(self, name, _Block(channels, out, stride, dtype, rngs))
                 self._names.append(name)
                 channels = out
-        self.head = nnx.Linear(
-            channels,
-            num_classes,
-            kernel_init=_kaiming_normal,
-            bias_init=_uniform(channels**-0.5),
-            rngs=rngs,
+        self.head = make_head(
+            head, channels, num_classes, rngs, init=kaiming_fan_in, dtype=dtype
         )
 
     def __call__(self, images: jax.Array) -> jax.Array:
         x = nnx.relu(self.bn(self.conv(images)))
         for name in self._names:
             x = getattr(self, name)(x)
-        return self.head(jnp.mean(x, axis=(1, 2)))
+        return self.head(mean_over_image(x))
 
 
 class _Block(nnx.Module):
     """Two 3x3 convolutions around a shortcut without parameters."""
 
     def __init__(
-        self, in_channels: int, out_channels: int, stride: int, rngs: nnx.Rngs
+        self,
+        in_channels: int,
+        out_channels: int,
+        stride: int,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
     ):
-        self.conv1 = _conv(in_channels, out_channels, stride, rngs)
-        self.bn1 = _batch_norm(out_channels, rngs)
-        self.conv2 = _conv(out_channels, out_channels, 1, rngs)
-        self.bn2 = _batch_norm(out_channels, rngs)
+        self.conv1 = _conv3x3(in_channels, out_channels, stride, dtype, rngs)
+        self.bn1 = BatchNorm(out_channels)
+        self.conv2 = _conv3x3(out_channels, out_channels, 1, dtype, rngs)
+        self.bn2 = BatchNorm(out_channels)
         self._stride = stride
         self._missing = out_channels - in_channels
 
@@ -108,26 +137,7 @@ class _Block(nnx.Module):
         return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (side, self._missing - side)))
 
 
-def _conv(in_channels, out_channels, stride, rngs):
-    # Padding by one on every side, as PyTorch does; "SAME" would shift strided ones.
-    return nnx.Conv(
-        in_channels,
-        out_channels,
-        (3, 3),
-        strides=stride,
-        padding=1,
-        use_bias=False,
-        kernel_init=_kaiming_normal,
-        rngs=rngs,
+def _conv3x3(in_channels, out_channels, stride, dtype, rngs):
+    return conv(
+        in_channels, out_channels, 3, stride, rngs, init=kaiming_fan_in, dtype=dtype
     )
-
-
-def _batch_norm(channels, rngs):
-    return nnx.BatchNorm(channels, momentum=0.9, epsilon=1e-5, rngs=rngs)
-
-
-def _uniform(bound):
-    def init(key, shape, dtype):
-        return jax.random.uniform(key, shape, dtype, -bound, bound)
-
-    return init

@@ -1,0 +1,95 @@
+"""Last layers: from features in float32 to logits in float32.
+
+``dtype`` is that of the product, as everywhere in :mod:`experiments.models.layers`.
+"""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.nn.initializers import Initializer
+from jax.typing import DTypeLike
+
+from experiments.models.layers import uniform
+
+Head = Literal["linear", "cosine"]
+
+
+class LinearHead(nnx.Module):
+    """``x @ kernel + bias``: logits in the precision of the weights."""
+
+    def __init__(
+        self,
+        features: int,
+        num_classes: int,
+        rngs: nnx.Rngs,
+        *,
+        init: Initializer,
+        dtype: DTypeLike,
+    ):
+        shape = (features, num_classes)
+        self.kernel = nnx.Param(init(rngs.params(), shape, jnp.float32))
+        self.bias = nnx.Param(uniform(features**-0.5)(rngs.params(), (num_classes,)))
+        self._dtype = dtype
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        logits = _product(x, self.kernel[...], self._dtype)
+        return logits + jnp.expand_dims(self.bias[...], 0)
+
+
+class CosineHead(nnx.Module):
+    """Cosine between the features and a column for every class, as the logits.
+
+    Columns start as vectors of length one, from a uniform distribution over the cube.
+    The gradient with respect to a vector of length zero is zero.
+
+    References:
+      Cao et al., `Learning Imbalanced Datasets with Label-Distribution-Aware Margin
+      Loss <https://arxiv.org/abs/1906.07413>`_, NeurIPS 2019
+    """
+
+    def __init__(
+        self, features: int, num_classes: int, rngs: nnx.Rngs, *, dtype: DTypeLike
+    ):
+        columns = uniform(1.0)(rngs.params(), (features, num_classes))
+        self.columns = nnx.Param(_unit(columns, axis=0))
+        self._dtype = dtype
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return _product(_unit(x, axis=1), _unit(self.columns[...], axis=0), self._dtype)
+
+
+def make_head(
+    head: Head,
+    features: int,
+    num_classes: int,
+    rngs: nnx.Rngs,
+    *,
+    init: Initializer,
+    dtype: DTypeLike,
+) -> nnx.Module:
+    """The last layer; ``init`` is of the linear one."""
+    match head:
+        case "linear":
+            return LinearHead(features, num_classes, rngs, init=init, dtype=dtype)
+        case "cosine":
+            return CosineHead(features, num_classes, rngs, dtype=dtype)
+    raise ValueError(f"head must be 'linear' or 'cosine', got {head!r}.")
+
+
+def _product(x, kernel, dtype):
+    """``x @ kernel`` with factors rounded to ``dtype``, and the sum not rounded."""
+    wide = jnp.result_type(x, kernel)
+    if dtype != jnp.float32:
+        x, kernel = x.astype(dtype), kernel.astype(dtype)
+    return jnp.matmul(x, kernel, preferred_element_type=wide)
+
+
+def _unit(x, axis):
+    """Vectors along ``axis`` divided by their length; the shortest become zero."""
+    square = jnp.sum(jnp.square(x), axis, keepdims=True)
+    # The inner choice keeps the gradient finite where the outer one discards the value.
+    long_enough = square > 1e-24
+    unit = x * jax.lax.rsqrt(jnp.where(long_enough, square, 1.0))
+    return jnp.where(long_enough, unit, 0.0)

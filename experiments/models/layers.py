@@ -1,0 +1,98 @@
+"""What the networks are made of.
+
+Everywhere ``dtype`` is that of the computation, float32 or bfloat16. Float32 stands for
+the precision of images and weights, so that float64 ones are computed in float64.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.nn.initializers import Initializer
+from jax.typing import DTypeLike
+
+# Normal with variance 2 / fan: not truncated, unlike Flax's and JAX's namesakes.
+kaiming_fan_in = jax.nn.initializers.variance_scaling(2.0, "fan_in", "normal")
+kaiming_fan_out = jax.nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+def uniform(bound: float) -> Initializer:
+    """Uniform between ``-bound`` and ``bound``."""
+
+    def init(key, shape, dtype=jnp.float32):
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
+def conv(
+    in_channels: int,
+    out_channels: int,
+    size: int,
+    stride: int,
+    rngs: nnx.Rngs,
+    *,
+    init: Initializer,
+    dtype: DTypeLike,
+    groups: int = 1,
+) -> nnx.Conv:
+    """A convolution without bias, by a square kernel of odd ``size``."""
+    # As much padding on every side, as PyTorch has; "SAME" would shift strided ones.
+    return nnx.Conv(
+        in_channels,
+        out_channels,
+        (size, size),
+        strides=stride,
+        padding=size // 2,
+        feature_group_count=groups,
+        use_bias=False,
+        kernel_init=init,
+        dtype=None if dtype == jnp.float32 else dtype,
+        rngs=rngs,
+    )
+
+
+class BatchNorm(nnx.Module):
+    """Normalisation over batch, height and width, with PyTorch's running statistics.
+
+    A training batch is normalised by its biased variance, and moves the running
+    statistics by a tenth, the variance towards the unbiased one. Flax's layer keeps the
+    biased one, and at bfloat16 it rounds weights and statistics before use. Here all
+    arithmetic is in float32 or wider, and only the result is as narrow as the input.
+    """
+
+    def __init__(self, channels: int):
+        self.scale = nnx.Param(jnp.ones(channels, jnp.float32))
+        self.bias = nnx.Param(jnp.zeros(channels, jnp.float32))
+        self.mean = nnx.BatchStat(jnp.zeros(channels, jnp.float32))
+        self.var = nnx.BatchStat(jnp.ones(channels, jnp.float32))
+        self.use_running_average = False  # by train() and eval() of the whole network
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        if self.use_running_average:
+            mean, var = self.mean[...], self.var[...]
+        else:
+            mean, var = self._of_batch(wide)
+        mean, var, scale, bias = (
+            jnp.expand_dims(array, (0, 1, 2))
+            for array in (mean, var, self.scale[...], self.bias[...])
+        )
+        y = (wide - mean) * (jax.lax.rsqrt(var + 1e-5) * scale) + bias
+        return y.astype(x.dtype)
+
+    def _of_batch(self, x):
+        """Mean and variance of the batch, which the running ones follow."""
+        axes = (0, 1, 2)
+        mean = jnp.mean(x, axes)
+        # Both from one pass over x; rounding may leave a little less than nothing.
+        var = jnp.maximum(jnp.mean(jnp.square(x), axes) - jnp.square(mean), 0.0)
+        size = x.size // x.shape[-1]
+        unbiased = var * (size / max(size - 1, 1))
+        self.mean[...] = 0.9 * self.mean[...] + 0.1 * mean
+        self.var[...] = 0.9 * self.var[...] + 0.1 * unbiased
+        return mean, var
+
+
+def mean_over_image(x: jax.Array) -> jax.Array:
+    """From ``(batch, height, width, channels)`` to ``(batch, channels)``, float32."""
+    return jnp.mean(x, axis=(1, 2), dtype=jnp.promote_types(x.dtype, jnp.float32))
