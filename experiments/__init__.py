@@ -2,7 +2,7 @@
 
 from importlib.util import find_spec
 
-_NEEDED = ("flax", "matplotlib", "orbax", "rich", "sklearn", "tyro")
+_NEEDED = ("flax", "matplotlib", "orbax", "rich", "sklearn", "tensorboardX", "tyro")
 _missing = [package for package in _NEEDED if find_spec(package) is None]
 if _missing:
     raise ImportError(

@@ -3,6 +3,7 @@
 import dataclasses
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +12,7 @@ import tyro
 from rich.console import Console
 from rich.progress import Progress
 
-from experiments import figures, tuning
+from experiments import group_figures, tuning
 from experiments.config import METHODS, Config, Method
 from experiments.configs import get_config, get_recipe
 from experiments.errors import UserError, exit_with
@@ -70,9 +71,22 @@ def run(job: Job, console: Console) -> Path:
             f"--seeds must be from 1 to {min(tuning.SEEDS)}, got {job.seeds}: from "
             "there on seeds are for tuning."
         )
+    if job.epochs is not None and job.epochs < 1:
+        raise UserError(f"--epochs must be at least 1, got {job.epochs}.")
+    if not recipe.base.in_memory:
+        raise UserError(
+            f"images of {recipe.base.image_size} pixels are streamed, and only sets in "
+            "memory are compared here: run experiments.train for every method and "
+            "seed, then experiments.report over the runs."
+        )
+    if job.tune and not recipe.grid:
+        raise UserError(
+            f"--tune needs a grid of candidates, and the recipe {job.config} has none: "
+            "leave it out, or add a grid to the recipe."
+        )
     if not job.methods:
         raise UserError(f"--methods needs at least one of {', '.join(METHODS)}.")
-    epochs = recipe.COMPARE_EPOCHS if job.epochs is None else job.epochs
+    epochs = job.epochs or recipe.compare_epochs or recipe.base.epochs
     configs: dict[str, Config] = {
         method: get_config(job.config, method).replace(epochs=epochs)
         for method in dict.fromkeys(job.methods)
@@ -90,15 +104,15 @@ def run(job: Job, console: Console) -> Path:
     create_run(run_dir, manifest)
 
     if job.tune:
-        configs = _tune(configs, recipe.GRID, run_dir, console)
-    outcomes, configs = _compare(configs, seeds, console)
+        configs = _tune(configs, recipe.grid, job.data_dir, run_dir, console)
+    outcomes, configs = _compare(configs, seeds, job.data_dir, console)
 
     rows, differences = comparison_rows(outcomes, configs)
     results = {"seeds": seeds, "rows": rows, "differences": differences}
     write_json(run_dir / "results.json", results)
     (run_dir / "table.md").write_text(markdown_table(rows, differences))
     title = f"{job.config}: {job.seeds} seeds, {epochs} epochs"
-    figures.method_comparison(run_dir / "comparison.png", rows, title)
+    group_figures.method_comparison(run_dir / "comparison.png", rows, title)
     console.print(rich_table(rows, differences, title))
     console.print(f"Everything is in {run_dir}.")
     return run_dir
@@ -106,7 +120,8 @@ def run(job: Job, console: Console) -> Path:
 
 def _tune(
     configs: dict[str, Config],
-    grid: dict[str, list[dict[str, float]]],
+    grid: Mapping[Method, list[dict[str, float]]],
+    data_dir: Path,
     run_dir: Path,
     console: Console,
 ) -> dict[str, Config]:
@@ -120,11 +135,11 @@ def _tune(
             progress.advance(task)
 
         path = run_dir / "tuning.json"
-        return tuning.tune(configs, grid, path, report, time.perf_counter)
+        return tuning.tune(configs, grid, data_dir, path, report, time.perf_counter)
 
 
 def _compare(
-    configs: dict[str, Config], seeds: list[int], console: Console
+    configs: dict[str, Config], seeds: list[int], data_dir: Path, console: Console
 ) -> tuple[dict[str, list[Outcome]], dict[str, Config]]:
     """The outcomes of every method on the test set, and what each ran with.
 
@@ -139,7 +154,8 @@ def _compare(
     with Progress(console=console) as progress:
         task = progress.add_task("comparing", total=len(seeds) * len(names))
         for group in grouped(seeds):
-            datasets = [seed_dataset(next(iter(configs.values())), s) for s in group]
+            of_group = next(iter(configs.values()))
+            datasets = [seed_dataset(of_group, seed, data_dir) for seed in group]
             for name in names:
                 progress.update(task, description=f"{name}, seed {_range(group)}")
                 if name not in trainers:

@@ -7,37 +7,40 @@ import numpy as np
 import optax
 
 import focal_sam_jax as fsam
+from experiments import schedules
 from experiments.config import Config
+
+# (logits, labels, epoch) -> a loss for every example.
+Loss = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 
 def make_method(
-    config: Config, class_counts: np.ndarray
+    config: Config, class_counts: np.ndarray, steps_per_epoch: int
 ) -> optax.GradientTransformation:
     """The transformation that turns a plain gradient into that of ``config.method``.
 
     Its ``update`` wants the extra argument ``per_class_loss_fn``, a function from the
     parameters to ``(losses, aux)``; plain SGD ignores it.
     """
+    rho = schedules.radius(config, steps_per_epoch)
     match config.method:
         case "sgd":
             return optax.with_extra_args_support(optax.identity())
         case "sam":
-            return fsam.sam(rho=config.rho, has_aux=True)
+            return fsam.sam(rho=rho, has_aux=True)
         case "imbsam":
             return fsam.imbsam(
                 class_counts,
-                rho=config.rho,
+                rho=rho,
                 tail_threshold=config.tail_threshold,
                 has_aux=True,
             )
         case "cc_sam":
-            return fsam.cc_sam(
-                class_counts, rho=config.rho, alpha=config.alpha, has_aux=True
-            )
+            return fsam.cc_sam(class_counts, rho=rho, alpha=config.alpha, has_aux=True)
         case "focal_sam":
             return fsam.focal_sam(
                 class_counts,
-                rho=config.rho,
+                rho=rho,
                 gamma=config.gamma,
                 lam=config.lam,
                 has_aux=True,
@@ -45,34 +48,54 @@ def make_method(
 
 
 def make_optimizer(
-    config: Config, class_counts: np.ndarray, total_steps: int
+    config: Config, class_counts: np.ndarray, steps_per_epoch: int
 ) -> optax.GradientTransformationExtraArgs:
-    """The method, then weight decay, then SGD with momentum and a cosine schedule.
+    """The method, then weight decay, then SGD with momentum and a schedule.
 
     Weight decay comes after the method: it takes no part in the perturbation.
     """
-    schedule = optax.cosine_decay_schedule(config.learning_rate, total_steps)
     return optax.chain(
-        make_method(config, class_counts),
+        make_method(config, class_counts, steps_per_epoch),
         optax.add_decayed_weights(config.weight_decay),
-        optax.sgd(schedule, momentum=config.momentum),
+        optax.sgd(
+            schedules.learning_rate(config, steps_per_epoch), momentum=config.momentum
+        ),
     )
 
 
-def make_loss(
-    config: Config, class_counts: np.ndarray
-) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    """The loss, a function of logits and labels to one number an example."""
+def make_loss(config: Config, class_counts: np.ndarray) -> Loss:
+    """The loss of every example, from logits, labels and the epoch counted from 0.
+
+    With deferred re-weighting an example's loss is multiplied by its class's weight;
+    the mean over a batch is not divided by the weights.
+    """
+    per_example = _per_example_loss(config, class_counts)
+    if config.drw_start is None:
+        return lambda logits, labels, epoch: per_example(logits, labels)
+
+    def reweighted(logits, labels, epoch):
+        weights = fsam.losses.deferred_weights(
+            class_counts, epoch, start_epoch=config.drw_start
+        )
+        return weights[labels] * per_example(logits, labels)
+
+    return reweighted
+
+
+def _per_example_loss(config, class_counts):
+    losses = fsam.losses
     match config.loss:
         case "ce":
-            return fsam.losses.cross_entropy
+            return losses.cross_entropy
         case "focal":
-            return fsam.losses.focal
+            return losses.focal
+        case "ldam":
+            return lambda logits, labels: losses.ldam(logits, labels, class_counts)
         case "vs":
-            return lambda logits, labels: fsam.losses.vector_scaling(
+            return lambda logits, labels: losses.vector_scaling(
                 logits, labels, class_counts
             )
         case "la":
-            return lambda logits, labels: fsam.losses.logit_adjusted(
+            return lambda logits, labels: losses.logit_adjusted(
                 logits, labels, class_counts
             )

@@ -15,7 +15,9 @@ from experiments.data.dataset import Dataset
 from experiments.errors import UserError
 
 MANIFEST, METRICS = "manifest.json", "metrics.jsonl"
+CHECKPOINTS = "checkpoints"
 _PACKAGES = ("jax", "jaxlib", "optax", "flax", "numpy", "scikit-learn")
+_DATA_PACKAGES = ("grain", "tensorflow-datasets", "pillow")
 
 
 def describe_run(
@@ -23,13 +25,15 @@ def describe_run(
 ) -> dict[str, Any]:
     """All one needs to know to repeat a run, as JSON."""
     return {
-        "config": dataclasses.asdict(config),
+        "config": as_json(config),
         "seeds": {"training": config.seed, "subset": config.subset_seed},
         "class_counts": [int(n) for n in dataset.class_counts],
         "class_names": list(dataset.class_names),
         "examples": {
             "train": len(dataset.train.labels),
-            "validation": len(dataset.validation.labels),
+            "validation": 0
+            if dataset.validation is None
+            else len(dataset.validation.labels),
             "test": len(dataset.test.labels),
         },
         "parameters": num_params,
@@ -43,8 +47,10 @@ def describe_machine(command: list[str]) -> dict[str, Any]:
     return {
         "versions": {
             "python": platform.python_version(),
-            "focal_sam_jax": _own_version(),
-            **{package: version(package) for package in _PACKAGES},
+            **{
+                package: _version(package)
+                for package in ("focal_sam_jax", *_PACKAGES, *_DATA_PACKAGES)
+            },
         },
         "git_commit": _git("rev-parse", "HEAD"),
         "git_dirty": bool(_git("status", "--porcelain")),
@@ -52,6 +58,7 @@ def describe_machine(command: list[str]) -> dict[str, Any]:
             "backend": jax.default_backend(),
             "kind": device.device_kind,
             "count": jax.device_count(),
+            "hosts": jax.process_count(),
             "platform": platform.platform(),
         },
         "command": command,
@@ -60,7 +67,7 @@ def describe_machine(command: list[str]) -> dict[str, Any]:
 
 def create_run(run_dir: Path, manifest: dict[str, Any]) -> None:
     """Makes the folder and writes the manifest; never into a run that is there."""
-    if (run_dir / MANIFEST).exists():
+    if any((run_dir / part).exists() for part in (MANIFEST, METRICS, CHECKPOINTS)):
         raise UserError(
             f"{run_dir} already holds a run, and nothing is overwritten: pass another "
             "--run-dir, or go on with a run of experiments.train by --resume."
@@ -89,16 +96,37 @@ def read_manifest(run_dir: Path) -> dict[str, Any]:
     return json.loads(path.read_text())
 
 
+def as_json(config: Config) -> dict[str, Any]:
+    """A configuration as it will be read back: JSON knows lists, no tuples."""
+    fields = dataclasses.asdict(config)
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()}
+
+
+def check_same_config(saved: dict[str, Any], config: Config) -> None:
+    """Raises a ``UserError`` if what was saved belongs to another configuration."""
+    now = as_json(config)
+    changed = [
+        f"{name}: {saved.get(name)} then, {now.get(name)} now"
+        for name in sorted(saved.keys() | now.keys())
+        if saved.get(name) != now.get(name)
+    ]
+    if changed:
+        raise UserError(
+            f"cannot resume with another configuration ({'; '.join(changed)}): "
+            "pass the same options again, or another --run-dir."
+        )
+
+
 class MetricsFile:
     """metrics.jsonl: one JSON object a line, on disk as soon as it is known."""
 
-    def __init__(self, run_dir: Path, *, keep_until_epoch: int):
-        """Opens it to go on after an epoch; what was written later goes."""
+    def __init__(self, run_dir: Path, *, keep_until_step: int):
+        """Opens it to go on after so many steps; what was written later goes."""
         self._path = run_dir / METRICS
         kept = [
             row
             for row in read_metrics(run_dir)
-            if row["epoch"] <= keep_until_epoch and row["split"] != "test"
+            if row["step"] <= keep_until_step and row["split"] != "test"
         ]
         unfinished = self._path.with_suffix(".tmp")
         unfinished.write_text("".join(json.dumps(row) + "\n" for row in kept))
@@ -127,9 +155,9 @@ def free_run_dir(base: Path, name: str) -> Path:
     return candidate
 
 
-def _own_version() -> str:
+def _version(package: str) -> str:
     try:
-        return version("focal_sam_jax")
+        return version(package)
     except PackageNotFoundError:
         return "not installed"
 

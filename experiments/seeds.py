@@ -1,18 +1,22 @@
 """Training one configuration with several seeds, timed and scored."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments import sharding
 from experiments.config import Config
+from experiments.data.batches import padded_batches
 from experiments.data.dataset import Dataset
 from experiments.data.load import load_dataset
-from experiments.evaluation import evaluation_batches, scores
-from experiments.metrics import SHOT_THRESHOLDS
+from experiments.evaluation import scores
 from experiments.trainer import Trainer, make_trainer, scan_is_fast
+
+_EVALUATION_BATCH_SIZE = 512
 
 
 class Outcome(NamedTuple):
@@ -34,13 +38,14 @@ def grouped(seeds: list[int]) -> list[list[int]]:
 
 
 def make_group_trainer(config: Config, dataset: Dataset) -> Trainer:
-    """A trainer for :func:`run_group`."""
-    return make_trainer(config, dataset, over_seeds=scan_is_fast())
+    """A trainer for :func:`run_group`, on one device; for images held in memory."""
+    mesh = sharding.device_mesh(1)
+    return make_trainer(config, dataset, mesh, over_seeds=scan_is_fast())
 
 
-def seed_dataset(config: Config, seed: int) -> Dataset:
+def seed_dataset(config: Config, seed: int, data_dir: Path) -> Dataset:
     """A long-tailed subset of the seed's own, with the same counts for every seed."""
-    return load_dataset(config.replace(subset_seed=seed))
+    return load_dataset(config.replace(subset_seed=seed), data_dir)
 
 
 def run_group(
@@ -61,19 +66,20 @@ def run_group(
     seconds = []
     for epoch in range(config.epochs):
         began = clock()
-        state, metrics = trainer.run_epoch(state, data, keys, epoch)
-        jax.block_until_ready(metrics)
+        inputs = data, trainer.order(keys, epoch)
+        state = trainer.advance(state, inputs, keys, trainer.steps_per_epoch)
+        jax.block_until_ready(state)
         seconds.append(clock() - began)
     step_seconds = float(np.median(seconds[1:] or seconds)) / trainer.steps_per_epoch
 
     splits = [getattr(dataset, part) for dataset in datasets]
-    sums = trainer.evaluate(state, _pack([evaluation_batches(s) for s in splits]))
-    thresholds = SHOT_THRESHOLDS[config.config]
+    size = min(_EVALUATION_BATCH_SIZE, len(splits[0].labels))
+    batches = zip(*(padded_batches(split, size) for split in splits), strict=True)
+    sums = trainer.evaluate(state, (_pack(list(of_seeds)) for of_seeds in batches))
+    counts = datasets[0].class_counts
     return [
-        Outcome(scores(own, split, dataset, thresholds), step_seconds / len(seeds))
-        for own, split, dataset in zip(
-            _unpack(sums, len(seeds)), splits, datasets, strict=True
-        )
+        Outcome(scores(own, counts, config), step_seconds / len(seeds))
+        for own in _unpack(sums, len(seeds))
     ]
 
 

@@ -1,6 +1,6 @@
-"""One step of training and one of evaluation, pure functions.
+"""One step of training, a pure function.
 
-Neither knows which method runs: that is the optimizer's business.
+It does not know which method runs: that is the optimizer's business.
 """
 
 from collections.abc import Callable
@@ -12,57 +12,132 @@ import jax.numpy as jnp
 import optax
 
 import focal_sam_jax as fsam
+from experiments.methods import Loss
 from experiments.models import Model
 
-Metrics = dict[str, jax.Array]
+Sums = dict[str, jax.Array]
+
+
+class Batch(NamedTuple):
+    """What a step learns from, after augmentation.
+
+    Attributes:
+      images: normalised, float32, ``(batch, height, width, channels)``.
+      labels: int32, ``(batch,)``.
+      other_labels: of the images mixed in, or ``None``.
+      share: of ``labels`` in the loss, (); the rest is ``other_labels``'s.
+    """
+
+    images: jax.Array
+    labels: jax.Array
+    other_labels: jax.Array | None = None
+    share: jax.Array | None = None
+
+
+class Skipped(NamedTuple):
+    """Steps without effect, because a number in them was not finite.
+
+    Attributes:
+      total: how many, int32, ().
+      in_row: how many up to now without a good one between, int32, ().
+      stalled_at: number of the step with which the first row that was too long began,
+        counted from 0; -1 if there was none. int32, ().
+    """
+
+    total: jax.Array
+    in_row: jax.Array
+    stalled_at: jax.Array
 
 
 class TrainState(NamedTuple):
     """All that training changes.
 
     Attributes:
-      step: updates made so far, int32, ().
+      step: steps made so far, skipped ones too, int32, ().
       params: parameters of the network.
       batch_stats: running statistics of its BatchNorm layers.
       opt_state: state of the optimizer.
+      average: exponential moving averages of ``(params, batch_stats)``, or ``()``.
+      skipped: steps without effect.
+      sums: over the good steps of this epoch: what each saw, and their number "steps".
     """
 
     step: jax.Array
     params: chex.ArrayTree
     batch_stats: chex.ArrayTree
     opt_state: Any
+    average: Any
+    skipped: Skipped
+    sums: Sums
+
+    @property
+    def evaluated(self) -> tuple[chex.ArrayTree, chex.ArrayTree]:
+        """The parameters and statistics to judge by: the averages where there are."""
+        return self.average or (self.params, self.batch_stats)
+
+
+TrainStep = Callable[[TrainState, Batch], TrainState]
 
 
 def init_state(
-    key: jax.Array, model: Model, tx: optax.GradientTransformation
+    key: jax.Array, model: Model, tx: optax.GradientTransformation, *, ema: float
 ) -> TrainState:
     """A network at its start."""
     params, batch_stats = model.init(key)
+    opt_state = tx.init(params)
+    seen = ["steps", "loss", "train_accuracy"]
+    seen += [name for name in _SEEN if optax.tree.get(opt_state, name) is not None]
     return TrainState(
-        jnp.zeros((), jnp.int32), params, batch_stats, opt_state=tx.init(params)
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        batch_stats=batch_stats,
+        opt_state=opt_state,
+        # Copies: a buffer cannot be donated twice.
+        average=jax.tree.map(jnp.copy, (params, batch_stats)) if ema else (),
+        skipped=Skipped(*(jnp.full((), n, jnp.int32) for n in (0, 0, -1))),
+        sums={name: jnp.zeros(()) for name in seen},
     )
 
 
 def make_train_step(
     model: Model,
     tx: optax.GradientTransformationExtraArgs,
-    loss: Callable[[jax.Array, jax.Array], jax.Array],
+    loss: Loss,
     num_classes: int,
-) -> Callable[[TrainState, jax.Array, jax.Array], tuple[TrainState, Metrics]]:
-    """The function ``(state, images, labels) -> (state, metrics)``.
+    steps_per_epoch: int,
+    *,
+    ema: float,
+    max_skipped: int,
+) -> TrainStep:
+    """The function ``(state, batch) -> state``.
 
     The BatchNorm statistics it keeps are those of the pass at the parameters, not at
-    the perturbed ones. Its metrics are ``loss`` and ``train_accuracy`` there, means
-    over the batch, and with a sharpness-aware method what that saw on its way.
+    the perturbed ones, and so are the loss and the accuracy that it sums up.
+
+    A step in which the loss at either point, the update or a statistic is not finite
+    leaves parameters, statistics and optimizer as they were, schedules included, and is
+    counted.
     """
 
-    def train_step(state, images, labels):
+    def train_step(state: TrainState, batch: Batch) -> TrainState:
+        epoch = state.step // steps_per_epoch
+
         def per_class_loss(params):
             logits, batch_stats = model.apply(
-                params, state.batch_stats, images, train=True
+                params, state.batch_stats, batch.images, train=True
             )
-            losses = fsam.per_class_losses(loss(logits, labels), labels, num_classes)
-            return losses, (batch_stats, logits)
+
+            def losses(labels):
+                return fsam.per_class_losses(
+                    loss(logits, labels, epoch), labels, num_classes
+                )
+
+            if batch.other_labels is None:
+                return losses(batch.labels), (batch_stats, logits)
+            # An image of two classes belongs to both, by their shares.
+            mixed = batch.share * losses(batch.labels)
+            mixed += (1 - batch.share) * losses(batch.other_labels)
+            return mixed, (batch_stats, logits)
 
         def mean_loss(params):
             losses, aux = per_class_loss(params)
@@ -75,43 +150,68 @@ def make_train_step(
             grads, state.opt_state, state.params, per_class_loss_fn=per_class_loss
         )
         params = optax.apply_updates(state.params, updates)
-        accuracy = jnp.mean(logits.argmax(-1) == labels, dtype=value.dtype)
-        metrics = {"loss": value, "train_accuracy": accuracy}
-        for name in fsam.SharpnessInfo._fields:
-            seen = optax.tree.get(opt_state, name)
-            if seen is not None:
-                metrics[name] = seen
-        return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
+        average = state.average and optax.incremental_update(
+            (params, batch_stats), state.average, 1 - ema
+        )
+
+        seen = {
+            "steps": jnp.ones(()),
+            "loss": value,
+            "train_accuracy": jnp.mean(logits.argmax(-1) == batch.labels),
+        }
+        seen |= {name: optax.tree.get(opt_state, name) for name in _SEEN}
+        good = _all_finite((seen, updates, batch_stats))
+        first = state.step % steps_per_epoch == 0
+
+        def add(name):
+            so_far = jnp.where(first, 0, state.sums[name])
+            return so_far + jnp.where(good, seen[name], 0)
+
+        kept = _where(
+            good,
+            (params, batch_stats, opt_state, average),
+            (state.params, state.batch_stats, state.opt_state, state.average),
+        )
+        return TrainState(
+            state.step + 1,
+            *kept,
+            skipped=_count(state.skipped, good, state.step, max_skipped),
+            sums={name: add(name) for name in state.sums},
+        )
 
     return train_step
 
 
-class EvalSums(NamedTuple):
-    """Sums over examples, so that those of batches add up to those of a set, exactly.
-
-    Attributes:
-      correct: right answers of each class, int32, ``(num_classes,)``.
-      loss: sum of the training loss, ().
-    """
-
-    correct: jax.Array
-    loss: jax.Array
+# What a sharpness-aware method sees on its way.
+_SEEN = fsam.SharpnessInfo._fields
 
 
-def make_eval_step(
-    model: Model,
-    loss: Callable[[jax.Array, jax.Array], jax.Array],
-    num_classes: int,
-) -> Callable[[TrainState, jax.Array, jax.Array, jax.Array], EvalSums]:
-    """The function ``(state, images, labels, real) -> sums``, over what is ``real``."""
+def epoch_means(sums: Sums) -> dict[str, float | None]:
+    """Means over the good steps of an epoch; ``None`` if there were none."""
+    steps = sums["steps"]
+    return {
+        name: float(total / steps) if steps else None
+        for name, total in sums.items()
+        if name != "steps"
+    }
 
-    def eval_step(state, images, labels, real):
-        logits, _ = model.apply(state.params, state.batch_stats, images, train=False)
-        right = real & (logits.argmax(-1) == labels)
-        members = labels[:, None] == jnp.arange(num_classes)[None, :]
-        return EvalSums(
-            correct=jnp.sum(members & right[:, None], axis=0, dtype=jnp.int32),
-            loss=jnp.sum(jnp.where(real, loss(logits, labels), 0)),
-        )
 
-    return eval_step
+def _all_finite(tree) -> jax.Array:
+    leaves = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]
+    return jnp.all(jnp.stack(leaves))
+
+
+def _where(condition, here, there):
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), here, there)
+
+
+def _count(
+    skipped: Skipped, good: jax.Array, step: jax.Array, max_skipped: int
+) -> Skipped:
+    in_row = jnp.where(good, 0, skipped.in_row + 1)
+    too_long = (in_row >= max_skipped) & (skipped.stalled_at < 0)
+    return Skipped(
+        total=skipped.total + ~good,
+        in_row=in_row,
+        stalled_at=jnp.where(too_long, step + 1 - in_row, skipped.stalled_at),
+    )

@@ -9,28 +9,23 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import jax
+import numpy as np
 import tyro
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from rich.table import Table
 
-from experiments import figures
-from experiments.checkpoint import Checkpoints
-from experiments.config import METHODS, Config
+from experiments import figures, hosts, sharding
+from experiments.checkpoint import Best, Checkpoints
+from experiments.config import LOSSES, METHODS, OWN_DATA, Config
 from experiments.configs import get_config
-from experiments.data.dataset import Dataset, Split
+from experiments.data.dataset import Dataset
 from experiments.data.load import load_dataset
 from experiments.errors import UserError, exit_with
-from experiments.evaluation import evaluation_batches, scores
-from experiments.metrics import SHOT_THRESHOLDS, SHOTS, shot_of_class
+from experiments.evaluation import EvalSums, shots
+from experiments.feeds import make_feed
+from experiments.loop import Run, fit, judge
+from experiments.recorder import Recorder
 from experiments.records import (
-    MetricsFile,
+    check_same_config,
     create_run,
     describe_run,
     free_run_dir,
@@ -38,12 +33,19 @@ from experiments.records import (
     read_metrics,
 )
 from experiments.step import TrainState
-from experiments.trainer import Trainer, make_trainer
+from experiments.terminal import RunProgress, result_table
+from experiments.trainer import make_trainer
+
+# With more classes a class would be less than a dot.
+_LARGEST_MATRIX = 1000
 
 
 @dataclass(frozen=True)
 class Job:
-    """Trains one network on long-tailed data and reports its last epoch."""
+    """Trains one network on long-tailed data and reports its last epoch.
+
+    Where a validation part was held out, its best epoch is reported beside it.
+    """
 
     config: Annotated[Config, tyro.conf.arg(name="")]
     data_dir: Annotated[
@@ -56,185 +58,189 @@ class Job:
     resume: Annotated[
         bool, tyro.conf.arg(help="go on from the last checkpoint in --run-dir")
     ] = False
+    workers: Annotated[
+        int, tyro.conf.arg(help="processes that read images; 0: threads only")
+    ] = 0
+    devices: Annotated[
+        int | None, tyro.conf.arg(help="how many to train on; none: all")
+    ] = None
+    split_state: Annotated[
+        bool,
+        tyro.conf.arg(help="split weights and optimizer state over the devices"),
+    ] = False
+    coordinator: Annotated[
+        str | None,
+        tyro.conf.arg(
+            help="host:port of the first of several processes; found by itself on TPU "
+            "pods and under SLURM"
+        ),
+    ] = None
+    num_processes: Annotated[
+        int | None, tyro.conf.arg(help="how many processes, with --coordinator")
+    ] = None
+    process_id: Annotated[
+        int | None, tyro.conf.arg(help="which of them this is, with --coordinator")
+    ] = None
 
 
 def parse(arguments: list[str]) -> Job:
     """The job that a command line describes.
 
-    The recipe and the method are read first: they set the defaults of the rest.
+    The recipe, the method, the loss and the data are read first: they set the defaults
+    of the rest. Data of the user's own are not cut, and without a recipe train as
+    ImageNet-LT does.
     """
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--config", default="digits_lt")
-    first.add_argument("--method", default="focal_sam")
+    for name in ("config", "method", "loss", "data"):
+        first.add_argument(f"--{name}")
     known, _ = first.parse_known_args(arguments)
-    method = known.method if known.method in METHODS else "focal_sam"
-    default = Job(config=get_config(known.config, method))
+    own_data = (known.data or "").startswith(OWN_DATA)
+    config = get_config(
+        known.config or ("imagenet_lt" if own_data else "digits_lt"),
+        known.method if known.method in METHODS else "focal_sam",
+        known.loss if known.loss in LOSSES else None,
+    )
+    if own_data:
+        config = config.replace(data=known.data, imbalance="natural")
     return tyro.cli(
-        Job, prog="python -m experiments.train", args=arguments, default=default
+        Job,
+        prog="python -m experiments.train",
+        args=arguments,
+        default=Job(config=config),
     )
 
 
 def run(job: Job, console: Console) -> Path:
     """Trains, evaluates and records; returns the folder of the run."""
     config = job.config
-    if job.resume and job.run_dir is None:
-        raise UserError(
-            "--resume needs --run-dir, the folder of the run to go on with."
-        )
-    run_dir = job.run_dir or free_run_dir(
-        Path("runs"), f"{config.config}-{config.method}-seed{config.seed}"
-    )
-    dataset = load_dataset(config)
-    trainer = make_trainer(config, dataset)
-    key = jax.random.key(config.seed)
-    template = jax.eval_shape(trainer.init, key)
+    run_dir = _run_dir(job)
+    mesh = sharding.device_mesh(job.devices)
+    dataset = load_dataset(config, job.data_dir)
+    trainer = make_trainer(config, dataset, mesh, split_state=job.split_state)
+    key = sharding.random_key(config.seed, mesh)
+    _open_run(job, run_dir, dataset, trainer.shapes)
 
-    if job.resume:
-        read_manifest(run_dir)
-        checkpoints = Checkpoints(run_dir, config)
-        start, state = checkpoints.restore(template)
+    checkpoints = Checkpoints(run_dir, config, trainer.shapes)
+    latest = checkpoints.latest()
+    # A run that was killed before its first checkpoint begins again.
+    if latest is not None:
+        step, state, best = checkpoints.restore(latest)
     else:
-        num_params = sum(math.prod(p.shape) for p in jax.tree.leaves(template.params))
-        create_run(run_dir, describe_run(config, dataset, num_params, sys.argv))
-        checkpoints = Checkpoints(run_dir, config)
-        start, state = 0, trainer.init(key)
-    records = MetricsFile(run_dir, keep_until_epoch=start)
+        step, best = 0, Best()
+        state = trainer.init(jax.random.key(config.seed))
+    records = Recorder(run_dir, keep_until_step=step, writes=hosts.is_first())
+    feed = make_feed(config, dataset, trainer, mesh, key, job.workers)
 
     console.print(
         f"[bold]{config.config}, {config.method}[/bold]: "
         f"{len(dataset.train.labels)} images in {len(dataset.class_counts)} classes, "
-        f"{config.epochs} epochs of {trainer.steps_per_epoch} steps, into {run_dir}"
+        f"{config.epochs} epochs of {trainer.steps_per_epoch} steps, on "
+        f"{mesh.size} {jax.devices()[0].device_kind}, into {run_dir}"
     )
-    state = _train(
-        config, dataset, trainer, state, key, start, records, checkpoints, console
-    )
-    checkpoints.close()
-
-    result = _evaluate(config, dataset, trainer, state, dataset.test)
-    records.append(
-        {
-            "split": "test",
-            "epoch": config.epochs,
-            "step": config.epochs * trainer.steps_per_epoch,
-            **result,
-        }
-    )
-    _draw(run_dir, config, dataset, result)
-    console.print(_result_table(result, dataset, config))
+    try:
+        with RunProgress(config, trainer, console) as progress:
+            whole = Run(
+                config,
+                dataset,
+                trainer,
+                feed,
+                key,
+                checkpoints,
+                records,
+                time.perf_counter,
+                progress.show,
+            )
+            state, best = fit(whole, step, state, best)
+        result = _report(whole, state, best, run_dir)
+    finally:
+        feed.close()
+        checkpoints.close()
+        records.close()
+    console.print(result_table(result, dataset.class_counts, config))
     console.print(f"Everything is in {run_dir}.")
     return run_dir
 
 
-def _train(
+def _run_dir(job: Job) -> Path:
+    config = job.config
+    if job.run_dir is not None:
+        return job.run_dir
+    if job.resume:
+        raise UserError(
+            "--resume needs --run-dir, the folder of the run to go on with."
+        )
+    if jax.process_count() > 1:
+        raise UserError("several processes need --run-dir, a folder that all can see.")
+    name = f"{config.config}-{config.method}-seed{config.seed}"
+    return free_run_dir(Path("runs"), name)
+
+
+def _open_run(job: Job, run_dir: Path, dataset: Dataset, shapes: TrainState) -> None:
+    """Starts the records of a new run, or finds those of the one to go on with."""
+    problem = None
+    if hosts.is_first():
+        try:
+            if job.resume:
+                check_same_config(read_manifest(run_dir)["config"], job.config)
+            else:
+                leaves = jax.tree.leaves(shapes.params)
+                num_params = sum(math.prod(leaf.shape) for leaf in leaves)
+                manifest = describe_run(job.config, dataset, num_params, sys.argv)
+                create_run(run_dir, manifest)
+        except UserError as error:
+            problem = error
+    hosts.agree(problem)
+
+
+def _report(
+    run: Run, state: TrainState, best: Best, run_dir: Path
+) -> dict[str, dict[str, Any]]:
+    """Judges the last state, and the best on the validation part, on the test part."""
+    config, dataset = run.config, run.dataset
+    last_step = config.epochs * run.trainer.steps_per_epoch
+    judged = {"last": (last_step, state)}
+    if best.step:
+        run.checkpoints.wait()
+        judged["best on held-out"] = (best.step, run.checkpoints.restore(best.step)[1])
+    results = {}
+    for which, (step, of_step) in judged.items():
+        result, sums = judge(run, of_step, dataset.test)
+        epoch = step // run.trainer.steps_per_epoch
+        results[which] = {"epoch": epoch, **result}
+        row = {"split": "test", "which": which.split()[0], "epoch": epoch, "step": step}
+        run.records.append({**row, **result})
+        if which == "last" and hosts.is_first():
+            _keep(run_dir, config, dataset, result, sums)
+    return results
+
+
+def _keep(
+    run_dir: Path,
     config: Config,
     dataset: Dataset,
-    trainer: Trainer,
-    state: TrainState,
-    key: jax.Array,
-    start: int,
-    records: MetricsFile,
-    checkpoints: Checkpoints,
-    console: Console,
-) -> TrainState:
-    """Epochs ``start + 1`` to the last."""
-    data = jax.device_put(dataset.train)
-    images_per_epoch = trainer.steps_per_epoch * min(
-        config.batch_size, len(dataset.train.labels)
-    )
-    progress = Progress(
-        TextColumn("epoch"),
-        MofNCompleteColumn(),
-        BarColumn(),
-        TextColumn("{task.description}"),
-        TimeRemainingColumn(),
-        console=console,
-    )
-    validation = math.nan
-    with progress:
-        task = progress.add_task("compiling", total=config.epochs, completed=start)
-        for epoch in range(start + 1, config.epochs + 1):
-            began = time.perf_counter()
-            state, metrics = trainer.run_epoch(state, data, key, epoch - 1)
-            metrics = {name: float(value) for name, value in metrics.items()}
-            seconds = time.perf_counter() - began
-            _check_finite(metrics, epoch)
-            step = epoch * trainer.steps_per_epoch
-            row = {"split": "train", "epoch": epoch, "step": step}
-            records.append({**row, **metrics, "seconds": seconds})
-
-            last = epoch == config.epochs
-            if last or epoch % config.eval_every == 0:
-                result = _evaluate(config, dataset, trainer, state, dataset.validation)
-                validation = result["accuracy"]
-                records.append({**row, **result, "split": "validation"})
-            if last or epoch % config.checkpoint_every == 0:
-                checkpoints.save(epoch, state)
-            progress.update(
-                task,
-                completed=epoch,
-                description=f"loss {metrics['loss']:.3f}, held-out accuracy "
-                f"{validation:.1%}, {images_per_epoch / seconds:,.0f} images/s",
-            )
-    return state
-
-
-def _evaluate(
-    config: Config,
-    dataset: Dataset,
-    trainer: Trainer,
-    state: TrainState,
-    split: Split,
-) -> dict[str, Any]:
-    sums = trainer.evaluate(state, evaluation_batches(split))
-    return scores(sums, split, dataset, SHOT_THRESHOLDS[config.config])
-
-
-def _check_finite(metrics: dict[str, float], epoch: int) -> None:
-    for name, value in metrics.items():
-        if not math.isfinite(value):
-            raise UserError(
-                f"{name} became {value} in epoch {epoch}: training has diverged. Lower "
-                "--learning-rate or --rho; the last checkpoint is from before."
-            )
-
-
-def _draw(
-    run_dir: Path, config: Config, dataset: Dataset, result: dict[str, Any]
+    result: dict[str, Any],
+    sums: EvalSums,
 ) -> None:
+    """The figures of a run, and its confusion matrix as numbers."""
     title = f"{config.config}, {config.method}, seed {config.seed}"
-    figures.per_class_accuracy(
-        run_dir / "per_class_accuracy.png",
-        result["accuracy_per_class"],
-        dataset.class_counts,
-        dataset.class_names,
-        shot_of_class(dataset.class_counts, SHOT_THRESHOLDS[config.config]),
-        title,
-    )
-    figures.training_curves(
-        run_dir / "training_curves.png", read_metrics(run_dir), title
-    )
-
-
-def _result_table(result: dict[str, Any], dataset: Dataset, config: Config) -> Table:
-    shots = shot_of_class(dataset.class_counts, SHOT_THRESHOLDS[config.config])
-    table = Table(title="Test accuracy after the last epoch")
-    table.add_column("classes")
-    table.add_column("training examples", justify="right")
-    table.add_column("accuracy", justify="right")
-    for shot in SHOTS:
-        counts = dataset.class_counts[shots == shot]
-        if len(counts):
-            spread = f"{counts.min()} to {counts.max()} each"
-            table.add_row(shot, spread, f"{result[f'accuracy_{shot}']:.1%}")
-    table.add_section()
-    total = f"{dataset.class_counts.sum()} in all"
-    table.add_row("overall", total, f"{result['accuracy']:.1%}", style="bold")
-    return table
+    counts, names = dataset.class_counts, dataset.class_names
+    groups = shots(counts, config)
+    np.savez_compressed(run_dir / "confusion.npz", confusion=sums.confusion)
+    if len(counts) <= _LARGEST_MATRIX:
+        path = run_dir / "confusion_matrix.png"
+        figures.confusion_matrix(path, sums.confusion, counts, names, groups, title)
+    figures.reliability_diagram(run_dir / "reliability.png", sums.calibration, title)
+    path, accuracy = run_dir / "per_class_accuracy.png", result["accuracy_per_class"]
+    figures.per_class_accuracy(path, accuracy, counts, names, groups, title)
+    rows = read_metrics(run_dir)
+    figures.training_curves(run_dir / "training_curves.png", rows, title)
 
 
 def main() -> None:
     """The command."""
-    run(parse(sys.argv[1:]), Console())
+    job = parse(sys.argv[1:])
+    hosts.start(job.coordinator, job.num_processes, job.process_id)
+    run(job, Console(quiet=not hosts.is_first()))
 
 
 if __name__ == "__main__":

@@ -1,148 +1,153 @@
-"""A configuration, compiled: what a run repeats, as three functions.
+"""A program, compiled for the devices at hand.
 
-Data stay on the device, the state is donated from step to step, nothing is compiled
-twice, and nothing waits for the host inside an epoch.
+The state is donated from step to step, nothing is compiled twice, and the host waits
+for nothing inside :attr:`Trainer.advance`.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
 
+from experiments import sharding
 from experiments.config import Config
-from experiments.data.augment import random_affine
-from experiments.data.batches import (
-    PaddedBatches,
-    batches_per_epoch,
-    shuffled_batches,
-)
+from experiments.data.augment import check_augmentation
+from experiments.data.batches import batches_per_epoch, fitting_batch_size
 from experiments.data.dataset import Dataset
-from experiments.methods import make_loss, make_optimizer
-from experiments.models import resnet_digits
-from experiments.step import (
-    EvalSums,
-    Metrics,
-    TrainState,
-    init_state,
-    make_eval_step,
-    make_train_step,
-)
+from experiments.evaluation import EvalSums, no_sums
+from experiments.program import make_program
+from experiments.step import TrainState
 
 
 class Trainer(NamedTuple):
     """What a run is made of; with ``over_seeds`` all arrays lead with a seed axis.
 
     Attributes:
-      init: ``key -> state``.
-      run_epoch: ``(state, data, key, epoch) -> (state, metrics)``, the metrics being
-        means over the steps. It consumes the state.
-      evaluate: ``(state, batches) -> sums`` over a whole set.
+      init: ``key -> state``; the key is one of this process alone.
+      order: ``(key, epoch) -> order``, which rows of a set in memory make the batches
+        of an epoch.
+      advance: ``(state, inputs, key, steps) -> state`` makes so many steps of one
+        epoch. ``inputs`` are ``(split, order)`` for a set in memory, and ``(images,
+        labels)`` of a single step for a streamed one. It consumes the state.
+      evaluate: ``(state, batches) -> sums`` over ``(images, labels, real)``.
+      shapes: of the state, each with its sharding.
       steps_per_epoch: updates in an epoch.
+      batch_size: examples in a step, over all devices.
     """
 
     init: Callable[[jax.Array], TrainState]
-    run_epoch: Callable[..., tuple[TrainState, Metrics]]
-    evaluate: Callable[[TrainState, PaddedBatches], EvalSums]
+    order: Callable[[jax.Array, jax.typing.ArrayLike], jax.Array]
+    advance: Callable[[TrainState, Any, jax.Array, int], TrainState]
+    evaluate: Callable[[TrainState, Iterable[Any]], EvalSums]
+    shapes: TrainState
     steps_per_epoch: int
+    batch_size: int
 
 
 def scan_is_fast() -> bool:
-    """Whether a whole epoch should be one ``lax.scan``, and seeds one ``vmap``.
+    """Whether many steps should be one device loop, and many seeds one ``vmap``.
 
-    On GPU and TPU it should. XLA's CPU backend runs convolutions inside a loop, or with
-    a batch of kernels, many times slower than one after the other.
+    On GPU and TPU they should. XLA's CPU backend runs convolutions inside a loop, or
+    with a batch of kernels, many times slower than one after the other.
     """
     return jax.default_backend() != "cpu"
 
 
 def make_trainer(
-    config: Config, dataset: Dataset, *, over_seeds: bool = False
+    config: Config,
+    dataset: Dataset,
+    mesh: Mesh,
+    *,
+    over_seeds: bool = False,
+    split_state: bool = False,
 ) -> Trainer:
     """Builds and compiles, lazily, what trains ``config`` on data of that shape.
 
     Args:
       config: the run.
-      dataset: gives sizes and class counts; the data itself are passed to
-        ``run_epoch``, so that one trainer serves many subsets of equal counts.
+      dataset: gives sizes, class counts and normalisation; the images are passed to
+        ``advance``, so that one trainer serves many subsets of equal counts.
+      mesh: the devices; each takes an equal part of every batch.
       over_seeds: train several seeds at once.
+      split_state: split large parameters and their optimizer state over the devices.
+
+    Raises:
+      UserError: if the configuration cannot be run on these data or devices.
     """
+    check_augmentation(config)
+    sharding.check_batch_size(config.batch_size, mesh)
     size, num_classes = len(dataset.train.labels), len(dataset.class_counts)
-    steps_per_epoch = batches_per_epoch(size, config.batch_size)
-    model = resnet_digits(num_classes, width=config.width)
-    tx = make_optimizer(config, dataset.class_counts, config.epochs * steps_per_epoch)
-    loss = make_loss(config, dataset.class_counts)
-    train_step = make_train_step(model, tx, loss, num_classes)
-    eval_step = make_eval_step(model, loss, num_classes)
+    batch_size = fitting_batch_size(size, config.batch_size, mesh.size)
+    steps_per_epoch = batches_per_epoch(size, batch_size)
+    program = make_program(
+        config, dataset, batch_size, steps_per_epoch, sharding.by_example(mesh)
+    )
+    seeds = jax.vmap if over_seeds else lambda function, **_: function
+    order = seeds(program.order, in_axes=(0, None))
+    look = seeds(program.look)
 
-    def order_of(key, epoch):
-        return shuffled_batches(_order_key(key), epoch, size, config.batch_size)
-
-    def step(state, data, order, key):
-        rows = order[state.step % steps_per_epoch]
-        images, labels = data.images[rows], data.labels[rows]
-        if config.augment:
-            key = jax.random.fold_in(_augment_key(key), state.step)
-            images = random_affine(key, images)
-        return train_step(state, images, labels)
-
-    def scanned_epoch(state, data, key, epoch):
-        order = order_of(key, epoch)
-        state, metrics = jax.lax.scan(
-            lambda state, _: step(state, data, order, key),
-            state,
-            length=steps_per_epoch,
+    whole = sharding.replicated(mesh)
+    shapes = jax.eval_shape(program.init, jax.random.key(0))
+    layout = sharding.of_state(shapes, mesh, split=split_state)
+    compiled = {"donate_argnums": 0, "out_shardings": layout}
+    if not config.in_memory:
+        advance = _one_by_one(
+            jax.jit(
+                lambda state, inputs, key: program.step(state, *inputs, key), **compiled
+            )
         )
-        return state, jax.tree.map(jnp.mean, metrics)
-
-    def evaluate(state, batches):
-        sums = [eval_step(state, *batch) for batch in zip(*batches, strict=True)]
-        return jax.tree.map(lambda *parts: sum(parts), *sums)
-
-    batch = jax.vmap if over_seeds else lambda function, **_: function
-    if over_seeds or scan_is_fast():
-        run_epoch = jax.jit(
-            batch(scanned_epoch, in_axes=(0, 0, 0, None)), donate_argnums=0
+    elif over_seeds or scan_is_fast():
+        advance = jax.jit(
+            seeds(_loop(program.step_in_memory), in_axes=(0, 0, 0, None)), **compiled
         )
     else:
-        run_epoch = _looped_epoch(order_of, step, steps_per_epoch)
+        advance = _one_by_one(jax.jit(program.step_in_memory, **compiled))
+
+    lay_out = jax.jit(lambda state: state, out_shardings=layout)
+
+    def init(key):
+        # Not compiled as a whole, which takes longer than all the draws.
+        return lay_out(jax.tree.map(np.asarray, seeds(program.init)(key)))
+
+    look = jax.jit(look, donate_argnums=0, out_shardings=whole)
+    nothing = jax.jit(seeds(lambda _: no_sums(num_classes)), out_shardings=whole)
+
+    def evaluate(state, batches):
+        sums = nothing(state.step)
+        for batch in batches:
+            sums = look(sums, state, *batch)
+        return sums
+
     return Trainer(
-        init=jax.jit(batch(lambda key: init_state(_init_key(key), model, tx))),
-        run_epoch=run_epoch,
-        evaluate=jax.jit(batch(evaluate)),
+        init=init,
+        order=jax.jit(order, out_shardings=whole),
+        advance=advance,
+        evaluate=evaluate,
+        shapes=sharding.with_sharding(shapes, layout),
         steps_per_epoch=steps_per_epoch,
+        batch_size=batch_size,
     )
 
 
-def _looped_epoch(order_of, step, steps_per_epoch):
-    """The same epoch as a Python loop of compiled steps, dispatched ahead."""
-    order_of = jax.jit(order_of)
-    step = jax.jit(step, donate_argnums=0)
+def _loop(step):
+    """Many steps as one loop on the device, whose length compiles nothing anew."""
 
-    @jax.jit
-    def mean(metrics):
-        return jax.tree.map(lambda *values: jnp.mean(jnp.stack(values)), *metrics)
+    def many_steps(state, inputs, key, steps):
+        return jax.lax.fori_loop(
+            0, steps, lambda _, state: step(state, inputs, key), state
+        )
 
-    def run_epoch(state, data, key, epoch):
-        order = order_of(key, epoch)
-        metrics = []
-        for _ in range(steps_per_epoch):
-            state, of_step = step(state, data, order, key)
-            metrics.append(of_step)
-        return state, mean(metrics)
-
-    return run_epoch
+    return many_steps
 
 
-# The streams of randomness of a run. Each is a function of the seed, and the step or
-# epoch is folded in where it is used: a resumed run draws what it would have drawn.
-def _init_key(key: jax.Array) -> jax.Array:
-    return jax.random.fold_in(key, 0)
+def _one_by_one(step):
+    """Many steps as a loop of compiled ones, dispatched ahead."""
 
+    def many_steps(state, inputs, key, steps):
+        for _ in range(steps):
+            state = step(state, inputs, key)
+        return state
 
-def _order_key(key: jax.Array) -> jax.Array:
-    return jax.random.fold_in(key, 1)
-
-
-def _augment_key(key: jax.Array) -> jax.Array:
-    return jax.random.fold_in(key, 2)
+    return many_steps

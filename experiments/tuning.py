@@ -18,6 +18,7 @@ Candidate = dict[str, float]
 def tune(
     configs: dict[str, Config],
     grid: dict[str, list[Candidate]],
+    data_dir: Path,
     path: Path,
     report: Callable[[str, Candidate, float], None],
     clock: Callable[[], float],
@@ -27,6 +28,7 @@ def tune(
     Args:
       configs: what each method starts from.
       grid: the candidates of each method: what they change in its configuration.
+      data_dir: folder of data sets.
       path: JSON file to write all trials to, as they come in.
       report: called with the method, the candidate and its accuracy.
       clock: tells the time in seconds.
@@ -38,7 +40,7 @@ def tune(
     for method, start in configs.items():
         means = []
         for candidate in grid[method]:
-            accuracy = _validation_accuracy(start.replace(**candidate), clock)
+            accuracy = _validation_accuracy(start.replace(**candidate), data_dir, clock)
             means.append(float(np.mean(accuracy)))
             trials.append(
                 {"method": method, "changes": candidate, "validation": accuracy}
@@ -51,10 +53,12 @@ def tune(
     return chosen
 
 
-def _validation_accuracy(config: Config, clock: Callable[[], float]) -> list[float]:
+def _validation_accuracy(
+    config: Config, data_dir: Path, clock: Callable[[], float]
+) -> list[float]:
     trainer, accuracy = None, []
     for group in grouped(SEEDS):
-        datasets = [seed_dataset(config, seed) for seed in group]
+        datasets = [seed_dataset(config, seed, data_dir) for seed in group]
         trainer = trainer or make_group_trainer(config, datasets[0])
         outcomes = run_group(config, trainer, group, datasets, "validation", clock)
         accuracy += [outcome.scores["accuracy"] for outcome in outcomes]

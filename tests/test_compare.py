@@ -1,6 +1,8 @@
 """The comparison: what it trains, what it leaves behind, how it tunes and refuses."""
 
+import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 
@@ -9,7 +11,7 @@ pytest.importorskip("tyro", reason="needs focal_sam_jax[experiments]")
 from rich.console import Console
 
 from experiments import compare, seeds, tuning
-from experiments.configs import digits_lt
+from experiments.configs import RECIPES, digits_lt
 from experiments.errors import UserError
 from experiments.seeds import Outcome
 
@@ -17,8 +19,10 @@ from experiments.seeds import Outcome
 @pytest.fixture
 def tiny(monkeypatch):
     """The recipe with a network that trains in no time."""
-    small = digits_lt.BASE.replace(width=2, batch_size=128)
-    monkeypatch.setattr(digits_lt, "BASE", small)
+    small = digits_lt.RECIPE.base.replace(width=2, batch_size=128)
+    recipe = dataclasses.replace(digits_lt.RECIPE, base=small)
+    monkeypatch.setitem(RECIPES, "digits_lt", recipe)
+    return recipe
 
 
 def run(run_dir, **options):
@@ -49,14 +53,16 @@ def test_methods_share_data_and_epochs_and_leave_a_table(tiny, tmp_path):
 def test_same_compute_lasts_as_long_as_focal_sam():
     outcomes = {"sgd": [Outcome({}, 0.002)], "focal_sam": [Outcome({}, 0.005)]}
     assert (
-        compare._lengthened(digits_lt.BASE.replace(epochs=60), outcomes).epochs == 150
+        compare._lengthened(digits_lt.RECIPE.base.replace(epochs=60), outcomes).epochs
+        == 150
     )
 
 
 def test_tuning_takes_the_best_on_validation(tiny, monkeypatch, tmp_path):
     good = {"learning_rate": 0.05}
     grid = {"sgd": [{"learning_rate": 1e-6}, good], "sam": [{"rho": 0.05}]}
-    monkeypatch.setattr(digits_lt, "GRID", grid)
+    recipe = dataclasses.replace(tiny, grid=grid)
+    monkeypatch.setitem(RECIPES, "digits_lt", recipe)
     monkeypatch.setattr(tuning, "SEEDS", [1000, 1001])
     results, output = run(
         tmp_path / "run", methods=("sgd",), seeds=1, epochs=8, tune=True
@@ -69,12 +75,12 @@ def test_tuning_takes_the_best_on_validation(tiny, monkeypatch, tmp_path):
 
 
 def test_every_method_has_as_many_trials():
-    assert len({len(candidates) for candidates in digits_lt.GRID.values()}) == 1
+    assert len({len(candidates) for candidates in digits_lt.RECIPE.grid.values()}) == 1
 
 
 def test_the_tuned_values_are_in_the_grid():
-    for method, chosen in digits_lt.TUNED.items():
-        assert chosen in digits_lt.GRID[method]
+    for method, chosen in digits_lt.RECIPE.methods.items():
+        assert chosen in digits_lt.RECIPE.grid[method]
 
 
 def test_tuning_seeds_are_never_reported(tmp_path):
@@ -83,21 +89,21 @@ def test_tuning_seeds_are_never_reported(tmp_path):
         compare.run(compare.Job(seeds=1001, run_dir=tmp_path / "run"), Console())
 
 
-@pytest.mark.parametrize("part", ["validation", "test"])
-def test_a_group_of_seeds_is_scored_on_the_part_that_is_asked_for(
-    part, tiny, monkeypatch
-):
-    config = digits_lt.BASE.replace(epochs=1)
+def test_a_group_of_seeds_is_scored_on_the_part_that_is_asked_for(tiny):
+    config = tiny.base.replace(epochs=1)
     group = seeds.grouped([0, 1])[0]
-    datasets = [seeds.seed_dataset(config, seed) for seed in group]
-    asked = []
-    real = seeds.evaluation_batches
-    monkeypatch.setattr(
-        seeds, "evaluation_batches", lambda split: (asked.append(split), real(split))[1]
-    )
+    datasets = [seeds.seed_dataset(config, seed, Path()) for seed in group]
     trainer = seeds.make_group_trainer(config, datasets[0])
-    seeds.run_group(config, trainer, group, datasets, part, lambda: 0.0)
-    assert asked[0] is getattr(datasets[0], part)
+
+    def found(part, datasets):
+        outcomes = seeds.run_group(config, trainer, group, datasets, part, lambda: 0.0)
+        return outcomes[0].scores["accuracy_per_class"]
+
+    # With the parts exchanged the same answers come under the other name.
+    exchanged = [d._replace(validation=d.test, test=d.validation) for d in datasets]
+    for part, other in (("validation", "test"), ("test", "validation")):
+        assert found(part, datasets) == found(other, exchanged)
+    assert found("test", datasets) != found("validation", datasets)
 
 
 @pytest.mark.parametrize(
@@ -106,7 +112,9 @@ def test_a_group_of_seeds_is_scored_on_the_part_that_is_asked_for(
         ({"seeds": 0}, "--seeds must be from 1 to 1000, got 0"),
         ({"methods": ()}, "--methods needs at least one of sgd"),
         ({"epochs": 0}, "--epochs must be at least 1, got 0"),
-        ({"config": "mnist"}, "--config must be one of digits_lt, got 'mnist'"),
+        ({"config": "imagenet_lt"}, "images of 224 pixels are streamed"),
+        ({"config": "cifar10_lt", "tune": True}, "the recipe cifar10_lt has none"),
+        ({"config": "mnist"}, "--config must be one of digits_lt, .*, got 'mnist'"),
     ],
 )
 def test_a_users_mistake_is_explained(options, words, tmp_path):

@@ -13,8 +13,9 @@ ROOT = Path(__file__).parents[1]
 LIBRARY = sorted((ROOT / "focal_sam_jax").rglob("*.py"))
 EXPERIMENTS = sorted((ROOT / "experiments").rglob("*.py"))
 ALLOWED = {"jax", "optax", "chex", "numpy", "focal_sam_jax"} | sys.stdlib_module_names
-# The commands, and the way in which all of them end.
-COMMANDS = {"train", "compare", "report", "benchmark", "analyze", "errors"}
+# The commands, what they show, and the way in which all of them end.
+COMMANDS = {"train", "compare", "report", "benchmark", "analyze", "prepare"}
+COMMANDS |= {"terminal", "errors"}
 WORLD = {"argparse", "tyro", "getopt", "optparse", "click", "absl"}
 DECLARES_FLAGS = ROOT / "experiments" / "config.py"
 

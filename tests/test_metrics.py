@@ -1,14 +1,25 @@
-"""Accuracies of groups, statistics over seeds, and the tables made of them."""
+"""Accuracies, calibration, statistics over seeds, and the tables made of them."""
 
+import json
 import math
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 pytest.importorskip("rich", reason="needs focal_sam_jax[experiments]")
 
 from experiments.configs import get_config
-from experiments.metrics import ShotThresholds, accuracies, shot_of_class
+from experiments.metrics import (
+    SCORES,
+    SHOTS,
+    ShotThresholds,
+    accuracies,
+    expected_calibration_error,
+    shot_of_class,
+    shot_thresholds,
+)
 from experiments.seeds import Outcome
 from experiments.statistics import paired_difference, summarise
 from experiments.tables import comparison_rows, markdown_table
@@ -23,8 +34,8 @@ def test_groups_at_their_thresholds():
 
 
 def test_group_accuracy_weighs_classes_not_examples():
-    labels = np.repeat([0, 1, 2], [10, 30, 10])
-    found = accuracies(np.array([5, 30, 1]), labels, np.array([100, 50, 5]), THRESHOLDS)
+    confusion = np.array([[5, 5, 0], [0, 30, 0], [4, 5, 1]])
+    found = accuracies(confusion, np.array([100, 50, 5]), THRESHOLDS)
     assert found["accuracy"] == 36 / 50
     assert found["accuracy_many"] == 0.75
     assert found["accuracy_medium"] is None
@@ -33,11 +44,168 @@ def test_group_accuracy_weighs_classes_not_examples():
 
 
 def test_a_class_that_nobody_asked_for_has_no_accuracy():
-    found = accuracies(
-        np.array([2, 0]), np.array([0, 0]), np.array([50, 5]), THRESHOLDS
-    )
-    assert found["accuracy_per_class"] == [1.0, None]
+    confusion = np.array([[2, 0, 0], [0, 0, 0], [0, 0, 0]])
+    found = accuracies(confusion, np.array([50, 45, 5]), THRESHOLDS)
+    assert found["accuracy_per_class"] == [1.0, None, None]
+    assert found["accuracy_many"] == 1.0
     assert found["accuracy_few"] is None
+
+
+@st.composite
+def answers(draw):
+    """Labels, answers, confidences and training counts of a test set."""
+    num_classes = draw(st.integers(2, 8))
+    size = draw(st.integers(1, 60))
+    classes = st.lists(st.integers(0, num_classes - 1), min_size=size, max_size=size)
+    of_class = st.lists(st.integers(1, 100), min_size=num_classes, max_size=num_classes)
+    confidence = st.lists(st.floats(1 / num_classes, 1), min_size=size, max_size=size)
+    return draw(classes), draw(classes), draw(confidence), draw(of_class)
+
+
+def confusion_of(labels, answers, num_classes):
+    confusion = np.zeros((num_classes, num_classes), np.int32)
+    np.add.at(confusion, (labels, answers), 1)
+    return confusion
+
+
+@settings(deadline=None)
+@given(answers())
+def test_accuracies_are_those_of_counting_one_by_one(drawn):
+    labels, given_answers, _, counts = drawn
+    confusion = confusion_of(labels, given_answers, len(counts))
+    found = accuracies(confusion, np.array(counts), THRESHOLDS)
+
+    pairs = list(zip(labels, given_answers, strict=True))
+    right = [label == answer for label, answer in pairs]
+    assert math.isclose(found["accuracy"], sum(right) / len(right))
+    of_class = {}
+    for c in range(len(counts)):
+        mine = [answer == c for label, answer in pairs if label == c]
+        of_class[c] = sum(mine) / len(mine) if mine else None
+    assert found["accuracy_per_class"] == pytest.approx(list(of_class.values()))
+    members = {
+        "many": [c for c, n in enumerate(counts) if n > 40],
+        "medium": [c for c, n in enumerate(counts) if 10 <= n <= 40],
+        "few": [c for c, n in enumerate(counts) if n < 10],
+    }
+    for shot, classes in members.items():
+        known = [of_class[c] for c in classes if of_class[c] is not None]
+        expected = sum(known) / len(known) if known else None
+        assert found[f"accuracy_{shot}"] == pytest.approx(expected)
+    json.dumps(found, allow_nan=False)
+
+
+@settings(deadline=None)
+@given(answers(), st.randoms(use_true_random=False))
+def test_the_order_of_classes_does_not_matter(drawn, random):
+    labels, given_answers, _, counts = drawn
+    confusion = confusion_of(labels, given_answers, len(counts))
+    order = list(range(len(counts)))
+    random.shuffle(order)
+    found = accuracies(confusion, np.array(counts), THRESHOLDS)
+    other = accuracies(
+        confusion[np.ix_(order, order)], np.array(counts)[order], THRESHOLDS
+    )
+    for score in SCORES:
+        assert other[score] == pytest.approx(found[score])
+    assert other["accuracy_per_class"] == [
+        found["accuracy_per_class"][c] for c in order
+    ]
+
+
+def calibration_of(confidence, right, bins=15):
+    """The sums over bins, example by example."""
+    sums = np.zeros((3, bins))
+    for c, r in zip(confidence, right, strict=True):
+        sums[:, min(int(c * bins), bins - 1)] += 1, c, r
+    return sums
+
+
+def brute_force_error(confidence, right, bins=15):
+    """Guo et al., equation 3, with a loop over bins."""
+    error = 0.0
+    for m in range(bins):
+        inside = [
+            i for i, c in enumerate(confidence) if min(int(c * bins), bins - 1) == m
+        ]
+        if inside:
+            accuracy = sum(right[i] for i in inside) / len(inside)
+            mean = sum(confidence[i] for i in inside) / len(inside)
+            error += len(inside) / len(confidence) * abs(accuracy - mean)
+    return error
+
+
+@settings(deadline=None)
+@given(answers())
+def test_calibration_error_is_that_of_the_paper(drawn):
+    labels, given_answers, confidence, _ = drawn
+    right = [
+        label == answer for label, answer in zip(labels, given_answers, strict=True)
+    ]
+    found = expected_calibration_error(calibration_of(confidence, right))
+    assert found == pytest.approx(brute_force_error(confidence, right), abs=1e-12)
+    gap = abs(np.mean(right) - np.mean(confidence))
+    assert gap - 1e-9 <= found <= 1
+
+
+def test_calibration_error_of_known_answers():
+    sure_and_right = calibration_of([1.0, 1.0], [True, True])
+    assert expected_calibration_error(sure_and_right) == 0
+    sure_and_wrong = calibration_of([1.0, 1.0], [False, False])
+    assert expected_calibration_error(sure_and_wrong) == 1
+    # Errors of two bins do not make up for each other.
+    both = calibration_of([0.25, 0.75], [True, False])
+    assert expected_calibration_error(both) == 0.75
+
+
+@pytest.mark.parametrize(
+    ("data", "factor", "sizes"),
+    [
+        ("cifar10", 10, (4, 3, 3)),
+        ("cifar10", 20, (4, 3, 3)),
+        ("cifar10", 50, (3, 5, 2)),
+        ("cifar10", 100, (4, 3, 3)),
+        ("cifar10", 200, (4, 3, 3)),
+        ("cifar100", 10, (28, 42, 30)),
+        ("cifar100", 20, (35, 35, 30)),
+        ("cifar100", 50, (41, 41, 18)),
+        ("cifar100", 100, (35, 35, 30)),
+        ("cifar100", 200, (40, 34, 26)),
+        ("digits", 30, (3, 4, 3)),
+    ],
+)
+def test_groups_have_the_sizes_of_the_published_ones(data, factor, sizes):
+    num_classes, largest = {
+        "cifar10": (10, 5000),
+        "cifar100": (100, 500),
+        "digits": (10, 100),
+    }[data]
+    c = np.arange(num_classes)
+    counts = np.floor(largest * (1.0 / factor) ** (c / (num_classes - 1)))
+    groups = shot_of_class(counts, shot_thresholds(data, factor, "exp")).tolist()
+    assert tuple(groups.count(shot) for shot in SHOTS) == sizes
+
+
+@pytest.mark.parametrize(
+    ("factor", "nearest"), [(1, 10), (30, 20), (32, 50), (500, 200)]
+)
+@pytest.mark.parametrize("data", ["cifar10", "cifar100"])
+def test_a_factor_between_takes_the_thresholds_of_the_nearest(data, factor, nearest):
+    found = shot_thresholds(data, factor, "step")
+    assert found == shot_thresholds(data, nearest, "exp")
+
+
+@pytest.mark.parametrize(
+    "data", ["imagenet_lt", "inaturalist18", "places_lt", "folder:/data/mine"]
+)
+def test_large_data_and_the_users_own_share_their_thresholds(data):
+    assert shot_thresholds(data, 256, "natural") == (20, 100)
+    assert shot_thresholds(data, 10, "exp") == (20, 100)
+
+
+def test_cifar_that_is_not_cut_has_many_shot_classes_alone():
+    thresholds = shot_thresholds("cifar10", 200, "natural")
+    assert set(shot_of_class(np.full(10, 5000), thresholds)) == {"many"}
 
 
 def test_standard_deviation_and_standard_error():

@@ -8,7 +8,7 @@ import pytest
 
 import focal_sam_jax as fsam
 from experiments.models import resnet_cifar
-from experiments.step import TrainState, make_train_step
+from experiments.step import Batch, init_state, make_train_step
 
 torch = pytest.importorskip(
     "torch", reason="PyTorch is not installed: pip install 'focal_sam_jax[benchmark]'"
@@ -64,6 +64,11 @@ def train_in_pytorch(module, method):
     return pytorch_resnet.to_jax(module)[0]
 
 
+def loss(logits, labels, epoch):
+    del epoch
+    return fsam.losses.cross_entropy(logits, labels)
+
+
 def train_in_jax(params, batch_stats, method):
     tx = optax.chain(
         JAX_METHODS[method](),
@@ -71,10 +76,13 @@ def train_in_jax(params, batch_stats, method):
         optax.sgd(LEARNING_RATE, momentum=MOMENTUM),
     )
     model = resnet_cifar(32, CLASSES)
-    step = jax.jit(make_train_step(model, tx, fsam.losses.cross_entropy, CLASSES))
-    state = TrainState(jnp.zeros((), int), params, batch_stats, tx.init(params))
+    options = {"steps_per_epoch": STEPS, "ema": 0.0, "max_skipped": 1}
+    step = jax.jit(make_train_step(model, tx, loss, CLASSES, **options))
+    state = init_state(jax.random.key(0), model, tx, ema=0.0)
+    state = state._replace(params=params, batch_stats=batch_stats)
     for images, labels in batches():
-        state, _ = step(state, jnp.asarray(images), jnp.asarray(labels))
+        state = step(state, Batch(jnp.asarray(images), jnp.asarray(labels)))
+    assert state.skipped.total == 0
     return state.params
 
 

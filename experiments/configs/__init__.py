@@ -1,26 +1,53 @@
-"""One recipe a file: what, the command, the cost, the expected number and its source.
+"""One recipe a file: what, the command, its cost, the expected number, its source."""
 
-A recipe has ``BASE``, the configuration all methods share; ``TUNED``, what each method
-changes in it; and ``GRID``, the candidates that the tuned values were chosen from.
-"""
-
-from types import ModuleType
-
-from experiments.config import Config, Method
-from experiments.configs import digits_lt
+from experiments.config import Config, Loss, Method
+from experiments.configs import (
+    cifar10_lt,
+    cifar10_lt_if10,
+    cifar10_lt_if20,
+    cifar10_lt_if50,
+    cifar10_lt_if200,
+    cifar100_lt,
+    cifar100_lt_if10,
+    cifar100_lt_if20,
+    cifar100_lt_if50,
+    cifar100_lt_if200,
+    digits_lt,
+    imagenet_lt,
+    inaturalist18,
+    places_lt,
+)
+from experiments.configs.recipe import Recipe as Recipe
 from experiments.errors import UserError
 
-RECIPES = {"digits_lt": digits_lt}
+_MODULES = (
+    digits_lt,
+    cifar10_lt,
+    cifar10_lt_if10,
+    cifar10_lt_if20,
+    cifar10_lt_if50,
+    cifar10_lt_if200,
+    cifar100_lt,
+    cifar100_lt_if10,
+    cifar100_lt_if20,
+    cifar100_lt_if50,
+    cifar100_lt_if200,
+    imagenet_lt,
+    inaturalist18,
+    places_lt,
+)
+RECIPES: dict[str, Recipe] = {
+    module.__name__.rpartition(".")[2]: module.RECIPE for module in _MODULES
+}
 
 
-def get_recipe(name: str) -> ModuleType:
+def get_recipe(name: str) -> Recipe:
     """The recipe of that name."""
     if name not in RECIPES:
         raise UserError(f"--config must be one of {', '.join(RECIPES)}, got {name!r}.")
     return RECIPES[name]
 
 
-def get_config(name: str, method: Method) -> Config:
-    """The configuration of a recipe with the values tuned for one method."""
-    recipe = get_recipe(name)
-    return recipe.BASE.replace(method=method, **recipe.TUNED[method])
+def get_config(name: str, method: Method, loss: Loss | None = None) -> Config:
+    """A recipe's configuration for one method, and a loss other than its own."""
+    return get_recipe(name).config(method, loss)

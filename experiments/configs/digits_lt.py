@@ -7,47 +7,15 @@ each class are the test set, 24 the validation set; from the rest an exponential
 cut, 100, 68, 46, 32, 22, 15, 10, 7, 4 and 3 images at imbalance factor 30. Which digit
 has which rank in the tail follows the subset seed. Weight decay is what suits plain SGD
 best, which leaves the other methods less to win.
+
+Cost: half a minute on two CPU cores. Expected: 96 % overall with every method (the
+README's table, by `python -m experiments.compare`).
 """
 
 import itertools
 
-from experiments.config import Config, Method
-
-BASE = Config(
-    config="digits_lt",
-    method="focal_sam",
-    seed=0,
-    subset_seed=0,
-    epochs=400,
-    batch_size=32,
-    learning_rate=0.1,
-    momentum=0.9,
-    weight_decay=5e-3,
-    loss="la",
-    imbalance_factor=30.0,
-    augment=True,
-    width=16,
-    rho=0.0,
-    gamma=1.0,
-    lam=1.0,
-    tail_threshold=20,
-    alpha=1.0,
-    eval_every=10,
-    checkpoint_every=20,
-)
-
-# Epochs of every run in `python -m experiments.compare`, where CC-SAM's many passes
-# would take long otherwise. Accuracy is flat from about here on.
-COMPARE_EPOCHS = 60
-
-# What `python -m experiments.compare --tune` chose from GRID.
-TUNED: dict[Method, dict[str, float]] = {
-    "sgd": {"learning_rate": 0.1, "weight_decay": 5e-3},
-    "sam": {"learning_rate": 0.2, "rho": 0.1},
-    "imbsam": {"learning_rate": 0.1, "rho": 0.1, "tail_threshold": 40},
-    "cc_sam": {"learning_rate": 0.1, "rho": 0.1, "alpha": 1.0},
-    "focal_sam": {"learning_rate": 0.2, "rho": 0.2, "gamma": 3.0},
-}
+from experiments.config import Config
+from experiments.configs.recipe import Recipe
 
 
 def _grid(**values: tuple[float, ...]) -> list[dict[str, float]]:
@@ -56,15 +24,78 @@ def _grid(**values: tuple[float, ...]) -> list[dict[str, float]]:
     return [dict(zip(values, chosen, strict=True)) for chosen in combinations]
 
 
-# The candidates: eight for each method, with the same two learning rates, and the
-# numbers that are its own.
 _LEARNING_RATES = (0.1, 0.2)
-GRID: dict[Method, list[dict[str, float]]] = {
-    "sgd": _grid(learning_rate=_LEARNING_RATES, weight_decay=(2e-3, 5e-3, 1e-2, 2e-2)),
-    "sam": _grid(learning_rate=_LEARNING_RATES, rho=(0.05, 0.1, 0.2, 0.4)),
-    "imbsam": _grid(
-        learning_rate=_LEARNING_RATES, rho=(0.1, 0.2), tail_threshold=(10, 40)
+
+RECIPE = Recipe(
+    base=Config(
+        config="digits_lt",
+        method="focal_sam",
+        seed=0,
+        data="digits",
+        image_size=8,
+        imbalance="exp",
+        imbalance_factor=30.0,
+        subset_seed=0,
+        held_out=0.0,
+        augment="affine",
+        randaugment=0,
+        cutout=0,
+        mixup=0.0,
+        model="resnet_digits",
+        head="linear",
+        width=16,
+        precision="float32",
+        loss="la",
+        drw_start=None,
+        epochs=400,
+        batch_size=32,
+        learning_rate=0.1,
+        schedule="cosine",
+        warmup=0,
+        milestones=(320, 360),
+        decay=0.1,
+        momentum=0.9,
+        weight_decay=5e-3,
+        ema=0.0,
+        rho=0.0,
+        rho_schedule="constant",
+        rho_start=0.05,
+        rho_milestones=(320,),
+        rho_values=(0.1, 0.2),
+        gamma=1.0,
+        lam=1.0,
+        tail_threshold=20,
+        alpha=1.0,
+        eval_every=10,
+        checkpoint_every=20,
+        max_skipped=10,
     ),
-    "cc_sam": _grid(learning_rate=_LEARNING_RATES, rho=(0.1, 0.2), alpha=(0.5, 1.0)),
-    "focal_sam": _grid(learning_rate=_LEARNING_RATES, rho=(0.1, 0.2), gamma=(1.0, 3.0)),
-}
+    # What `python -m experiments.compare --tune` chose from the grid.
+    methods={
+        "sgd": {"learning_rate": 0.1, "weight_decay": 5e-3},
+        "sam": {"learning_rate": 0.2, "rho": 0.1},
+        "imbsam": {"learning_rate": 0.1, "rho": 0.1, "tail_threshold": 40},
+        "cc_sam": {"learning_rate": 0.1, "rho": 0.1, "alpha": 1.0},
+        "focal_sam": {"learning_rate": 0.2, "rho": 0.2, "gamma": 3.0},
+    },
+    losses={"ldam": {"head": "cosine", "drw_start": 320}},
+    # CC-SAM's many passes would take long otherwise. Accuracy is flat from here on.
+    compare_epochs=60,
+    # Eight candidates for each method, with the same two learning rates, and the
+    # numbers that are its own.
+    grid={
+        "sgd": _grid(
+            learning_rate=_LEARNING_RATES, weight_decay=(2e-3, 5e-3, 1e-2, 2e-2)
+        ),
+        "sam": _grid(learning_rate=_LEARNING_RATES, rho=(0.05, 0.1, 0.2, 0.4)),
+        "imbsam": _grid(
+            learning_rate=_LEARNING_RATES, rho=(0.1, 0.2), tail_threshold=(10, 40)
+        ),
+        "cc_sam": _grid(
+            learning_rate=_LEARNING_RATES, rho=(0.1, 0.2), alpha=(0.5, 1.0)
+        ),
+        "focal_sam": _grid(
+            learning_rate=_LEARNING_RATES, rho=(0.1, 0.2), gamma=(1.0, 3.0)
+        ),
+    },
+)

@@ -1,12 +1,132 @@
-"""Random changes to training images, made on the device."""
+"""Random changes to training images, made on the device before they are normalised."""
 
 import jax
 import jax.numpy as jnp
 from jax.scipy.ndimage import map_coordinates
 
+from experiments.config import Config
+from experiments.data.randaugment import randaugment
+from experiments.errors import UserError
+
 _MAX_ROTATION = jnp.pi / 15
 _MAX_SCALING = 0.1
 _MAX_SHIFT = 0.5
+
+_IN_MEMORY = ("none", "affine", "crop_flip")
+_STREAMED = ("resized_crop", "resized_crop_jitter")
+
+
+def check_augmentation(config: Config) -> None:
+    """Refuses what makes no sense, before anything is read or compiled.
+
+    Raises:
+      UserError: if images in memory are to be changed as those from disk are, which
+        comes with reading them, or the other way round; if digits are to be mirrored,
+        which makes other signs of them, or recoloured; or if a whole image is erased.
+    """
+    allowed = _IN_MEMORY if config.in_memory else _STREAMED
+    if config.augment not in allowed:
+        where = "held in memory" if config.in_memory else "streamed"
+        raise UserError(
+            f"--augment {config.augment} is not for images of {config.image_size} "
+            f"pixels, which are {where}: choose one of {', '.join(allowed)}."
+        )
+    if config.data == "digits" and config.augment == "crop_flip":
+        raise UserError(
+            "--augment crop_flip makes other signs of digits: choose affine or none."
+        )
+    if config.data == "digits" and config.randaugment:
+        raise UserError(
+            "--randaugment is for colour images, and the digits are grey: set it to 0."
+        )
+    if config.cutout >= config.image_size:
+        raise UserError(
+            f"--cutout must be less than the {config.image_size} pixels of an image, "
+            f"got {config.cutout}."
+        )
+
+
+def augment(
+    config: Config, key: jax.Array, images: jax.Array, mean: jax.Array
+) -> jax.Array:
+    """All that the configuration asks for; what it is, is fixed when it is compiled.
+
+    Streamed images come cropped already. Every change has a key of its own, so that
+    one can be switched off and the others stay as they are.
+
+    Args:
+      config: one that ``check_augmentation`` lets pass.
+      key: random key.
+      images: float pixels, not normalised, ``(batch, height, width, channels)``.
+      mean: of each channel, ``(channels,)``.
+
+    Returns:
+      Array like ``images``.
+    """
+    if config.augment == "affine":
+        images = random_affine(jax.random.fold_in(key, 0), images)
+    if config.augment == "crop_flip":
+        images = random_crop_flip(jax.random.fold_in(key, 1), images)
+    if config.randaugment:
+        images = randaugment(jax.random.fold_in(key, 2), images, config.randaugment)
+    if config.cutout:
+        images = cutout(jax.random.fold_in(key, 3), images, config.cutout, mean)
+    return images
+
+
+def random_crop_flip(key: jax.Array, images: jax.Array, padding: int = 4) -> jax.Array:
+    """Shifts every image by a few pixels, with zeros beyond its edge, and mirrors half.
+
+    Args:
+      key: random key.
+      images: shape ``(batch, height, width, channels)``.
+      padding: pixels of the longest shift.
+
+    Returns:
+      Array like ``images``.
+    """
+    batch, height, width, _ = images.shape
+    crop_key, flip_key = jax.random.split(key)
+    corners = jax.random.randint(crop_key, (2, batch, 1), 0, 2 * padding + 1)
+    mirrored = jax.random.bernoulli(flip_key, shape=(batch, 1))
+    rows, columns = jnp.arange(height)[None], jnp.arange(width)[None]
+    rows = corners[0] + rows
+    columns = corners[1] + jnp.where(mirrored, columns[:, ::-1], columns)
+    edge = (padding, padding)
+    padded = jnp.pad(images, ((0, 0), edge, edge, (0, 0)))
+    # One gather, the mirror in its indices: as fast as a slice for every image and a
+    # choice after it, and four times as fast on CPU as products with one-hot matrices.
+    which = jnp.arange(batch)[:, None, None]
+    return padded[which, rows[:, :, None], columns[:, None, :]]
+
+
+def cutout(key: jax.Array, images: jax.Array, size: int, fill: jax.Array) -> jax.Array:
+    """Erases a square of every image; part of it may lie beyond the edge.
+
+    Args:
+      key: random key.
+      images: shape ``(batch, height, width, channels)``.
+      size: side of the square in pixels; its centre is any pixel.
+      fill: what is put there, one value a channel, ``(channels,)``.
+
+    Returns:
+      Array like ``images``.
+
+    References:
+      DeVries and Taylor, `Improved Regularization of Convolutional Neural Networks with
+      Cutout <https://arxiv.org/abs/1708.04552>`_, 2017
+    """
+    batch, height, width, _ = images.shape
+
+    def erased(key, length):
+        first = jax.random.randint(key, (batch, 1), 0, length) - size // 2
+        place = jnp.arange(length)[None] - first
+        return (place >= 0) & (place < size)
+
+    row_key, column_key = jax.random.split(key)
+    rows, columns = erased(row_key, height), erased(column_key, width)
+    inside = (rows[:, :, None] & columns[:, None, :])[..., None]
+    return jnp.where(inside, fill.astype(images.dtype)[None, None, None], images)
 
 
 def random_affine(key: jax.Array, images: jax.Array) -> jax.Array:

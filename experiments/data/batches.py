@@ -1,6 +1,6 @@
-"""Cutting sets into batches of one fixed shape."""
+"""Cutting sets in memory into batches of one fixed shape."""
 
-from typing import NamedTuple
+from collections.abc import Iterator
 
 import jax
 import numpy as np
@@ -13,6 +13,11 @@ def batches_per_epoch(size: int, batch_size: int) -> int:
     return max(size // batch_size, 1)
 
 
+def fitting_batch_size(size: int, batch_size: int, devices: int) -> int:
+    """The batch size for a set that may be smaller; the devices share it evenly."""
+    return batch_size if batch_size <= size else max(size // devices, 1) * devices
+
+
 def shuffled_batches(
     key: jax.Array, epoch: jax.typing.ArrayLike, size: int, batch_size: int
 ) -> jax.Array:
@@ -23,44 +28,30 @@ def shuffled_batches(
     Args:
       key: random key.
       epoch: number of the epoch.
-      size: examples in the set.
-      batch_size: examples in a batch; a smaller set is one batch of all it has.
+      size: examples in the set, at least ``batch_size``.
+      batch_size: examples in a batch.
 
     Returns:
-      Indices into the set, int array of shape ``(batches, min(batch_size, size))``.
+      Indices into the set, int array of shape ``(batches, batch_size)``.
     """
-    batch_size = min(batch_size, size)
     order = jax.random.permutation(jax.random.fold_in(key, epoch), size)
     batches = batches_per_epoch(size, batch_size)
     return order[: batches * batch_size].reshape(batches, batch_size)
 
 
-class PaddedBatches(NamedTuple):
-    """A set in batches of one shape, the last one filled up.
+def padded_batches(
+    split: Split, batch_size: int
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """The whole set in its order, the last batch filled up.
 
-    Attributes:
-      images: shape ``(batches, batch_size, height, width, channels)``.
-      labels: shape ``(batches, batch_size)``.
-      real: false where an example is only padding, bools, ``(batches, batch_size)``.
+    Yields:
+      Images ``(batch_size, height, width, channels)``, labels ``(batch_size,)``, and
+      ``(batch_size,)`` bools that are false where an example is only padding.
     """
-
-    images: np.ndarray
-    labels: np.ndarray
-    real: np.ndarray
-
-
-def padded_batches(split: Split, batch_size: int) -> PaddedBatches:
-    """The whole set in its order, so that what is summed over it is exact."""
     size = len(split.labels)
-    batches = -(-size // batch_size)
-    missing = batches * batch_size - size
-
-    def cut(array):
-        padding = np.zeros((missing, *array.shape[1:]), array.dtype)
-        padded = np.concatenate([array, padding])
-        return padded.reshape(batches, batch_size, *array.shape[1:])
-
-    real = np.arange(batches * batch_size) < size
-    return PaddedBatches(
-        cut(split.images), cut(split.labels), real.reshape(batches, batch_size)
-    )
+    for start in range(0, size, batch_size):
+        rows = np.arange(start, start + batch_size)
+        real = rows < size
+        # The padding is the last example over again.
+        rows = np.minimum(rows, size - 1)
+        yield split.images[rows], split.labels[rows], real

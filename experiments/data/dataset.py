@@ -1,15 +1,38 @@
-"""A data set that fits in memory."""
+"""What a data set is, in memory or on disk."""
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 
-class Split(NamedTuple):
-    """Images and their classes.
+class Source(Protocol):
+    """Encoded images with their classes, at any index, from any process.
+
+    An instance can be pickled, opens what it reads when it first reads it, and its
+    image files or records are read one at a time.
 
     Attributes:
-      images: float32, shape ``(size, height, width, channels)``, normalised.
+      labels: int32, shape ``(size,)``.
+    """
+
+    labels: np.ndarray
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> bytes:
+        """The encoded image, JPEG or PNG, say."""
+        ...
+
+    def name(self, index: int) -> str:
+        """Where the image is from, for messages."""
+        ...
+
+
+class Split(NamedTuple):
+    """Images in memory and their classes.
+
+    Attributes:
+      images: uint8 pixels, shape ``(size, height, width, channels)``.
       labels: int32, shape ``(size,)``.
     """
 
@@ -18,18 +41,25 @@ class Split(NamedTuple):
 
 
 class Dataset(NamedTuple):
-    """A long-tailed training set with balanced sets to judge by.
+    """A long-tailed training set with sets to judge by.
+
+    The three parts are all in memory or all on disk.
 
     Attributes:
       train: what is learned from.
-      validation: what choices are made by; no reported number uses it.
+      validation: what choices are made by, and no reported number uses; ``None`` where
+        nothing was set aside.
       test: what is reported.
-      class_counts: training examples of each class, descending, ``(num_classes,)``.
+      class_counts: training examples of each class, int, ``(num_classes,)``.
       class_names: a name for each class.
+      mean: of the pixel values of each channel, ``(channels,)``, to be subtracted.
+      std: their standard deviation, to be divided by.
     """
 
-    train: Split
-    validation: Split
-    test: Split
+    train: Split | Source
+    validation: Split | Source | None
+    test: Split | Source
     class_counts: np.ndarray
     class_names: tuple[str, ...]
+    mean: np.ndarray
+    std: np.ndarray

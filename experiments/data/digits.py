@@ -4,7 +4,10 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 from experiments.data.dataset import Dataset, Split
-from experiments.data.longtail import exponential_counts, take_per_class
+from experiments.data.longtail import TAILS, take_per_class
+
+# Side of the images, in pixels.
+IMAGE_SIZE = 8
 
 _NUM_CLASSES = 10
 _TEST_PER_CLASS = 50
@@ -14,7 +17,7 @@ _LARGEST_CLASS = 100
 _MEAN, _STD = 4.884, 6.017
 
 
-def load(subset_seed: int, imbalance_factor: float) -> Dataset:
+def load(subset_seed: int, imbalance_factor: float, imbalance: str = "exp") -> Dataset:
     """The data set; class 0 is the most frequent, whichever digit that is.
 
     The division into test, validation and the rest never changes, so that no test
@@ -24,28 +27,33 @@ def load(subset_seed: int, imbalance_factor: float) -> Dataset:
     Args:
       subset_seed: seed of the long tail.
       imbalance_factor: examples of the largest class over those of the smallest.
+      imbalance: ``exp`` or ``step``, from 100 images down; ``natural`` keeps the whole
+        rest, which is nearly balanced.
 
     Returns:
-      Images of shape ``(8, 8, 1)`` in 10 classes: at imbalance factor 30, 307 to train
-      with, 240 for validation and 500 for test.
+      Images of shape ``(8, 8, 1)`` with pixels 0 to 16 in 10 classes: at imbalance
+      factor 30, 307 to train with, 240 for validation and 500 for test.
     """
     pixels, digits = load_digits(return_X_y=True)
-    images = ((pixels.reshape(-1, 8, 8, 1) - _MEAN) / _STD).astype(np.float32)
+    images = pixels.reshape(-1, IMAGE_SIZE, IMAGE_SIZE, 1).astype(np.uint8)
 
     partition = np.random.default_rng(0)
     rest = np.arange(len(digits))
-    held_out = []
+    set_aside = []
     for per_class in (_TEST_PER_CLASS, _VALIDATION_PER_CLASS):
         counts = np.full(_NUM_CLASSES, per_class)
         taken = rest[take_per_class(digits[rest], counts, partition)]
         rest = np.setdiff1d(rest, taken)
-        held_out.append(taken)
-    test, validation = held_out
+        set_aside.append(taken)
+    test, validation = set_aside
 
     subset = np.random.default_rng(subset_seed)
     digit_of_class = subset.permutation(_NUM_CLASSES)
     labels = np.argsort(digit_of_class)[digits].astype(np.int32)
-    counts = exponential_counts(_NUM_CLASSES, _LARGEST_CLASS, imbalance_factor)
+    if imbalance == "natural":
+        counts = np.bincount(labels[rest], minlength=_NUM_CLASSES)
+    else:
+        counts = TAILS[imbalance](_NUM_CLASSES, _LARGEST_CLASS, imbalance_factor)
     train = rest[take_per_class(labels[rest], counts, subset)]
 
     def split(indices):
@@ -57,4 +65,6 @@ def load(subset_seed: int, imbalance_factor: float) -> Dataset:
         test=split(test),
         class_counts=counts,
         class_names=tuple(str(digit) for digit in digit_of_class),
+        mean=np.array([_MEAN], np.float32),
+        std=np.array([_STD], np.float32),
     )

@@ -1,10 +1,171 @@
 """From a configuration to its data."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
 from experiments.config import Config
 from experiments.data import digits
-from experiments.data.dataset import Dataset
+from experiments.data.dataset import Dataset, Source
+from experiments.data.folder import from_folder
+from experiments.data.lists import from_lists
+from experiments.data.longtail import TAILS, hold_out, published_subset
+from experiments.data.memory import in_memory
+from experiments.data.sources import Parts, Subset
+from experiments.errors import UserError
 
 
-def load_dataset(config: Config) -> Dataset:
-    """The data set of a recipe, cut to the tail that the configuration asks for."""
-    return digits.load(config.subset_seed, config.imbalance_factor)
+def load_dataset(config: Config, data_dir: Path) -> Dataset:
+    """The data set of a configuration, cut to the tail that it asks for.
+
+    The order of the classes is that of the data; only Digits-LT is ranked by frequency.
+
+    Args:
+      config: the names of ``data``, ``imbalance`` and so on.
+      data_dir: folder of data sets, as TFDS lays it out.
+
+    Returns:
+      The data set, in memory if ``config.in_memory``.
+
+    Raises:
+      UserError: if the data are missing, damaged or do not suit the configuration.
+    """
+    if config.data == "digits":
+        return _load_digits(config)
+    parts = _read(config, data_dir)
+    _check_labels(parts, config)
+    train = _cut_tail(parts, config)
+    train, validation = _set_aside(train, parts.validation, config)
+    classes = len(parts.class_names)
+    counts = np.bincount(train.labels, minlength=classes)
+    test = parts.test
+    if config.in_memory:
+        train, test = (in_memory(part, config.image_size) for part in (train, test))
+        if validation is not None:
+            validation = in_memory(validation, config.image_size)
+    return Dataset(
+        train, validation, test, counts, parts.class_names, parts.mean, parts.std
+    )
+
+
+def _load_digits(config: Config) -> Dataset:
+    if config.image_size != digits.IMAGE_SIZE:
+        raise UserError(
+            f"The images of digits are {digits.IMAGE_SIZE} pixels a side: --image-size "
+            f"must be {digits.IMAGE_SIZE}, got {config.image_size}."
+        )
+    _refuse_held_out(config)
+    return digits.load(config.subset_seed, config.imbalance_factor, config.imbalance)
+
+
+def _read(config: Config, data_dir: Path) -> Parts:
+    """The data as they are, before anything is cut."""
+    kind, _, name = config.data.partition(":")
+    if kind in ("folder", "lists", "tfds") and not name:
+        raise UserError(f"--data {kind}: needs something after the colon.")
+    if kind == "folder":
+        return from_folder(Path(name).expanduser(), config.subset_seed)
+    if kind == "lists":
+        return from_lists(Path(name).expanduser())
+    with _missing_packages_explained(config.data):
+        # TFDS takes seconds to import, and may not be there.
+        from experiments.data import places, tfds_sets
+
+        readers = {
+            "cifar10": tfds_sets.cifar,
+            "cifar100": tfds_sets.cifar,
+            "imagenet_lt": tfds_sets.imagenet_lt,
+            "inaturalist18": tfds_sets.inaturalist18,
+            "places_lt": places.places_lt,
+        }
+        if kind == "tfds":
+            return tfds_sets.any_tfds(data_dir, config.data)
+        if config.data in readers:
+            return readers[config.data](data_dir, config.data)
+    raise UserError(
+        f"--data must be digits, {', '.join(readers)}, folder:PATH, lists:PATH or "
+        f"tfds:NAME, got {config.data!r}."
+    )
+
+
+@contextmanager
+def _missing_packages_explained(data: str) -> Iterator[None]:
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"--data {data} needs the package {error.name}: "
+            "pip install -e '.[experiments,data]'."
+        ) from error
+
+
+def _check_labels(parts: Parts, config: Config) -> None:
+    """Classes from 0 without a gap, each with something to learn from."""
+    classes = len(parts.class_names)
+    if classes < 2:
+        raise UserError(
+            f"--data {config.data} has {classes} class; at least 2 are needed."
+        )
+    for name in ("train", "validation", "test"):
+        part = getattr(parts, name)
+        wrong = [] if part is None else set(part.labels.tolist()) - set(range(classes))
+        if wrong:
+            raise UserError(
+                f"The {name} part of --data {config.data} has images of class "
+                f"{min(wrong)}; those to learn from are of classes 0 to {classes - 1}."
+            )
+    counts = np.bincount(parts.train.labels, minlength=classes)
+    if not counts.all():
+        empty = int(np.argmin(counts))
+        raise UserError(
+            f"Class {empty} ({parts.class_names[empty]}) of --data {config.data} has "
+            f"no training image; every class from 0 to {classes - 1} needs at least "
+            "one."
+        )
+
+
+def _cut_tail(parts: Parts, config: Config) -> Source:
+    """The training part with as many images of each class as the tail leaves."""
+    if config.imbalance == "natural":
+        return parts.train
+    available = np.bincount(parts.train.labels)
+    counts = TAILS[config.imbalance](
+        len(available), int(available.max()), config.imbalance_factor
+    )
+    if np.any(available < counts):
+        short = int(np.argmax(available < counts))
+        raise UserError(
+            f"--imbalance {config.imbalance} with --imbalance-factor "
+            f"{config.imbalance_factor:g} wants {counts[short]} images of class "
+            f"{short} ({parts.class_names[short]}), which has {available[short]}: "
+            "data that are long-tailed already go with --imbalance natural."
+        )
+    chosen = published_subset(parts.train.labels, counts, config.subset_seed)
+    return Subset(parts.train, chosen)
+
+
+def _set_aside(
+    train: Source, validation: Source | None, config: Config
+) -> tuple[Source, Source | None]:
+    """What is trained on and what choices are made by."""
+    if validation is not None:
+        _refuse_held_out(config)
+    if config.held_out == 0:
+        return train, validation
+    rng = np.random.default_rng(config.subset_seed)
+    stays, aside = hold_out(train.labels, config.held_out, rng)
+    if not len(aside):
+        raise UserError(
+            "--held-out finds nothing to set aside: every class has a single image."
+        )
+    return Subset(train, stays), Subset(train, aside)
+
+
+def _refuse_held_out(config: Config) -> None:
+    if config.held_out > 0:
+        raise UserError(
+            f"--data {config.data} brings a validation part of its own: --held-out "
+            f"must be 0, got {config.held_out:g}."
+        )

@@ -1,0 +1,111 @@
+"""From encoded images to pixels."""
+
+import functools
+import io
+import struct
+import warnings
+import zlib
+
+import numpy as np
+
+from experiments.errors import UserError
+
+
+@functools.cache
+def import_pillow():
+    """Pillow's ``Image`` module, or a sentence on how to get it."""
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise UserError(
+            "Reading images needs Pillow: pip install -e '.[experiments,data]'."
+        ) from error
+    # Some of ImageNet's EXIF data are broken, and nothing here depends on them.
+    warnings.filterwarnings(
+        "ignore", category=UserWarning, module=r"PIL\.TiffImagePlugin"
+    )
+    return Image
+
+
+def decode_rgb(encoded: bytes, name: str):
+    """The image in three channels of 8 bits, whatever the file holds.
+
+    Grey values are repeated, palettes looked up, transparency is dropped and of 16 bits
+    the upper 8 are kept. The EXIF orientation is not applied: the published results
+    were made with images as they are stored.
+
+    Args:
+      encoded: what the file holds, JPEG or PNG, say.
+      name: of the image, for the message.
+
+    Returns:
+      A ``PIL.Image.Image`` of mode RGB.
+
+    Raises:
+      UserError: if the image is damaged, cut short, or no image.
+    """
+    pillow = import_pillow()
+    # What Pillow's readers raise where the bytes make no sense.
+    damage = (
+        OSError,
+        SyntaxError,
+        ValueError,
+        LookupError,
+        EOFError,
+        struct.error,
+        zlib.error,
+        pillow.DecompressionBombError,
+    )
+    try:
+        return _to_rgb(pillow.open(io.BytesIO(encoded)))
+    except damage as error:
+        raise UserError(
+            f"{name} cannot be read as an image ({error}): replace the file, or leave "
+            "it out of the data set."
+        ) from error
+
+
+def _to_rgb(image):
+    if image.mode.startswith("I"):
+        pixels = np.asarray(image).astype(np.int64) >> 8
+        grey = pixels.clip(0, 255).astype(np.uint8)
+        return import_pillow().fromarray(grey).convert("RGB")
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")  # straight to RGB Pillow warns
+    return image.convert("RGB")
+
+
+def resize_to(image, size: int) -> np.ndarray:
+    """The middle square of an image, ``size`` pixels a side.
+
+    The shorter side becomes ``size``, with bilinear interpolation over all pixels that
+    fall into one. An image of that very size is not touched.
+
+    Args:
+      image: a ``PIL.Image.Image`` of mode RGB.
+      size: side in pixels.
+
+    Returns:
+      uint8 array, shape ``(size, size, 3)``.
+    """
+    return resize_and_crop(image, size, size)
+
+
+def resize_and_crop(image, resize: int, size: int) -> np.ndarray:
+    """Makes the shorter side ``resize`` and cuts out the middle.
+
+    Args:
+      image: a ``PIL.Image.Image`` of mode RGB.
+      resize: pixels of the shorter side, at least ``size``.
+      size: side of the middle square, in pixels.
+
+    Returns:
+      uint8 array, shape ``(size, size, 3)``.
+    """
+    width, height = image.size
+    shorter = min(width, height)
+    if shorter != resize:
+        width, height = (resize * side // shorter for side in image.size)
+        image = image.resize((width, height), import_pillow().Resampling.BILINEAR)
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    return np.asarray(image.crop((left, top, left + size, top + size)))

@@ -1,0 +1,107 @@
+"""What all figures share. The colours are Okabe and Ito's, for the colour-blind too."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from matplotlib.ticker import LogLocator, NullFormatter
+
+SHOT_COLOURS = {"many": "#0072B2", "medium": "#56B4E9", "few": "#E69F00"}
+BLACK, GREEN, ORANGE, GREY = "#000000", "#009E73", "#D55E00", "#777777"
+# For things without an order; with the line styles, enough for 28 of them.
+COLOURS = ("#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+LINE_STYLES = ("-", "--", ":", "-.")
+# Up to so many classes every one is named, and up to so many in letters of full size.
+NAMED, LARGE_NAMES = 100, 20
+
+
+def frequency_order(class_counts: np.ndarray) -> np.ndarray:
+    """The classes, the most frequent first, int, ``(num_classes,)``."""
+    return np.argsort(-np.asarray(class_counts), kind="stable")
+
+
+def edges(places: np.ndarray) -> np.ndarray:
+    """Of columns that stand at successive whole numbers, float, ``(size + 1,)``."""
+    return np.append(places - 0.5, places[-1] + 0.5)
+
+
+def percent(fractions: Sequence[float | None]) -> np.ndarray:
+    """In percent; NaN, which is not drawn, for ``None``."""
+    return 100 * np.array([np.nan if f is None else f for f in fractions], dtype=float)
+
+
+def moving_average(values: np.ndarray, width: int) -> np.ndarray:
+    """Means over ``width`` neighbours, fewer at the ends, and NaN counts for none.
+
+    Args:
+      values: float, ``(size,)``.
+      width: an odd number.
+
+    Returns:
+      Float array of shape ``(size,)``; NaN where there is nothing but NaN.
+    """
+    half = width // 2
+    known = np.isfinite(values)
+    sums, sizes = (
+        np.concatenate([[0.0], np.cumsum(addend)])
+        for addend in (np.where(known, values, 0.0), known)
+    )
+    middle = np.arange(len(values))
+    low, high = np.maximum(middle - half, 0), np.minimum(middle + half + 1, len(values))
+    size = sizes[high] - sizes[low]
+    return np.where(size > 0, (sums[high] - sums[low]) / np.maximum(size, 1), np.nan)
+
+
+def name_classes(axes: Axes, names: Sequence[str]) -> None:
+    """Names along the horizontal axis, turned where they would touch."""
+    if len(names) * max(map(len, names)) <= 80:
+        turn = {}
+    elif len(names) <= LARGE_NAMES:
+        turn = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}
+    else:
+        turn = {"rotation": 90}
+    axes.set_xticks(
+        range(len(names)),
+        [name if len(name) <= 24 else name[:23] + "…" for name in names],
+        fontsize=name_size(len(names)),
+        **turn,
+    )
+
+
+def name_size(num_classes: int) -> float:
+    """Of the letters of class names, in points."""
+    return 9.0 if num_classes <= LARGE_NAMES else 6.0
+
+
+def log_axis(axes: Axes, digits: Sequence[int] = (1, 2, 5)) -> None:
+    """Makes the vertical axis logarithmic, with plain numbers that begin so."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=digits, numticks=12))
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def count_axis(axes: Axes, class_counts: np.ndarray) -> None:
+    """Makes the vertical axis one of training examples, by powers of ten."""
+    log_axis(axes, digits=(1,))
+    axes.set_ylim(min(class_counts) / 2, max(class_counts) * 2)
+    axes.set_ylabel("training\nexamples")
+
+
+def finish(axes: Axes, legend: bool = True) -> None:
+    """Takes away what is not needed, and puts the legend beside the data."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", alpha=0.3)
+    axes.set_axisbelow(True)
+    if legend:
+        axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False)
+
+
+def save(figure: Figure, path: Path) -> None:
+    """As PNG, fine enough for print; a dollar sign in a name begins no formula."""
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
+    figure.savefig(path, dpi=200)

@@ -1,0 +1,156 @@
+"""Finished runs as tables and figures: ``python -m experiments.report --help``."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import tyro
+from rich.console import Console
+
+from experiments import group_figures
+from experiments.drawing import frequency_order
+from experiments.errors import UserError, exit_with
+from experiments.groups import Group, grouped
+from experiments.metrics import shot_of_class, shot_thresholds
+from experiments.records import free_run_dir, write_json
+from experiments.report_tables import (
+    as_markdown,
+    as_rich,
+    report_tables,
+    settings_table,
+)
+from experiments.results import difference_rows, group_rows
+from experiments.runs import FinishedRun, find_runs
+
+
+@dataclass(frozen=True)
+class Job:
+    """Gathers runs of experiments.train into tables and figures.
+
+    Runs that differ in their seeds alone make a row. Results are of the test set after
+    the last epoch, and beside them, where there is a validation part, of the epoch that
+    is best on it. Differences to plain SGD are paired by seed.
+    """
+
+    run_dirs: Annotated[
+        tuple[Path, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(
+            metavar="RUN_DIR ...", help="folders of runs, or folders of such folders"
+        ),
+    ] = ()
+    out: Annotated[
+        Path | None,
+        tyro.conf.arg(help="new folder for the report; none: a new one in runs/"),
+    ] = None
+
+
+def run(job: Job, console: Console) -> Path:
+    """Reads, compares, draws; returns the folder of the report."""
+    if not job.run_dirs:
+        raise UserError(
+            "no RUN_DIR was given: pass folders of runs, such as runs/* or runs."
+        )
+    runs, left_out = find_runs(job.run_dirs)
+    by_data, repeated = grouped(runs)
+    left_out |= repeated
+    if not runs:
+        reasons = "; ".join(f"{folder}: {why}" for folder, why in left_out.items())
+        raise UserError(f"there is no finished run to report ({reasons}).")
+
+    out = _make_folder(job.out)
+    report: dict[str, Any] = {
+        "data": {},
+        "left_out": {str(folder): why for folder, why in left_out.items()},
+    }
+    sections = []
+    for place, (data, groups) in enumerate(by_data.items(), start=1):
+        rows, differences = group_rows(groups), difference_rows(groups)
+        report["data"][data] = {"groups": rows, "differences": differences}
+        for table in report_tables(data, rows, differences):
+            sections.append(as_markdown(table))
+            console.print(as_rich(table))
+            console.print()
+        sections += map(as_markdown, settings_table(data, rows))
+        suffix = f"-{place}" if len(by_data) > 1 else ""
+        _draw(out, suffix, data, groups, rows)
+    write_json(out / "report.json", report)
+    (out / "table.md").write_text("\n".join(sections))
+    for folder, why in left_out.items():
+        console.print(f"left out: {folder}, {why}", markup=False, soft_wrap=True)
+    console.print(f"Everything is in {out}.", markup=False, soft_wrap=True)
+    return out
+
+
+def _make_folder(wanted: Path | None) -> Path:
+    """A folder of the report's own; nothing is overwritten."""
+    out = wanted or free_run_dir(Path("runs"), "report")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        taken = any(out.iterdir())
+    except OSError as error:
+        raise UserError(f"cannot make the --out {out}: {error.strerror}.") from error
+    if taken:
+        raise UserError(
+            f"{out} is not empty, and nothing is overwritten: pass another --out."
+        )
+    return out
+
+
+def _draw(
+    out: Path,
+    suffix: str,
+    data: str,
+    groups: list[Group],
+    rows: list[dict[str, Any]],
+) -> None:
+    """The figures of one data set."""
+    group_figures.method_comparison(
+        out / f"accuracy{suffix}.png",
+        [{"name": row["name"], **row["last"]} for row in rows],
+        f"{data}, last epoch",
+    )
+    group_figures.learning_curves(
+        out / f"curves{suffix}.png",
+        {group.name: [run.rows for run in group.runs] for group in groups},
+        data,
+    )
+    runs = [run for group in groups for run in group.runs]
+    counts = [run.class_counts[frequency_order(run.class_counts)] for run in runs]
+    if any(not np.array_equal(of_run, counts[0]) for of_run in counts):
+        return
+    config = groups[0].config
+    thresholds = shot_thresholds(data, config["imbalance_factor"], config["imbalance"])
+    group_figures.per_class_accuracy(
+        out / f"per_class_accuracy{suffix}.png",
+        {group.name: _accuracy_by_rank(group.runs) for group in groups},
+        counts[0],
+        shot_of_class(counts[0], thresholds),
+        f"{data}, last epoch, mean over seeds",
+    )
+
+
+def _accuracy_by_rank(runs: list[FinishedRun]) -> np.ndarray:
+    """Mean over the runs, the most frequent class first, NaN where a run has none.
+
+    Which class has which rank may depend on the seed of the subset.
+    """
+    of_runs = [
+        np.array(run.tests["last"]["accuracy_per_class"], dtype=float)[
+            frequency_order(run.class_counts)
+        ]
+        for run in runs
+    ]
+    return np.mean(of_runs, axis=0)
+
+
+def main() -> None:
+    """The command."""
+    job = tyro.cli(Job, prog="python -m experiments.report", args=sys.argv[1:])
+    run(job, Console())
+
+
+if __name__ == "__main__":
+    exit_with(main)

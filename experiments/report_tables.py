@@ -1,0 +1,140 @@
+"""The tables of a report, for the terminal and as Markdown."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from rich.markup import escape
+from rich.table import Table
+
+from experiments.cells import empty_table, markdown_lines, narrow, percent
+from experiments.groups import differing_fields, show
+from experiments.metrics import SHOTS, shot_thresholds
+from experiments.results import NUMBERS
+
+_NUMBER_HEADER = ("overall", *SHOTS, "ECE")
+
+
+class ReportTable(NamedTuple):
+    """A table, for either place.
+
+    Attributes:
+      title: above it.
+      caption: below it.
+      header: of its columns.
+      rows: its cells.
+    """
+
+    title: str
+    caption: str
+    header: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+
+
+def report_tables(
+    data: str, rows: list[dict[str, Any]], differences: list[dict[str, Any]]
+) -> Iterator[ReportTable]:
+    """The tables of one data set: last epoch, best epoch and differences.
+
+    Args:
+      data: name of the data set.
+      rows: of :func:`experiments.results.group_rows`.
+      differences: of :func:`experiments.results.difference_rows`.
+    """
+    yield ReportTable(
+        f"{data}: test set, last epoch",
+        "In percent: mean ± standard deviation over seeds; ECE: expected calibration "
+        f"error; time of a step.{_shot_sizes(rows)}",
+        ("", "seeds", *_NUMBER_HEADER, "time"),
+        [
+            (
+                row["name"],
+                str(len(row["seeds"])),
+                *_cells(row["last"], "{:.1f}"),
+                f"{1000 * row['step_seconds']:.1f} ms",
+            )
+            for row in rows
+        ],
+    )
+    chosen = [row for row in rows if row["best"]]
+    if chosen:
+        yield ReportTable(
+            f"{data}: test set, epoch chosen on validation",
+            "In percent, as above, at the epoch of each seed with the highest accuracy "
+            "on the validation part; the median of these epochs.",
+            ("", "seeds", *_NUMBER_HEADER, "epoch"),
+            [
+                (
+                    row["name"],
+                    str(len(row["seeds"])),
+                    *_cells(row["best"], "{:.1f}"),
+                    f"{np.median(row['best']['epochs']):g}",
+                )
+                for row in chosen
+            ],
+        )
+    if differences:
+        yield ReportTable(
+            f"{data}: differences, last epoch",
+            "In points: mean over the seeds that both have ± standard error.",
+            ("", "seeds", *_NUMBER_HEADER),
+            [
+                (row["name"], str(len(row["seeds"])), *_cells(row, "{:+.1f}"))
+                for row in differences
+            ],
+        )
+
+
+def settings_table(data: str, rows: list[dict[str, Any]]) -> Iterator[ReportTable]:
+    """The settings in which the groups of one data set differ, if there are any."""
+    fields = differing_fields([row["config"] for row in rows])
+    fields = [field for field in fields if field != "method"]
+    if fields:
+        yield ReportTable(
+            f"{data}: settings in which the rows differ",
+            "All settings are in report.json.",
+            ("", *fields),
+            [
+                (row["name"], *(show(row["config"].get(field)) for field in fields))
+                for row in rows
+            ],
+        )
+
+
+def as_markdown(table: ReportTable) -> str:
+    """A heading, the table, and its caption."""
+    lines = markdown_lines(table.header, table.rows)
+    return f"### {table.title}\n\n{lines}\n{table.caption}\n"
+
+
+def as_rich(table: ReportTable) -> Table:
+    """For the terminal."""
+    title, caption = escape(table.title), escape(table.caption)
+    shown = empty_table(table.header, title=title, caption=caption)
+    for cells in table.rows:
+        shown.add_row(*(escape(narrow(cell)) for cell in cells))
+    return shown
+
+
+def _cells(numbers: dict[str, Any], style: str) -> list[str]:
+    cells = []
+    for number in NUMBERS:
+        summary = numbers[number]
+        lone = summary is not None and summary["spread"] is None
+        cells.append(percent(summary, style) + (" ± –" if lone else ""))
+    return cells
+
+
+def _shot_sizes(rows: list[dict[str, Any]]) -> str:
+    """What many, medium and few are, where all rows agree on it."""
+    sizes = {
+        shot_thresholds(c["data"], c["imbalance_factor"], c["imbalance"])
+        for c in (row["config"] for row in rows)
+    }
+    if len(sizes) > 1:
+        return ""
+    few, many = sizes.pop()
+    return (
+        f" Classes with more than {many} training examples are many-shot, with fewer "
+        f"than {few} few-shot."
+    )

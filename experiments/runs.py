@@ -1,0 +1,97 @@
+"""Finished runs, read back from their folders."""
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from experiments.errors import UserError
+from experiments.records import MANIFEST, METRICS, read_manifest, read_metrics
+
+
+class FinishedRun(NamedTuple):
+    """What a run of experiments.train left behind.
+
+    Attributes:
+      folder: where.
+      config: its configuration, as JSON.
+      class_counts: training examples of each class, int, ``(num_classes,)``.
+      rows: of the metrics.
+      tests: its results on the test set, by the state they are of: "last", and "best"
+        on the validation part where there is one.
+    """
+
+    folder: Path
+    config: dict[str, Any]
+    class_counts: np.ndarray
+    rows: list[dict[str, Any]]
+    tests: dict[str, dict[str, Any]]
+
+    @property
+    def seeds(self) -> tuple[int, int]:
+        """Of training and of the subset: runs with equal seeds make a pair."""
+        return self.config["seed"], self.config["subset_seed"]
+
+
+def find_runs(paths: Iterable[Path]) -> tuple[list[FinishedRun], dict[Path, str]]:
+    """The finished runs in folders, and what was left out, with the reason.
+
+    Args:
+      paths: folders of runs, or folders that hold such folders.
+
+    Raises:
+      UserError: if a folder holds no run, or a file of a run cannot be read.
+    """
+    folders = {
+        folder.resolve(): folder for path in paths for folder in _run_folders(path)
+    }
+    runs, left_out = [], {}
+    for folder in folders.values():
+        manifest = _read(read_manifest, folder, MANIFEST)
+        if not {"config", "class_counts"} <= manifest.keys():
+            left_out[folder] = "not a run of experiments.train"
+            continue
+        rows = _read(read_metrics, folder, METRICS)
+        tests = {row["which"]: row for row in rows if row["split"] == "test"}
+        if "last" not in tests:
+            left_out[folder] = "not finished: go on with it by --resume"
+            continue
+        counts = np.array(manifest["class_counts"])
+        runs.append(FinishedRun(folder, manifest["config"], counts, rows, tests))
+    return runs, left_out
+
+
+def step_seconds(run: FinishedRun) -> float:
+    """Median over the epochs of the time of a step, without the first, which compiles.
+
+    An epoch that was begun before a run stopped and ended after it went on counts as
+    short; the median does not mind.
+    """
+    train = [row for row in run.rows if row["split"] == "train"]
+    times = [row["seconds"] / (row["step"] / row["epoch"]) for row in train]
+    return float(np.median(times[1:] or times))
+
+
+def _run_folders(path: Path) -> list[Path]:
+    """The folder itself, or those in it that hold a run."""
+    if (path / MANIFEST).exists():
+        return [path]
+    found = sorted(manifest.parent for manifest in path.glob(f"*/{MANIFEST}"))
+    if not found:
+        raise UserError(
+            f"{path} holds no run: pass the --run-dir of a run of experiments.train, "
+            "or a folder of such folders."
+        )
+    return found
+
+
+def _read(reader: Callable[[Path], Any], folder: Path, name: str) -> Any:
+    try:
+        return reader(folder)
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{folder / name} has a line that is not JSON ({error.msg}): mend it, or "
+            "leave the run out."
+        ) from error

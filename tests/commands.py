@@ -1,0 +1,42 @@
+"""Running the experiments' commands as processes of their own."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+
+# Processes share what they compile, while these tests run.
+_CACHE = tempfile.TemporaryDirectory(prefix="compiled-")
+
+
+def start(module, *arguments, **environment):
+    """Starts ``python -m experiments.MODULE`` on one CPU device."""
+    inherited = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    own = {
+        "JAX_PLATFORMS": "cpu",
+        "JAX_COMPILATION_CACHE_DIR": _CACHE.name,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        "COLUMNS": "120",
+    }
+    return subprocess.Popen(
+        [sys.executable, "-m", f"experiments.{module}", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=inherited | own | environment,
+    )
+
+
+def finish(process, timeout=240):
+    """Its exit status and what it said, both channels."""
+    output, errors = process.communicate(timeout=timeout)
+    return process.returncode, output + errors
+
+
+def metrics(run_dir):
+    """The rows of a run, without what a clock said."""
+    path = run_dir / "metrics.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]

@@ -1,0 +1,115 @@
+"""From a configuration to its data: what holds wherever images come from."""
+
+import multiprocessing
+import operator
+
+import numpy as np
+import pytest
+
+pytest.importorskip("sklearn", reason="needs focal_sam_jax[experiments]")
+pytest.importorskip("tensorflow_datasets", reason="needs focal_sam_jax[data]")
+
+import tfds_files
+
+from experiments.configs import get_config
+from experiments.data.load import load_dataset
+from experiments.errors import UserError
+
+CONFIG = get_config("cifar10_lt", "sgd").replace(imbalance_factor=6.0)
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    tfds_files.write_cifar(folder, "cifar10", 12, 2)
+    tfds_files.write_imagenet_lt(folder)
+    return folder
+
+
+def rows(split):
+    """Every image as bytes, to compare sets of images."""
+    return {image.tobytes() for image in split.images}
+
+
+def test_nothing_validates_by_default(data_dir):
+    assert load_dataset(CONFIG, data_dir).validation is None
+
+
+@pytest.mark.parametrize("held_out", [0.01, 0.25, 0.5, 0.99])
+def test_held_out_images_are_taken_from_the_tail(data_dir, held_out):
+    whole = load_dataset(CONFIG, data_dir)
+    data = load_dataset(CONFIG.replace(held_out=held_out), data_dir)
+    assert rows(data.train) | rows(data.validation) == rows(whole.train)
+    assert not rows(data.train) & rows(data.validation)
+    aside = np.bincount(data.validation.labels, minlength=10)
+    assert (data.class_counts + aside).tolist() == whole.class_counts.tolist()
+    assert np.bincount(data.train.labels).tolist() == data.class_counts.tolist()
+    wanted = np.clip(np.round(whole.class_counts * held_out), 1, whole.class_counts - 1)
+    assert aside.tolist() == wanted.tolist()
+    np.testing.assert_array_equal(data.test.images, whole.test.images)
+
+
+def test_the_subset_seed_decides_what_is_held_out(data_dir):
+    config = CONFIG.replace(held_out=0.3, imbalance="natural")
+    first, again = (load_dataset(config, data_dir) for _ in range(2))
+    np.testing.assert_array_equal(first.validation.images, again.validation.images)
+    other = load_dataset(config.replace(subset_seed=1), data_dir)
+    assert rows(first.validation) != rows(other.validation)
+    trained = load_dataset(config.replace(seed=1), data_dir)
+    np.testing.assert_array_equal(first.train.images, trained.train.images)
+
+
+def test_a_class_with_a_single_image_keeps_it(data_dir):
+    config = CONFIG.replace(imbalance_factor=12.0, held_out=0.5)
+    data = load_dataset(config, data_dir)
+    assert data.class_counts[-1] == 1 and 9 not in data.validation.labels
+
+
+def test_nothing_to_hold_out_is_explained(tmp_path):
+    tfds_files.write_cifar(tmp_path, "cifar10", 1, 1)
+    config = CONFIG.replace(imbalance="natural", held_out=0.5)
+    with pytest.raises(UserError, match="--held-out finds nothing"):
+        load_dataset(config, tmp_path)
+
+
+def test_held_out_where_data_validate_themselves_is_explained(data_dir):
+    config = get_config("imagenet_lt", "sgd").replace(held_out=0.1)
+    with pytest.raises(UserError, match="--held-out must be 0, got 0.1"):
+        load_dataset(config, data_dir)
+
+
+def test_another_tail_for_long_tailed_data_is_explained(data_dir):
+    config = get_config("imagenet_lt", "sgd")
+    assert config.imbalance == "natural"
+    config = config.replace(imbalance="exp", imbalance_factor=1.0)
+    with pytest.raises(UserError, match="which has 1: .* --imbalance natural"):
+        load_dataset(config, data_dir)
+
+
+@pytest.mark.parametrize("data", ["cifar", "CIFAR10", "folders:x", "digits:8", ""])
+def test_an_unknown_name_is_explained(data_dir, data):
+    with pytest.raises(UserError, match="--data must be digits, cifar10, .*tfds:NAME"):
+        load_dataset(CONFIG.replace(data=data), data_dir)
+
+
+@pytest.mark.parametrize("size", [16, 32, 48])
+def test_images_in_memory_have_the_size_that_is_asked_for(data_dir, size):
+    data = load_dataset(CONFIG.replace(image_size=size, held_out=0.2), data_dir)
+    for part in (data.train, data.validation, data.test):
+        assert part.images.shape == (len(part.labels), size, size, 3)
+        assert part.images.dtype == np.uint8
+
+
+def test_all_parts_are_on_disk_or_none(data_dir):
+    data = load_dataset(CONFIG.replace(image_size=65, held_out=0.2), data_dir)
+    for part in (data.train, data.validation, data.test):
+        assert isinstance(part[0], bytes) and not hasattr(part, "images")
+
+
+def test_other_processes_read_every_part(data_dir):
+    config = CONFIG.replace(image_size=65, held_out=0.2)
+    data = load_dataset(config, data_dir)
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        for part in (data.train, data.validation, data.test):
+            last = len(part) - 1
+            assert pool.apply(operator.getitem, (part, last)) == part[last]

@@ -1,0 +1,111 @@
+"""The same run on one process and on two, on one device and on several."""
+
+import re
+import signal
+import socket
+import time
+
+import numpy as np
+import pytest
+
+pytest.importorskip("orbax.checkpoint", reason="needs focal_sam_jax[experiments]")
+
+from commands import finish, metrics, start
+
+JOB = ["--width", "4", "--epochs", "3", "--batch-size", "64", "--eval-every", "1"]
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def start_two(run_dir, *options, **environment):
+    """Both processes, of one device each."""
+    address = f"127.0.0.1:{free_port()}"
+    joining = ["--coordinator", address, "--num-processes", 2, "--process-id"]
+    options = [*JOB, *options, "--run-dir", run_dir]
+    return [start("train", *options, *joining, i, **environment) for i in (0, 1)]
+
+
+def finish_all(processes):
+    ended = [finish(process) for process in processes]
+    assert [status for status, _ in ended] == [0, 0], ended
+    return [said for _, said in ended]
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    run_dir = tmp_path_factory.mktemp("runs") / "two"
+    return run_dir, finish_all(start_two(run_dir))
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_metrics_of_one(two, tmp_path):
+    run_dir, said = two
+    assert "Test accuracy" in said[0]
+    assert "Test accuracy" not in said[1]
+    flags = "--xla_force_host_platform_device_count=2"
+    options = [*JOB, "--run-dir", tmp_path / "one"]
+    status, words = finish(start("train", *options, XLA_FLAGS=flags))
+    assert status == 0, words
+    assert metrics(run_dir) == metrics(tmp_path / "one")
+
+
+@pytest.mark.slow
+def test_two_processes_give_nearly_the_metrics_of_one_device(two, tmp_path):
+    options = [*JOB, "--run-dir", tmp_path / "one"]
+    status, words = finish(start("train", *options))
+    assert status == 0, words
+    for here, there in zip(metrics(two[0]), metrics(tmp_path / "one"), strict=True):
+        assert here.keys() == there.keys()
+        np.testing.assert_allclose(here["loss"], there["loss"], rtol=1e-2)
+
+
+@pytest.mark.slow
+def test_the_state_may_be_split_over_both(two, tmp_path):
+    """The state is split over both, in memory and in the checkpoint."""
+    run_dir = tmp_path / "resumed"
+    finish_all(start_two(run_dir, "--split-state"))
+    assert metrics(run_dir) == metrics(two[0])
+    finish_all(start_two(run_dir, "--split-state", "--resume"))
+    assert metrics(run_dir) == metrics(two[0])
+
+
+@pytest.mark.slow
+def test_sigterm_to_one_process_stops_both_at_the_same_step(tmp_path):
+    run_dir = tmp_path / "stopped"
+    processes = start_two(run_dir, "--epochs", 2000)
+    deadline = time.monotonic() + 240
+    while not (run_dir / "metrics.jsonl").exists() or len(metrics(run_dir)) < 3:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    processes[1].send_signal(signal.SIGTERM)
+    ended = [finish(process) for process in processes]
+    assert [status for status, _ in ended] == [1, 1], ended
+    steps = [re.findall(r"saved after step (\d+);", said) for _, said in ended]
+    assert len(steps[0]) == 1 and steps[0] == steps[1]
+    assert (run_dir / "checkpoints" / steps[0][0]).exists()
+
+
+@pytest.mark.slow
+def test_a_mistake_ends_both_processes(two):
+    ended = [finish(process) for process in start_two(two[0])]
+    assert [status for status, _ in ended] == [2, 2], ended
+    assert "already holds a run" in ended[0][1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--coordinator", "localhost:1"], "go together"),
+        (["--devices", "3"], "--devices must be from 1 to the 1 there are, got 3"),
+    ],
+)
+def test_a_mistake_about_the_devices_is_explained(options, words, tmp_path):
+    process = start("train", *JOB, "--run-dir", tmp_path / "run", *options)
+    status, said = finish(process)
+    assert status == 2 and words in said
+    assert not (tmp_path / "run").exists()

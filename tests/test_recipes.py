@@ -1,0 +1,135 @@
+"""Every recipe, shrunk and run; what their docstrings and names promise."""
+
+import importlib
+import itertools
+import re
+import shlex
+
+import jax
+import numpy as np
+import pytest
+
+pytest.importorskip("tensorflow_datasets", reason="needs focal_sam_jax[data]")
+pytest.importorskip("orbax.checkpoint", reason="needs focal_sam_jax[experiments]")
+
+from commands import finish, metrics, start
+from tfds_files import (
+    write_cifar,
+    write_i_naturalist2018,
+    write_imagenet_lt,
+    write_places,
+)
+
+from experiments import sharding
+from experiments.config import LOSSES, METHODS
+from experiments.configs import RECIPES, get_config
+from experiments.data.load import load_dataset
+from experiments.evaluation import scores
+from experiments.feeds import make_feed
+from experiments.train import parse
+from experiments.trainer import make_trainer
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    """All data sets, with a few images each."""
+    folder = tmp_path_factory.mktemp("data")
+    write_cifar(folder, "cifar10")
+    write_cifar(folder, "cifar100")
+    write_imagenet_lt(folder)
+    write_i_naturalist2018(folder)
+    write_places(folder)
+    return folder
+
+
+def shrunk(name):
+    """The recipe with a tiny network, small batches and small images."""
+    config = get_config(name, "focal_sam")
+    config = config.replace(model="resnet_digits", width=1, batch_size=8)
+    if not config.in_memory:
+        return config.replace(image_size=72)
+    return config.replace(imbalance_factor=4.0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_runs_two_steps(name, data_dir):
+    config = shrunk(name)
+    dataset = load_dataset(config, data_dir)
+    mesh, key = sharding.device_mesh(1), jax.random.key(0)
+    trainer = make_trainer(config, dataset, mesh)
+    state = trainer.init(key)
+    feed = make_feed(config, dataset, trainer, mesh, key, workers=0)
+    for inputs, steps in itertools.islice(feed.epoch(0), 2):
+        state = trainer.advance(state, inputs, key, steps)
+    looks = itertools.islice(feed.batches(dataset.test), 2)
+    sums = trainer.evaluate(state, looks)
+    feed.close()
+    assert (state.step, state.skipped.total) == (2, 0)
+    result = scores(sums, dataset.class_counts, config)
+    assert np.isfinite(result["loss"]) and 0 <= result["accuracy"] <= 1
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_command_in_a_recipe_is_the_recipe(name):
+    text = importlib.import_module(f"experiments.configs.{name}").__doc__
+    (command,) = re.findall(r"python -m experiments.train (.*)", text)
+    config = parse(shlex.split(command)).config
+    assert config == get_config(name, "focal_sam")
+    assert config.config == name
+    for word in ("Cost:", "Expected:"):
+        assert word in text
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_method_and_loss_has_a_configuration(name):
+    for method in METHODS:
+        for loss in LOSSES:
+            config = get_config(name, method, loss)
+            assert (config.method, config.loss) == (method, loss)
+            if loss == "ldam":
+                assert config.head == "cosine"
+                assert config.drw_start == round(0.8 * config.epochs)
+
+
+# The published commands and defaults: epochs, batch, learning rate, weight decay, rho,
+# gamma, lambda.
+PUBLISHED = {
+    "cifar10_lt": (200, 64, 0.1, 2e-4, 0.2, 3.0, 0.5),
+    "cifar100_lt": (200, 64, 0.1, 1e-3, 0.3, 3.2, 0.8),
+    "imagenet_lt": (200, 256, 0.1, 5e-4, (0.1, 0.2), 0.8, 0.8),
+    "inaturalist18": (200, 512, 0.2, 2e-4, 0.2, 2.0, 1.1),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_published_values(name):
+    c = get_config(name, "focal_sam")
+    rho = c.rho_values if c.rho_schedule == "step" else c.rho
+    found = (c.epochs, c.batch_size, c.learning_rate, c.weight_decay, rho)
+    assert (*found, c.gamma, c.lam) == PUBLISHED[name]
+    assert (c.momentum, c.schedule, c.warmup, c.loss) == (0.9, "cosine", 0, "la")
+
+
+@pytest.mark.parametrize("factor", [10, 20, 50, 200])
+@pytest.mark.parametrize("name", ["cifar10_lt", "cifar100_lt"])
+def test_other_factors_differ_in_the_tail_alone(name, factor):
+    usual, other = (get_config(n, "focal_sam") for n in (name, f"{name}_if{factor}"))
+    assert other.imbalance_factor == factor
+    assert other == usual.replace(config=other.config, imbalance_factor=factor)
+
+
+@pytest.mark.slow
+def test_cifar100_lt_trains_for_real(tmp_path):
+    """ResNet-32 on the data set as TFDS writes it, for real steps of Focal-SAM."""
+    write_cifar(tmp_path, "cifar100", train_per_class=100)
+    options = ["--config", "cifar100_lt", "--data-dir", tmp_path, "--batch-size", 32]
+    options += ["--epochs", 1, "--run-dir", tmp_path / "run", "--learning-rate", 0.02]
+    status, said = finish(start("train", *options), timeout=500)
+    assert status == 0, said
+    rows = metrics(tmp_path / "run")
+    # 100 images of the first class, 1 of the last; images of the same colour are easy.
+    assert rows[0]["step"] == 66
+    assert rows[0]["train_accuracy"] > 0.05
+    assert rows[0]["sharpness"] > 0
+    assert rows[-1]["accuracy"] > 0.02

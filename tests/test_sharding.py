@@ -1,0 +1,75 @@
+"""One code path on one device and on eight."""
+
+import jax
+import numpy as np
+import pytest
+
+pytest.importorskip("flax", reason="needs focal_sam_jax[experiments]")
+
+from experiments import sharding
+from experiments.configs import get_config
+from experiments.data.load import load_dataset
+from experiments.errors import UserError
+from experiments.feeds import MemoryFeed
+from experiments.trainer import make_trainer
+
+
+def trained(method, mesh, split_state=False):
+    """A state after one epoch."""
+    config = get_config("digits_lt", method).replace(width=16, batch_size=128)
+    dataset = load_dataset(config, None)
+    trainer = make_trainer(config, dataset, mesh, split_state=split_state)
+    key = sharding.random_key(0, mesh)
+    feed = MemoryFeed(dataset, trainer, mesh, key)
+    state = trainer.init(key)
+    for inputs, steps in feed.epoch(0):
+        state = trainer.advance(state, inputs, key, steps)
+    return trainer, state, trainer.evaluate(state, feed.batches(dataset.test))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["sgd", "focal_sam"])
+def test_eight_devices_are_one(method):
+    _, one, sums = trained(method, sharding.device_mesh(1))
+    for split in (False, True):
+        _, eight, theirs = trained(method, sharding.device_mesh(8), split)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-4),
+            one.params,
+            eight.params,
+        )
+        np.testing.assert_allclose(sums.loss, theirs.loss, rtol=1e-3)
+        assert int(np.sum(sums.confusion)) == int(np.sum(theirs.confusion)) == 500
+
+
+@pytest.mark.slow
+def test_a_split_state_is_split_and_stays_so():
+    trainer, state, _ = trained("sgd", sharding.device_mesh(8), split_state=True)
+    whole = on_one = 0
+    for leaf, planned in zip(
+        jax.tree.leaves(state), jax.tree.leaves(trainer.shapes), strict=True
+    ):
+        assert leaf.sharding.is_equivalent_to(planned.sharding, leaf.ndim)
+        shard = leaf.addressable_shards[0].data
+        whole, on_one = whole + leaf.size, on_one + shard.size
+    assert on_one < 0.5 * whole
+
+
+def test_small_and_odd_arrays_stay_whole():
+    mesh = sharding.device_mesh(8)
+    shapes = [(4, 4), (2**15 + 1,), (), (3, 2**14), (8, 2**14)]
+    structs = [jax.ShapeDtypeStruct(shape, np.float32) for shape in shapes]
+    layout = sharding.of_state(structs, mesh, split=True)
+    split = [not sharding_of_one.is_fully_replicated for sharding_of_one in layout]
+    assert split == [False, False, False, True, True]
+
+
+def test_a_batch_must_be_shared_evenly():
+    with pytest.raises(UserError, match="--batch-size must be a multiple of the 8 dev"):
+        sharding.check_batch_size(30, sharding.device_mesh(8))
+
+
+@pytest.mark.parametrize("number", [0, 9])
+def test_there_must_be_so_many_devices(number):
+    with pytest.raises(UserError, match=f"--devices must be from 1 to .* got {number}"):
+        sharding.device_mesh(number)

@@ -1,0 +1,283 @@
+"""Small data sets on disk, in TFDS's own format with the real names and features.
+
+TFDS's builders write them: only where their images come from is replaced. Images are
+noise around a colour that follows from the class, so that a network can learn them.
+"""
+
+import io
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import tensorflow_datasets as tfds
+from array_record.python.array_record_data_source import ArrayRecordDataSource
+from PIL import Image
+from tfrecord_files import framed
+
+CIFAR10_NAMES = "airplane automobile bird cat deer dog frog horse ship truck".split()
+CLASSES = {"cifar10": 10, "cifar100": 100}
+PLACES_CLASSES = 365
+
+
+def write_cifar(
+    data_dir: Path,
+    name: str = "cifar100",
+    train_per_class: int = 12,
+    test_per_class: int = 2,
+    file_format: str = "array_record",
+    shards: int = 1,
+) -> Path:
+    """CIFAR-10 or CIFAR-100 with so many images a class; the real one has 500 and 100
+    (CIFAR-100) or 5000 and 1000.
+
+    Returns:
+      The folder of the data set. Its ids number the images as TFDS does, by their place
+      in the original files, where classes come in random order.
+    """
+    classes = CLASSES[name]
+
+    def examples(split, per_class, seed):
+        rng = np.random.default_rng(seed)
+        for i, label in enumerate(cifar_labels(classes, per_class, seed).tolist()):
+            image = encode(coloured_noise(label, classes, 32, rng), "PNG")
+            example = {"id": f"{split}_{i:05d}", "image": image, "label": label}
+            if name == "cifar100":
+                example["coarse_label"] = label // 5
+            yield i, example
+
+    splits = {
+        "train": examples("train", train_per_class, 0),
+        "test": examples("test", test_per_class, 1),
+    }
+    names = CIFAR10_NAMES if name == "cifar10" else [f"class_{c}" for c in range(100)]
+
+    def name_classes(builder):
+        builder.info.features["label"].names = names
+
+    return write(data_dir, name, splits, file_format, shards, name_classes)
+
+
+def cifar_labels(classes: int, per_class: int, seed: int) -> np.ndarray:
+    """Labels in the order of the original files; seed 0: training part, 1: test."""
+    rng = np.random.default_rng(100 + seed)
+    return rng.permutation(np.repeat(np.arange(classes), per_class))
+
+
+def write_imagenet_lt(
+    data_dir: Path,
+    train_counts: Callable[[int], int] = lambda label: 1 + (label % 10 == 0),
+    size: int = 24,
+    file_format: str = "array_record",
+    shards: int = 1,
+) -> Path:
+    """ImageNet-LT with so many training images of each of its 1000 classes, one to
+    validate and one to test."""
+
+    def examples(split, count, seed):
+        rng = np.random.default_rng(seed)
+        for label in range(1000):
+            for i in range(count(label)):
+                file = f"{split}_{label}_{i}.JPEG"
+                image = encode(coloured_noise(label, 1000, size, rng), "JPEG")
+                yield file, {"image": image, "label": label, "file_name": file}
+
+    splits = {
+        "train": examples("train", train_counts, 0),
+        "validation": examples("validation", lambda label: 1, 1),
+        "test": examples("test", lambda label: 1, 2),
+    }
+    return write(data_dir, "imagenet_lt", splits, file_format, shards)
+
+
+def write_i_naturalist2018(
+    data_dir: Path,
+    train_counts: Callable[[int], int] = lambda label: 1 + (label % 100 == 0),
+    size: int = 16,
+    file_format: str = "array_record",
+    shards: int = 1,
+) -> Path:
+    """iNaturalist 2018 with so many training images of each of its 8142 species, 300
+    images to validate and 20 to test, whose labels are -1."""
+
+    def examples(split, labels, seed):
+        rng = np.random.default_rng(seed)
+        for i, label in enumerate(labels):
+            image = encode(coloured_noise(label, 8142, size, rng), "JPEG")
+            yield (
+                f"{split}_{i}",
+                {
+                    "id": f"{split}_{i}",
+                    "image": image,
+                    "label": label,
+                    "supercategory": -1 if label < 0 else label % 14,
+                },
+            )
+
+    train = [label for label in range(8142) for _ in range(train_counts(label))]
+    splits = {
+        "train": examples("train", train, 0),
+        "validation": examples("validation", range(0, 8142, 8142 // 300), 1),
+        "test": examples("test", [-1] * 20, 2),
+    }
+    return write(data_dir, "i_naturalist2018", splits, file_format, shards)
+
+
+def write_places(
+    data_dir: Path,
+    train_counts: Callable[[int], int] = lambda label: 2 + (label % 10 == 0),
+    spare: int = 2,
+    size: int = 32,
+    file_format: str = "array_record",
+    shards: int = 1,
+    by_class: bool = False,
+) -> Path:
+    """Places365 and the lists that make Places-LT of it.
+
+    Of each of the 365 classes the lists choose so many training images, one to
+    validate and one to test; there are ``spare`` more of each that they do not choose.
+
+    Args:
+      data_dir: folder of data sets.
+      train_counts: training images of a class.
+      spare: images a class that are not chosen.
+      size: side of the images, in pixels.
+      file_format: ``array_record`` or ``tfrecord``.
+      shards: files a split.
+      by_class: write the lists' paths as ``train/arena-hockey/00000001.jpg``, not as
+        ``data_256/a/arena/hockey/00000001.jpg``.
+    """
+    names = places_names()
+    rng = np.random.default_rng(0)
+    lists: dict[str, list[str]] = {"train": [], "val": [], "test": []}
+
+    def image(label):
+        return encode(coloured_noise(label, PLACES_CLASSES, size, rng), "JPEG")
+
+    def listed(part, label, file, path):
+        folder = "val" if part == "test" else "train"
+        short = f"{folder}/{names[label].replace('/', '-')}/{file}"
+        lists[part].append(f"{short if by_class else path} {label}")
+
+    def train():
+        for label, name in enumerate(names):
+            count = train_counts(label)
+            for i in rng.permutation(count + 1 + spare).tolist():
+                file = f"{i:08d}.jpg"
+                path = f"data_256/{name[0]}/{name}/{file}"
+                if i <= count:
+                    listed("train" if i < count else "val", label, file, path)
+                yield path, {"image": image(label), "label": label, "filename": path}
+
+    def validation():
+        seen = set()
+        for i, label in enumerate((rng.permutation(2 * PLACES_CLASSES) // 2).tolist()):
+            file = f"Places365_val_{i:08d}.jpg"
+            path = f"val_256/{file}"
+            if label not in seen:
+                seen.add(label)
+                listed("test", label, file, path)
+            yield path, {"image": image(label), "label": label, "filename": path}
+
+    def test():
+        for i in range(5):
+            path = f"test_256/Places365_test_{i:08d}.jpg"
+            yield path, {"image": image(-1), "label": -1, "filename": path}
+
+    splits = {"train": train(), "validation": validation(), "test": test()}
+    folder = write(data_dir, "places365_small", splits, file_format, shards)
+    (data_dir / "places_lt").mkdir(exist_ok=True)
+    for part, lines in lists.items():
+        file = data_dir / "places_lt" / f"Places_LT_{part}.txt"
+        file.write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def places_names() -> list[str]:
+    """The 365 classes as TFDS has them."""
+    return tfds.builder("places365_small").info.features["label"].names
+
+
+def coloured_noise(
+    label: int, classes: int, size: int, rng: np.random.Generator
+) -> np.ndarray:
+    """An image whose mean colour is the class's, uint8, ``(size, size, 3)``."""
+    colour = np.random.default_rng([classes, label % (classes + 1)]).integers(
+        60, 196, 3
+    )
+    noise = rng.integers(-50, 50, (size, size, 3))
+    return (colour + noise).astype(np.uint8)
+
+
+def encode(image: np.ndarray, kind: str) -> io.BytesIO:
+    """A file in memory; PNG keeps every pixel, JPEG does not."""
+    file = io.BytesIO()
+    options = {"compress_level": 0} if kind == "PNG" else {}
+    Image.fromarray(image).save(file, kind, **options)
+    file.seek(0)
+    return file
+
+
+def write(
+    data_dir: Path,
+    name: str,
+    splits: dict[str, Iterable[tuple[int | str, dict]]],
+    file_format: str = "array_record",
+    shards: int = 1,
+    change: Callable = lambda builder: None,
+) -> Path:
+    """Any data set that TFDS has a builder for, from examples with keys.
+
+    Args:
+      data_dir: folder of data sets.
+      name: of the data set.
+      splits: keys and examples by name of split; images as files in memory.
+      file_format: ``array_record`` or ``tfrecord``.
+      shards: files a split.
+      change: what else to do to the builder.
+
+    Returns:
+      The folder of the data set.
+    """
+    builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
+    change(builder)
+    return prepare(builder, splits, file_format, shards)
+
+
+def prepare(
+    builder: tfds.core.GeneratorBasedBuilder,
+    splits: dict[str, Iterable[tuple[int | str, dict]]],
+    file_format: str = "array_record",
+    shards: int = 1,
+) -> Path:
+    """Lets a builder write examples that are given to it."""
+    builder._split_generators = lambda dl_manager: {
+        split: iter(examples) for split, examples in splits.items()
+    }
+    tfds.disable_progress_bar()
+    builder.download_and_prepare(
+        download_config=tfds.download.DownloadConfig(
+            try_download_gcs=False, num_shards=shards
+        )
+    )
+    folder = Path(builder.data_dir)
+    if file_format == "tfrecord":
+        to_tfrecord(folder)
+    return folder
+
+
+def to_tfrecord(folder: Path) -> None:
+    """Makes an ArrayRecord data set a TFRecord one: the same records in the same order.
+
+    TFDS itself needs TensorFlow to write TFRecord files.
+    """
+    for path in sorted(folder.glob("*.array_record-*")):
+        records = iter(ArrayRecordDataSource(str(path)))
+        name = path.name.replace(".array_record-", ".tfrecord-")
+        with open(folder / name, "wb") as file:
+            for record in records:
+                file.write(framed(record))
+        path.unlink()
+    info_file = folder / "dataset_info.json"
+    info = json.loads(info_file.read_text())
+    info_file.write_text(json.dumps(info | {"fileFormat": "tfrecord"}))
