@@ -1,7 +1,6 @@
 """Digits-LT, from the handwritten digits that come with scikit-learn."""
 
 import numpy as np
-from sklearn.datasets import load_digits
 
 from experiments.data.dataset import Dataset, Split
 from experiments.data.longtail import TAILS, take_per_class
@@ -34,6 +33,9 @@ def load(subset_seed: int, imbalance_factor: float, imbalance: str = "exp") -> D
       Images of shape ``(8, 8, 1)`` with pixels 0 to 16 in 10 classes: at imbalance
       factor 30, 307 to train with, 240 for validation and 500 for test.
     """
+    # Here, because only these data need it and it takes seconds to import.
+    from sklearn.datasets import load_digits
+
     pixels, digits = load_digits(return_X_y=True)
     images = pixels.reshape(-1, IMAGE_SIZE, IMAGE_SIZE, 1).astype(np.uint8)
 
