@@ -12,11 +12,13 @@ import tyro
 from rich.console import Console
 from rich.progress import Progress
 
-from experiments import group_figures, tuning
+from experiments import tuning
 from experiments.config import METHODS, Config, Method
 from experiments.configs import get_config, get_recipe
 from experiments.errors import UserError, exit_with
 from experiments.records import create_run, describe_machine, free_run_dir, write_json
+from experiments.reporting import figures
+from experiments.reporting.comparison import comparison_rows, markdown_table, rich_table
 from experiments.seeds import (
     Outcome,
     grouped,
@@ -24,7 +26,6 @@ from experiments.seeds import (
     run_group,
     seed_dataset,
 )
-from experiments.tables import comparison_rows, markdown_table, rich_table
 from experiments.trainer import Trainer
 
 SAME_COMPUTE = "sgd, same compute"
@@ -112,7 +113,7 @@ def run(job: Job, console: Console) -> Path:
     write_json(run_dir / "results.json", results)
     (run_dir / "table.md").write_text(markdown_table(rows, differences))
     title = f"{job.config}: {job.seeds} seeds, {epochs} epochs"
-    group_figures.method_comparison(run_dir / "comparison.png", rows, title)
+    figures.method_comparison(run_dir / "comparison.png", rows, title)
     console.print(rich_table(rows, differences, title))
     console.print(f"Everything is in {run_dir}.")
     return run_dir

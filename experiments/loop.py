@@ -12,9 +12,9 @@ from experiments.checkpoint import Best, Checkpoints
 from experiments.config import Config
 from experiments.data.dataset import Dataset, Source, Split
 from experiments.errors import Stopped, UserError
-from experiments.evaluation import EvalSums, scores
+from experiments.evaluation import scores
 from experiments.feeds import Feed
-from experiments.step import TrainState, epoch_means
+from experiments.step import EvalSums, TrainState, epoch_means
 from experiments.stopping import StopSignal
 from experiments.trainer import Trainer
 

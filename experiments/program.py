@@ -16,10 +16,16 @@ from experiments.data.augment import augment
 from experiments.data.batches import shuffled_batches
 from experiments.data.dataset import Dataset
 from experiments.data.mixing import mixup
-from experiments.evaluation import EvalSums, make_eval_step
 from experiments.methods import make_loss, make_optimizer
 from experiments.models import make_model
-from experiments.step import Batch, TrainState, init_state, make_train_step
+from experiments.step import (
+    Batch,
+    EvalSums,
+    TrainState,
+    init_state,
+    make_eval_step,
+    make_train_step,
+)
 
 
 class Program(NamedTuple):

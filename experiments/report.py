@@ -9,20 +9,20 @@ import numpy as np
 import tyro
 from rich.console import Console
 
-from experiments import group_figures
 from experiments.drawing import frequency_order
 from experiments.errors import UserError, exit_with
-from experiments.groups import Group, grouped
 from experiments.metrics import shot_of_class, shot_thresholds
 from experiments.records import free_run_dir, write_json
-from experiments.report_tables import (
+from experiments.reporting import figures
+from experiments.reporting.groups import Group, grouped
+from experiments.reporting.results import difference_rows, group_rows
+from experiments.reporting.runs import FinishedRun, find_runs
+from experiments.reporting.tables import (
     as_markdown,
     as_rich,
     report_tables,
     settings_table,
 )
-from experiments.results import difference_rows, group_rows
-from experiments.runs import FinishedRun, find_runs
 
 
 @dataclass(frozen=True)
@@ -107,12 +107,12 @@ def _draw(
     rows: list[dict[str, Any]],
 ) -> None:
     """The figures of one data set."""
-    group_figures.method_comparison(
+    figures.method_comparison(
         out / f"accuracy{suffix}.png",
         [{"name": row["name"], **row["last"]} for row in rows],
         f"{data}, last epoch",
     )
-    group_figures.learning_curves(
+    figures.learning_curves(
         out / f"curves{suffix}.png",
         {group.name: [run.rows for run in group.runs] for group in groups},
         data,
@@ -123,7 +123,7 @@ def _draw(
         return
     config = groups[0].config
     thresholds = shot_thresholds(data, config["imbalance_factor"], config["imbalance"])
-    group_figures.per_class_accuracy(
+    figures.per_class_accuracy(
         out / f"per_class_accuracy{suffix}.png",
         {group.name: _accuracy_by_rank(group.runs) for group in groups},
         counts[0],

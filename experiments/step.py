@@ -1,6 +1,8 @@
-"""One step of training, a pure function.
+"""One step of training and one of evaluation, pure functions.
 
-It does not know which method runs: that is the optimizer's business.
+Neither knows which method runs: that is the optimizer's business. Sums of evaluation
+add up to those of a whole set, exactly, for any batch size and any number of devices
+and hosts: what only fills up a batch is masked.
 """
 
 from collections.abc import Callable
@@ -14,6 +16,7 @@ import optax
 import focal_sam_jax as fsam
 from experiments.methods import Loss
 from experiments.models import Model
+from experiments.skipping import Skipped, all_finite, count, none_skipped, select
 
 Sums = dict[str, jax.Array]
 
@@ -32,21 +35,6 @@ class Batch(NamedTuple):
     labels: jax.Array
     other_labels: jax.Array | None = None
     share: jax.Array | None = None
-
-
-class Skipped(NamedTuple):
-    """Steps without effect, because a number in them was not finite.
-
-    Attributes:
-      total: how many, int32, ().
-      in_row: how many up to now without a good one between, int32, ().
-      stalled_at: number of the step with which the first row that was too long began,
-        counted from 0; -1 if there was none. int32, ().
-    """
-
-    total: jax.Array
-    in_row: jax.Array
-    stalled_at: jax.Array
 
 
 class TrainState(NamedTuple):
@@ -94,7 +82,7 @@ def init_state(
         opt_state=opt_state,
         # Copies: a buffer cannot be donated twice.
         average=jax.tree.map(jnp.copy, (params, batch_stats)) if ema else (),
-        skipped=Skipped(*(jnp.full((), n, jnp.int32) for n in (0, 0, -1))),
+        skipped=none_skipped(),
         sums={name: jnp.zeros(()) for name in seen},
     )
 
@@ -160,14 +148,14 @@ def make_train_step(
             "train_accuracy": jnp.mean(logits.argmax(-1) == batch.labels),
         }
         seen |= {name: optax.tree.get(opt_state, name) for name in _SEEN}
-        good = _all_finite((seen, updates, batch_stats))
+        good = all_finite((seen, updates, batch_stats))
         first = state.step % steps_per_epoch == 0
 
         def add(name):
             so_far = jnp.where(first, 0, state.sums[name])
             return so_far + jnp.where(good, seen[name], 0)
 
-        kept = _where(
+        kept = select(
             good,
             (params, batch_stats, opt_state, average),
             (state.params, state.batch_stats, state.opt_state, state.average),
@@ -175,7 +163,7 @@ def make_train_step(
         return TrainState(
             state.step + 1,
             *kept,
-            skipped=_count(state.skipped, good, state.step, max_skipped),
+            skipped=count(state.skipped, good, state.step, max_skipped),
             sums={name: add(name) for name in state.sums},
         )
 
@@ -196,22 +184,67 @@ def epoch_means(sums: Sums) -> dict[str, float | None]:
     }
 
 
-def _all_finite(tree) -> jax.Array:
-    leaves = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]
-    return jnp.all(jnp.stack(leaves))
+class EvalSums(NamedTuple):
+    """Sums over the examples of a set.
+
+    Attributes:
+      confusion: examples by their class and the answer, int32,
+        ``(num_classes, num_classes)``.
+      calibration: number, sum of confidences and number of right answers in every bin
+        of confidence, float32, ``(3, 15)``.
+      loss: of the training loss, float32, ().
+    """
+
+    confusion: jax.Array
+    calibration: jax.Array
+    loss: jax.Array
 
 
-def _where(condition, here, there):
-    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), here, there)
+EvalStep = Callable[..., EvalSums]
+
+_BINS = 15
 
 
-def _count(
-    skipped: Skipped, good: jax.Array, step: jax.Array, max_skipped: int
-) -> Skipped:
-    in_row = jnp.where(good, 0, skipped.in_row + 1)
-    too_long = (in_row >= max_skipped) & (skipped.stalled_at < 0)
-    return Skipped(
-        total=skipped.total + ~good,
-        in_row=in_row,
-        stalled_at=jnp.where(too_long, step + 1 - in_row, skipped.stalled_at),
+def no_sums(num_classes: int) -> EvalSums:
+    """The sums over no example."""
+    return EvalSums(
+        jnp.zeros((num_classes, num_classes), jnp.int32),
+        jnp.zeros((3, _BINS)),
+        jnp.zeros(()),
     )
+
+
+def make_eval_step(
+    model: Model, loss: Callable[[jax.Array, jax.Array], jax.Array]
+) -> EvalStep:
+    """The function ``(sums, network, images, labels, real) -> sums``.
+
+    ``network`` is ``(params, batch_stats)``, ``images`` are normalised, and only what
+    is ``real``, bools of shape ``(batch,)``, counts.
+    """
+
+    def eval_step(
+        sums: EvalSums,
+        network: tuple[chex.ArrayTree, chex.ArrayTree],
+        images: jax.Array,
+        labels: jax.Array,
+        real: jax.Array,
+    ) -> EvalSums:
+        logits, _ = model.apply(*network, images, train=False)
+        answers = logits.argmax(-1)
+        confidence = jax.nn.softmax(logits).max(-1)
+        # The first bin is closed below, all are closed above.
+        bins = jnp.ceil(confidence * _BINS).astype(jnp.int32) - 1
+        bins = jnp.clip(bins, 0, _BINS - 1)
+        of_example = jnp.stack(
+            [jnp.ones_like(confidence), confidence, answers == labels]
+        )
+        return EvalSums(
+            confusion=sums.confusion.at[labels, answers].add(real.astype(jnp.int32)),
+            calibration=sums.calibration.at[:, bins].add(
+                jnp.where(real[None, :], of_example, 0)
+            ),
+            loss=sums.loss + jnp.sum(jnp.where(real, loss(logits, labels), 0)),
+        )
+
+    return eval_step

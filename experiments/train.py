@@ -20,7 +20,7 @@ from experiments.configs import get_config
 from experiments.data.dataset import Dataset
 from experiments.data.load import load_dataset
 from experiments.errors import UserError, exit_with
-from experiments.evaluation import EvalSums, shots
+from experiments.evaluation import shots
 from experiments.feeds import make_feed
 from experiments.loop import Run, fit, judge
 from experiments.recorder import Recorder
@@ -32,7 +32,7 @@ from experiments.records import (
     read_manifest,
     read_metrics,
 )
-from experiments.step import TrainState
+from experiments.step import EvalSums, TrainState
 from experiments.terminal import RunProgress, result_table
 from experiments.trainer import make_trainer
 

@@ -16,9 +16,8 @@ from experiments.config import Config
 from experiments.data.augment import check_augmentation
 from experiments.data.batches import batches_per_epoch, fitting_batch_size
 from experiments.data.dataset import Dataset
-from experiments.evaluation import EvalSums, no_sums
 from experiments.program import make_program
-from experiments.step import TrainState
+from experiments.step import EvalSums, TrainState, no_sums
 
 
 class Trainer(NamedTuple):

@@ -4,10 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
-
-# Processes share what they compile, while these tests run.
-_CACHE = tempfile.TemporaryDirectory(prefix="compiled-")
 
 
 def start(module, *arguments, **environment):
@@ -15,9 +11,7 @@ def start(module, *arguments, **environment):
     inherited = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
     own = {
         "JAX_PLATFORMS": "cpu",
-        "JAX_COMPILATION_CACHE_DIR": _CACHE.name,
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         "COLUMNS": "120",
     }
     return subprocess.Popen(

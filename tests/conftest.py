@@ -1,11 +1,18 @@
-"""Strict numerics, and eight devices on whatever machine this is."""
+"""Strict numerics, eight devices on whatever machine this is, and nothing compiled
+twice: the processes of one test run, workers and commands, share what they compile."""
 
 import os
+import tempfile
 
 # Before JAX starts: the multi-device tests need more devices than a laptop has.
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 )
+# Workers and commands inherit the folder from the first process, which removes it.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    _compiled = tempfile.TemporaryDirectory(prefix="compiled-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled.name
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
 import jax
 import pytest
@@ -18,3 +25,11 @@ def x64():
     """Double precision for one test."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture
+def quick_compile():
+    """Soon compiled and slow to run: for tests that make a few steps of many kinds."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)

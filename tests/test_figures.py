@@ -9,9 +9,10 @@ pytest.importorskip("matplotlib", reason="needs focal_sam_jax[experiments]")
 
 from matplotlib.image import imread
 
-from experiments import figures, group_figures
+from experiments import figures
 from experiments.drawing import frequency_order, moving_average, percent
 from experiments.metrics import shot_of_class, shot_thresholds
+from experiments.reporting import figures as group_figures
 
 SIZES = (2, 10, 30, 300)
 

@@ -20,9 +20,9 @@ from experiments.metrics import (
     shot_of_class,
     shot_thresholds,
 )
+from experiments.reporting.comparison import comparison_rows, markdown_table
+from experiments.reporting.statistics import paired_difference, summarise
 from experiments.seeds import Outcome
-from experiments.statistics import paired_difference, summarise
-from experiments.tables import comparison_rows, markdown_table
 
 THRESHOLDS = ShotThresholds(few_below=10, many_above=40)
 

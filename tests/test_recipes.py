@@ -42,19 +42,29 @@ def data_dir(tmp_path_factory):
     return folder
 
 
-def shrunk(name):
+def shrunk(name, method, loss):
     """The recipe with a tiny network, small batches and small images."""
-    config = get_config(name, "focal_sam")
+    config = get_config(name, method, loss)
     config = config.replace(model="resnet_digits", width=1, batch_size=8)
     if not config.in_memory:
         return config.replace(image_size=72)
     return config.replace(imbalance_factor=4.0)
 
 
+# A loss does not know which method runs, a method not which loss, and neither knows the
+# data: every loss and every method in turn is enough.
+_KINDS = [("focal_sam", loss) for loss in LOSSES]
+_KINDS += [(method, "ldam") for method in METHODS if method != "focal_sam"]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", RECIPES)
-def test_every_recipe_runs_two_steps(name, data_dir):
-    config = shrunk(name)
+@pytest.mark.usefixtures("quick_compile")
+@pytest.mark.parametrize(
+    ("name", "method", "loss"),
+    [(n, *kind) for n, kind in zip(RECIPES, itertools.cycle(_KINDS), strict=False)],
+)
+def test_every_recipe_runs_two_steps(name, method, loss, data_dir):
+    config = shrunk(name, method, loss)
     dataset = load_dataset(config, data_dir)
     mesh, key = sharding.device_mesh(1), jax.random.key(0)
     trainer = make_trainer(config, dataset, mesh)

@@ -16,10 +16,10 @@ from run_folders import STEPS_PER_EPOCH, scores, write_run
 from experiments import report
 from experiments.config import Config
 from experiments.errors import UserError
-from experiments.groups import grouped
 from experiments.metrics import SCORES
 from experiments.records import read_manifest
-from experiments.runs import find_runs, step_seconds
+from experiments.reporting.groups import grouped
+from experiments.reporting.runs import find_runs, step_seconds
 
 ACCURACY = {
     "sgd": (0.80, 0.82, 0.81),

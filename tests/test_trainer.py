@@ -9,7 +9,7 @@ pytest.importorskip("flax", reason="needs focal_sam_jax[experiments]")
 
 from experiments import sharding
 from experiments import trainer as trainer_module
-from experiments.config import LOSSES, METHODS
+from experiments.config import METHODS
 from experiments.configs import get_config
 from experiments.data.batches import padded_batches
 from experiments.data.load import load_dataset
@@ -42,6 +42,7 @@ def assert_close(here, there, rtol=1e-3, atol=1e-5):
     )
 
 
+@pytest.mark.usefixtures("quick_compile")
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_learns_and_says_what_it_saw(method):
     config, dataset = tiny(method, epochs=10)
@@ -55,19 +56,6 @@ def test_every_method_learns_and_says_what_it_saw(method):
     assert set(last) == (seen if method != "sgd" else {"loss", "train_accuracy"})
 
 
-# A loss does not know which method runs, and a method not which loss.
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("method", "loss"),
-    [("focal_sam", loss) for loss in LOSSES]
-    + [(method, "ldam") for method in METHODS if method != "focal_sam"],
-)
-def test_every_method_and_every_loss_go_together(method, loss):
-    config, dataset = tiny(method, loss)
-    state = epochs(make_trainer(config, dataset, ONE), dataset, number=1)
-    assert state.step == 2 and state.skipped.total == 0
-
-
 EXTRAS = {
     "averages": {"ema": 0.9},
     "mixing": {"mixup": 1.0},
@@ -78,6 +66,7 @@ EXTRAS = {
 }
 
 
+@pytest.mark.usefixtures("quick_compile")
 @pytest.mark.parametrize("changes", EXTRAS.values(), ids=EXTRAS)
 def test_every_extra_learns(changes):
     config, dataset = tiny("sam", epochs=10, **changes)

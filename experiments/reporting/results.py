@@ -4,11 +4,11 @@ from typing import Any
 
 import numpy as np
 
-from experiments.cells import as_json
-from experiments.groups import Group, differing_fields
 from experiments.metrics import SCORES
-from experiments.runs import FinishedRun, step_seconds
-from experiments.statistics import paired_difference, summarise
+from experiments.reporting.cells import as_json
+from experiments.reporting.groups import Group, differing_fields
+from experiments.reporting.runs import FinishedRun, step_seconds
+from experiments.reporting.statistics import paired_difference, summarise
 
 # What is reported of every state that was tested.
 NUMBERS = (*SCORES, "ece")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments.config import METHODS
-from experiments.runs import FinishedRun
+from experiments.reporting.runs import FinishedRun
 
 # What runs of one group may differ in: seeds, and what changes no number of a run.
 _FREE = {"seed", "subset_seed", "eval_every", "checkpoint_every"}

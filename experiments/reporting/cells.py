@@ -7,7 +7,7 @@ import numpy as np
 from rich import box
 from rich.table import Table
 
-from experiments.statistics import Summary
+from experiments.reporting.statistics import Summary
 
 
 def as_json(summary: Summary) -> dict[str, float | None]:

@@ -7,10 +7,10 @@ import numpy as np
 from rich.markup import escape
 from rich.table import Table
 
-from experiments.cells import empty_table, markdown_lines, narrow, percent
-from experiments.groups import differing_fields, show
 from experiments.metrics import SHOTS, shot_thresholds
-from experiments.results import NUMBERS
+from experiments.reporting.cells import empty_table, markdown_lines, narrow, percent
+from experiments.reporting.groups import differing_fields, show
+from experiments.reporting.results import NUMBERS
 
 _NUMBER_HEADER = ("overall", *SHOTS, "ECE")
 
@@ -38,8 +38,8 @@ def report_tables(
 
     Args:
       data: name of the data set.
-      rows: of :func:`experiments.results.group_rows`.
-      differences: of :func:`experiments.results.difference_rows`.
+      rows: of :func:`experiments.reporting.results.group_rows`.
+      differences: of :func:`experiments.reporting.results.difference_rows`.
     """
     yield ReportTable(
         f"{data}: test set, last epoch",

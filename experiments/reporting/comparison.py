@@ -5,11 +5,17 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from experiments.cells import as_json, empty_table, markdown_lines, narrow, percent
 from experiments.config import Config
 from experiments.metrics import SCORES, SHOTS
+from experiments.reporting.cells import (
+    as_json,
+    empty_table,
+    markdown_lines,
+    narrow,
+    percent,
+)
+from experiments.reporting.statistics import paired_difference, summarise
 from experiments.seeds import Outcome
-from experiments.statistics import paired_difference, summarise
 
 _HEADER = ("", "overall", *SHOTS, "time", "epochs")
 
