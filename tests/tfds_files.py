@@ -4,6 +4,7 @@ TFDS's builders write them: only where their images come from is replaced. Image
 noise around a colour that follows from the class, so that a network can learn them.
 """
 
+import functools
 import io
 import json
 from collections.abc import Callable, Iterable
@@ -193,6 +194,7 @@ def write_places(
     return folder
 
 
+@functools.cache
 def places_names() -> list[str]:
     """The 365 classes as TFDS has them."""
     return tfds.builder("places365_small").info.features["label"].names

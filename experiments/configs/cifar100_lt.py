@@ -5,7 +5,7 @@
 10,847 training images (500 to 5 a class), 10,000 balanced test images. `--loss` takes
 ce, ldam (with deferred re-weighting and a cosine head), vs and la.
 
-Cost: 200 epochs of 169 steps. A Focal-SAM step takes about 0.7 s on two CPU cores, so
+Cost: 200 epochs of 169 steps. A Focal-SAM step takes about 1 s on two CPU cores, so
 this wants a GPU or TPU; on a CPU pass a small `--epochs`. CC-SAM passes over a hundred
 classes a step.
 

@@ -5,7 +5,7 @@
 12,406 training images (5000 to 50 a class), 10,000 balanced test images. `--loss` takes
 ce, ldam (with deferred re-weighting and a cosine head), vs and la.
 
-Cost: 200 epochs of 193 steps. A Focal-SAM step takes about 0.7 s on two CPU cores, so
+Cost: 200 epochs of 193 steps. A Focal-SAM step takes about 1 s on two CPU cores, so
 this wants a GPU or TPU; on a CPU pass a small `--epochs`.
 
 Expected: Focal-SAM about 83 % overall, read off a figure of the published code that

@@ -8,8 +8,8 @@ cut, 100, 68, 46, 32, 22, 15, 10, 7, 4 and 3 images at imbalance factor 30. Whic
 has which rank in the tail follows the subset seed. Weight decay is what suits plain SGD
 best, which leaves the other methods less to win.
 
-Cost: half a minute on two CPU cores. Expected: 96 % overall with every method (the
-README's table, by `python -m experiments.compare`).
+Cost: about a minute on two CPU cores. Expected: 95 to 96 % overall with every method
+(the README's table, by `python -m experiments.compare`).
 """
 
 import itertools
