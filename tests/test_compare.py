@@ -17,7 +17,7 @@ from experiments.seeds import Outcome
 
 
 @pytest.fixture
-def tiny(monkeypatch):
+def tiny(monkeypatch, quick_compile):
     """The recipe with a network that trains in no time."""
     small = digits_lt.RECIPE.base.replace(width=2, batch_size=128)
     recipe = dataclasses.replace(digits_lt.RECIPE, base=small)

@@ -139,16 +139,19 @@ def test_a_damaged_checkpoint_is_named_and_left_alone(copy, damage):
         case "removed":
             shutil.rmtree(checkpoint / "state")
     before = everything_in(copy / "checkpoints")
-    options = [*JOB, "--run-dir", copy, "--resume"]
-    status, said = finish(start("train", *options))
+    status, said = finish(start("train", *JOB, "--run-dir", copy, "--resume"))
     assert status == 2, said
     assert said.count("\n") == 1, said
     assert str(checkpoint) in said and "move it away" in said
     assert everything_in(copy / "checkpoints") == before
 
-    # What the message advises works.
+
+@pytest.mark.slow
+def test_a_run_goes_on_from_the_checkpoint_before(copy):
+    """What the message about a damaged checkpoint advises."""
+    checkpoint = newest(copy)
     checkpoint.rename(copy / "moved away")
-    status, said = finish(start("train", *options))
+    status, said = finish(start("train", *JOB, "--run-dir", copy, "--resume"))
     assert status == 0, said
 
 

@@ -56,19 +56,14 @@ def test_it_learns_and_counts_every_image(whole):
 
 
 @pytest.mark.slow
-def test_processes_that_read_change_nothing(job, whole, tmp_path):
+@pytest.mark.parametrize(
+    ("signal_", "workers"), [(signal.SIGTERM, 0), (signal.SIGKILL, 2)]
+)
+def test_a_stream_resumes_where_it_was(job, whole, tmp_path, signal_, workers):
+    """Whichever way it was stopped, and whether threads or processes read."""
     run_dir = tmp_path / "run"
-    options = [*job, "--workers", 2, "--run-dir", run_dir]
-    status, said = finish(start("train", *options))
-    assert status == 0, said
-    assert metrics(run_dir) == metrics(whole)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("signal_", [signal.SIGTERM, signal.SIGKILL])
-def test_a_stream_resumes_where_it_was(job, whole, tmp_path, signal_):
-    run_dir = tmp_path / "run"
-    process = start("train", *job, "--run-dir", run_dir)
+    options = [*job, "--workers", workers, "--run-dir", run_dir]
+    process = start("train", *options)
     deadline = time.monotonic() + 240
     while not (run_dir / "metrics.jsonl").exists() or not metrics(run_dir):
         assert time.monotonic() < deadline and process.poll() is None
@@ -76,8 +71,7 @@ def test_a_stream_resumes_where_it_was(job, whole, tmp_path, signal_):
     process.send_signal(signal_)
     process.communicate()
     assert process.returncode != 0
-    options = [*job, "--resume", "--run-dir", run_dir]
-    status, said = finish(start("train", *options))
+    status, said = finish(start("train", *options, "--resume"))
     assert status == 0, said
     assert metrics(run_dir) == metrics(whole)
 
