@@ -100,7 +100,7 @@ def _import_tfds():
         if importlib.util.find_spec(package) is None:
             raise UserError(
                 f"Preparing data sets needs the package {package}: "
-                "pip install -e '.[experiments,data,prepare]'. Training does without "
+                "pip install -e '.[experiments,prepare]'. Training does without "
                 "TensorFlow."
             )
     import tensorflow_datasets

@@ -52,7 +52,7 @@ def test_a_missing_package_is_explained(tmp_path, package):
     done = prepare("cifar10", "--data-dir", tmp_path, before=hide(package))
     assert done.returncode == 2
     assert f"needs the package {package}" in done.stderr
-    assert "pip install -e '.[experiments,data,prepare]'" in done.stderr
+    assert "pip install -e '.[experiments,prepare]'" in done.stderr
     assert done.stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
 
