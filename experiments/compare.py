@@ -1,6 +1,5 @@
 """Compares methods over seeds: ``python -m experiments.compare --help``."""
 
-import dataclasses
 import sys
 import time
 from collections.abc import Mapping
@@ -16,7 +15,13 @@ from experiments import tuning
 from experiments.config import METHODS, Config, Method
 from experiments.configs import get_config, get_recipe
 from experiments.errors import UserError, exit_with
-from experiments.records import create_run, describe_machine, free_run_dir, write_json
+from experiments.records import (
+    as_json,
+    create_run,
+    describe_machine,
+    free_run_dir,
+    write_json,
+)
 from experiments.reporting import figures
 from experiments.reporting.comparison import comparison_rows, markdown_table, rich_table
 from experiments.seeds import (
@@ -95,9 +100,7 @@ def run(job: Job, console: Console) -> Path:
     seeds = list(range(job.seeds))
     run_dir = job.run_dir or free_run_dir(Path("runs"), f"compare-{job.config}")
     manifest = {
-        "config": {
-            name: dataclasses.asdict(config) for name, config in configs.items()
-        },
+        "config": {name: as_json(config) for name, config in configs.items()},
         "seeds": seeds,
         "tuned_anew": job.tune,
         **describe_machine(sys.argv),

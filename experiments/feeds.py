@@ -8,13 +8,12 @@ from jax.sharding import Mesh
 
 from experiments import sharding
 from experiments.config import Config
-from experiments.data.batches import padded_batches
+from experiments.data.batches import evaluation_batch_size, padded_batches
 from experiments.data.dataset import Dataset, Source, Split
 from experiments.trainer import Trainer, scan_is_fast
 
 # Steps of one device loop: between two the host can save the state and stop.
 _STEPS_IN_LOOP = 100
-_EVALUATION_BATCH_SIZE = 512
 _STREAMED_EVALUATION_BATCH_SIZE = 128
 
 
@@ -63,8 +62,7 @@ class MemoryFeed:
             yield inputs, min(stride, self._trainer.steps_per_epoch - start)
 
     def batches(self, part):
-        size = min(_EVALUATION_BATCH_SIZE, len(part.labels))
-        size += -size % self._mesh.size
+        size = evaluation_batch_size(len(part.labels), self._mesh.size)
         for batch in padded_batches(part, size):
             yield jax.device_put(batch, sharding.by_example(self._mesh))
 

@@ -123,11 +123,7 @@ class MetricsFile:
     def __init__(self, run_dir: Path, *, keep_until_step: int):
         """Opens it to go on after so many steps; what was written later goes."""
         self._path = run_dir / METRICS
-        kept = [
-            row
-            for row in read_metrics(run_dir)
-            if row["step"] <= keep_until_step and row["split"] != "test"
-        ]
+        kept = metrics_until(run_dir, keep_until_step)
         unfinished = self._path.with_suffix(".tmp")
         unfinished.write_text("".join(json.dumps(row) + "\n" for row in kept))
         unfinished.replace(self._path)
@@ -145,6 +141,18 @@ def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
         return []
     lines = path.read_text().split("\n")
     return [json.loads(line) for line in lines[:-1]]
+
+
+def metrics_until(run_dir: Path, step: int) -> list[dict[str, Any]]:
+    """The rows that stay when a run goes on after so many steps.
+
+    Those of the test set do not: they are about to come again.
+    """
+    return [
+        row
+        for row in read_metrics(run_dir)
+        if row["step"] <= step and row["split"] != "test"
+    ]
 
 
 def free_run_dir(base: Path, name: str) -> Path:

@@ -10,13 +10,11 @@ import numpy as np
 
 from experiments import sharding
 from experiments.config import Config
-from experiments.data.batches import padded_batches
+from experiments.data.batches import evaluation_batch_size, padded_batches
 from experiments.data.dataset import Dataset
 from experiments.data.load import load_dataset
 from experiments.evaluation import scores
 from experiments.trainer import Trainer, make_trainer, scan_is_fast
-
-_EVALUATION_BATCH_SIZE = 512
 
 
 class Outcome(NamedTuple):
@@ -73,7 +71,7 @@ def run_group(
     step_seconds = float(np.median(seconds[1:] or seconds)) / trainer.steps_per_epoch
 
     splits = [getattr(dataset, part) for dataset in datasets]
-    size = min(_EVALUATION_BATCH_SIZE, len(splits[0].labels))
+    size = evaluation_batch_size(len(splits[0].labels))
     batches = zip(*(padded_batches(split, size) for split in splits), strict=True)
     sums = trainer.evaluate(state, (_pack(list(of_seeds)) for of_seeds in batches))
     counts = datasets[0].class_counts

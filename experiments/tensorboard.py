@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from experiments.records import read_metrics
+from experiments.records import metrics_until
 
 # Seconds after which a number is on disk at the latest.
 _FLUSH_EVERY = 10
@@ -28,9 +28,8 @@ class TensorBoard:
         self._writer = SummaryWriter(
             str(run_dir), purge_step=0, flush_secs=_FLUSH_EVERY
         )
-        for row in read_metrics(run_dir):
-            if row["step"] <= keep_until_step and row["split"] != "test":
-                self.append(row)
+        for row in metrics_until(run_dir, keep_until_step):
+            self.append(row)
 
     def append(self, row: dict[str, Any]) -> None:
         """Adds the numbers of a row at its step, as ``train/loss``, say.

@@ -1,43 +1,29 @@
 """One recipe a file: what, the command, its cost, the expected number, its source."""
 
+from importlib import import_module
+
 from experiments.config import Config, Loss, Method
-from experiments.configs import (
-    cifar10_lt,
-    cifar10_lt_if10,
-    cifar10_lt_if20,
-    cifar10_lt_if50,
-    cifar10_lt_if200,
-    cifar100_lt,
-    cifar100_lt_if10,
-    cifar100_lt_if20,
-    cifar100_lt_if50,
-    cifar100_lt_if200,
-    digits_lt,
-    imagenet_lt,
-    inaturalist18,
-    places_lt,
-)
 from experiments.configs.recipe import Recipe as Recipe
 from experiments.errors import UserError
 
-_MODULES = (
-    digits_lt,
-    cifar10_lt,
-    cifar10_lt_if10,
-    cifar10_lt_if20,
-    cifar10_lt_if50,
-    cifar10_lt_if200,
-    cifar100_lt,
-    cifar100_lt_if10,
-    cifar100_lt_if20,
-    cifar100_lt_if50,
-    cifar100_lt_if200,
-    imagenet_lt,
-    inaturalist18,
-    places_lt,
+_NAMES = (
+    "digits_lt",
+    "cifar10_lt",
+    "cifar10_lt_if10",
+    "cifar10_lt_if20",
+    "cifar10_lt_if50",
+    "cifar10_lt_if200",
+    "cifar100_lt",
+    "cifar100_lt_if10",
+    "cifar100_lt_if20",
+    "cifar100_lt_if50",
+    "cifar100_lt_if200",
+    "imagenet_lt",
+    "inaturalist18",
+    "places_lt",
 )
 RECIPES: dict[str, Recipe] = {
-    module.__name__.rpartition(".")[2]: module.RECIPE for module in _MODULES
+    name: import_module(f"experiments.configs.{name}").RECIPE for name in _NAMES
 }
 
 

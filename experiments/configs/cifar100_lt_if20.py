@@ -11,15 +11,6 @@ Cost: 200 epochs of 248 steps; see `cifar100_lt`.
 Expected: no published number is known to us for this factor.
 """
 
-import dataclasses
-
 from experiments.configs import cifar100_lt
 
-RECIPE = dataclasses.replace(
-    cifar100_lt.RECIPE,
-    base=cifar100_lt.RECIPE.base.replace(
-        config="cifar100_lt_if20", imbalance_factor=20.0
-    ),
-    methods=cifar100_lt.RECIPE.methods
-    | {"imbsam": {"rho": 0.05, "tail_threshold": 60}},
-)
+RECIPE = cifar100_lt.RECIPE.with_factor("cifar100_lt_if20", 20.0, tail_threshold=60)

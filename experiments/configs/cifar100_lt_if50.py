@@ -12,15 +12,6 @@ Expected: Focal-SAM 48.1 % overall, as quoted in public lists of results, probab
 cross-entropy (`--loss ce`); the published code names no number for this factor.
 """
 
-import dataclasses
-
 from experiments.configs import cifar100_lt
 
-RECIPE = dataclasses.replace(
-    cifar100_lt.RECIPE,
-    base=cifar100_lt.RECIPE.base.replace(
-        config="cifar100_lt_if50", imbalance_factor=50.0
-    ),
-    methods=cifar100_lt.RECIPE.methods
-    | {"imbsam": {"rho": 0.05, "tail_threshold": 20}},
-)
+RECIPE = cifar100_lt.RECIPE.with_factor("cifar100_lt_if50", 50.0, tail_threshold=20)

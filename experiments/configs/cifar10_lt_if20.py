@@ -11,15 +11,6 @@ Cost: 200 epochs of 265 steps; see `cifar10_lt`.
 Expected: no published number is known to us for this factor.
 """
 
-import dataclasses
-
 from experiments.configs import cifar10_lt
 
-RECIPE = dataclasses.replace(
-    cifar10_lt.RECIPE,
-    base=cifar10_lt.RECIPE.base.replace(
-        config="cifar10_lt_if20", imbalance_factor=20.0
-    ),
-    methods=cifar10_lt.RECIPE.methods
-    | {"imbsam": {"rho": 0.05, "tail_threshold": 500}},
-)
+RECIPE = cifar10_lt.RECIPE.with_factor("cifar10_lt_if20", 20.0, tail_threshold=500)

@@ -12,15 +12,6 @@ Expected: Focal-SAM 82.0 % overall, as quoted in public lists of results, probab
 cross-entropy (`--loss ce`); the published code names no number for this factor.
 """
 
-import dataclasses
-
 from experiments.configs import cifar10_lt
 
-RECIPE = dataclasses.replace(
-    cifar10_lt.RECIPE,
-    base=cifar10_lt.RECIPE.base.replace(
-        config="cifar10_lt_if50", imbalance_factor=50.0
-    ),
-    methods=cifar10_lt.RECIPE.methods
-    | {"imbsam": {"rho": 0.05, "tail_threshold": 200}},
-)
+RECIPE = cifar10_lt.RECIPE.with_factor("cifar10_lt_if50", 50.0, tail_threshold=200)

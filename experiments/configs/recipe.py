@@ -1,7 +1,7 @@
 """What a recipe is."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from experiments.config import Config, Loss, Method
@@ -34,3 +34,14 @@ class Recipe:
         if loss is not None:
             changes |= {"loss": loss, **self.losses.get(loss, {})}
         return self.base.replace(**changes)
+
+    def with_factor(
+        self, config: str, imbalance_factor: float, *, tail_threshold: int
+    ) -> "Recipe":
+        """The recipe ``config``: another imbalance factor, and ImbSAM's tail for it."""
+        imbsam = {**self.methods["imbsam"], "tail_threshold": tail_threshold}
+        return replace(
+            self,
+            base=self.base.replace(config=config, imbalance_factor=imbalance_factor),
+            methods={**self.methods, "imbsam": imbsam},
+        )

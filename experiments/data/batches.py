@@ -7,6 +7,8 @@ import numpy as np
 
 from experiments.data.dataset import Split
 
+_EVALUATION_BATCH_SIZE = 512
+
 
 def batches_per_epoch(size: int, batch_size: int) -> int:
     """Full batches in a set; at least one."""
@@ -16,6 +18,12 @@ def batches_per_epoch(size: int, batch_size: int) -> int:
 def fitting_batch_size(size: int, batch_size: int, devices: int) -> int:
     """The batch size for a set that may be smaller; the devices share it evenly."""
     return batch_size if batch_size <= size else max(size // devices, 1) * devices
+
+
+def evaluation_batch_size(size: int, devices: int = 1) -> int:
+    """The batch size to evaluate a set in memory with; the devices share it evenly."""
+    batch_size = min(_EVALUATION_BATCH_SIZE, size)
+    return batch_size + -batch_size % devices
 
 
 def shuffled_batches(
