@@ -16,7 +16,9 @@ from experiments.models.heads import CosineHead
 @pytest.fixture(scope="module")
 def cosine_head():
     """The columns at first, shape (6, 4), and the last layer as a function."""
-    model = functional(lambda rngs: CosineHead(6, 4, rngs, dtype=jnp.float32))
+    model = functional(
+        lambda rngs: CosineHead(6, 4, rngs, scale=1.0, dtype=jnp.float32)
+    )
     params, batch_stats = model.init(jax.random.key(0))
 
     @jax.jit

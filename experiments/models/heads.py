@@ -39,7 +39,7 @@ class LinearHead(nnx.Module):
 
 
 class CosineHead(nnx.Module):
-    """Cosine between the features and a column for every class, as the logits.
+    """Cosine between the features and a column for every class, times a fixed scale.
 
     Columns start as vectors of length one, from a uniform distribution over the cube.
     The gradient with respect to a vector of length zero is zero.
@@ -50,14 +50,21 @@ class CosineHead(nnx.Module):
     """
 
     def __init__(
-        self, features: int, num_classes: int, rngs: nnx.Rngs, *, dtype: DTypeLike
+        self,
+        features: int,
+        num_classes: int,
+        rngs: nnx.Rngs,
+        *,
+        scale: float,
+        dtype: DTypeLike,
     ):
         columns = uniform(1.0)(rngs.params(), (features, num_classes))
-        self.columns = nnx.Param(_unit(columns, axis=0))
-        self._dtype = dtype
+        self.columns = nnx.Param(unit(columns, axis=0))
+        self._scale, self._dtype = scale, dtype
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return _product(_unit(x, axis=1), _unit(self.columns[...], axis=0), self._dtype)
+        columns = unit(self.columns[...], axis=0)
+        return self._scale * _product(unit(x, axis=1), columns, self._dtype)
 
 
 def make_head(
@@ -68,13 +75,14 @@ def make_head(
     *,
     init: Initializer,
     dtype: DTypeLike,
+    scale: float = 1.0,
 ) -> nnx.Module:
-    """The last layer; ``init`` is of the linear one."""
+    """The last layer; ``init`` is of the linear one, ``scale`` of the cosine one."""
     match head:
         case "linear":
             return LinearHead(features, num_classes, rngs, init=init, dtype=dtype)
         case "cosine":
-            return CosineHead(features, num_classes, rngs, dtype=dtype)
+            return CosineHead(features, num_classes, rngs, scale=scale, dtype=dtype)
     raise ValueError(f"head must be 'linear' or 'cosine', got {head!r}.")
 
 
@@ -86,10 +94,10 @@ def _product(x, kernel, dtype):
     return jnp.matmul(x, kernel, preferred_element_type=wide)
 
 
-def _unit(x, axis):
+def unit(x: jax.Array, axis: int) -> jax.Array:
     """Vectors along ``axis`` divided by their length; the shortest become zero."""
     square = jnp.sum(jnp.square(x), axis, keepdims=True)
     # The inner choice keeps the gradient finite where the outer one discards the value.
     long_enough = square > 1e-24
-    unit = x * jax.lax.rsqrt(jnp.where(long_enough, square, 1.0))
-    return jnp.where(long_enough, unit, 0.0)
+    of_length_one = x * jax.lax.rsqrt(jnp.where(long_enough, square, 1.0))
+    return jnp.where(long_enough, of_length_one, 0.0)

@@ -28,6 +28,15 @@ def kaiming_fan_out(key, shape, dtype=jnp.float32) -> jax.Array:
     return math.sqrt(2 / fan_out) * _normal(key, shape, dtype)
 
 
+def normal(std: float) -> Initializer:
+    """Normal with mean zero and that standard deviation, not truncated."""
+
+    def init(key, shape, dtype=jnp.float32):
+        return std * _normal(key, shape, dtype)
+
+    return init
+
+
 def uniform(bound: float) -> Initializer:
     """Uniform between ``-bound`` and ``bound``."""
 

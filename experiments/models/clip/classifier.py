@@ -1,0 +1,134 @@
+"""An image tower with a last layer: what is tuned, and what is trained from scratch."""
+
+from collections.abc import Callable, Sequence
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.typing import DTypeLike
+
+from experiments.models.clip.architecture import Vision
+from experiments.models.clip.random_weights import random_weights
+from experiments.models.clip.towers import VisionTower
+from experiments.models.clip.tuners import Tuner, is_tuned, make_tuners
+from experiments.models.functional import Model, functional
+from experiments.models.heads import Head, make_head
+from experiments.models.layers import uniform
+
+
+def vision_transformer(
+    sizes: Vision,
+    num_classes: int,
+    *,
+    head: Head = "linear",
+    scale: float = 1.0,
+    dtype: DTypeLike = jnp.float32,
+) -> Model:
+    """A network of CLIP's form, trained from scratch.
+
+    Args:
+      sizes: of the image tower.
+      num_classes: size of the output.
+      head: the last layer, linear or cosine.
+      scale: what cosines are multiplied by.
+      dtype: of the computation, float32 or bfloat16.
+    """
+
+    def make_module(rngs):
+        return _Classifier(sizes, num_classes, head, scale, (), 1, dtype, rngs)
+
+    return functional(make_module, weights=_drawn(sizes))
+
+
+def tuned_clip(
+    sizes: Vision,
+    num_classes: int,
+    *,
+    tuners: Sequence[Tuner],
+    bottleneck: int,
+    weights: chex.ArrayTree | None,
+    head: Head = "cosine",
+    scale: float = 25.0,
+    dtype: DTypeLike = jnp.float32,
+) -> Model:
+    """A trained image tower of which only a little is trained on, and a new last layer.
+
+    What is frozen and only ever a factor is held in the precision of the computation.
+
+    Args:
+      sizes: of the tower.
+      num_classes: size of the output.
+      tuners: what is trained beside the last layer; nothing at all makes a probe.
+      bottleneck: width inside AdaptFormer, Adapter and LoRA.
+      weights: of the tower, nested dicts; ``None`` draws them, by a key that is always
+        the same where they are frozen.
+      head: the last layer, cosine or linear.
+      scale: what cosines are multiplied by.
+      dtype: of the computation, float32 or bfloat16.
+    """
+
+    def make_module(rngs):
+        return _Classifier(
+            sizes, num_classes, head, scale, tuners, bottleneck, dtype, rngs
+        )
+
+    def is_trained(path):
+        return path[0] != "vision" or is_tuned(tuners, path[1:])
+
+    def narrow(path, array):
+        is_factor = path[-1].key == "kernel"
+        return np.asarray(array, dtype) if is_factor else array
+
+    model = functional(
+        make_module,
+        weights=_drawn(sizes) if weights is None else lambda key: {"vision": weights},
+        is_trained=is_trained,
+    )
+    if dtype == jnp.float32:
+        return model
+    frozen = jax.tree_util.tree_map_with_path(narrow, model.frozen)
+    return model._replace(frozen=frozen)
+
+
+class _Classifier(nnx.Module):
+    def __init__(
+        self,
+        sizes: Vision,
+        num_classes: int,
+        head: Head,
+        scale: float,
+        tuners: Sequence[Tuner],
+        bottleneck: int,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ):
+        self.head = make_head(
+            head,
+            sizes.transformer.width,
+            num_classes,
+            rngs,
+            init=uniform(sizes.transformer.width**-0.5),
+            scale=scale,
+            dtype=dtype,
+        )
+        modules = make_tuners(tuners, sizes, bottleneck, dtype, rngs)
+        self.vision = VisionTower(sizes, dtype, rngs, modules)
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        features = self.vision(images)
+        # As wide as the normalisation that they come from.
+        wide = jnp.promote_types(features.dtype, jnp.float32)
+        return self.head(features.astype(wide))
+
+
+def vision_shapes(sizes: Vision) -> chex.ArrayTree:
+    """Shapes of the parameters of an image tower without tuners."""
+    tower = nnx.eval_shape(lambda: VisionTower(sizes, jnp.float32, nnx.Rngs(0)))
+    return nnx.to_pure_dict(nnx.state(tower, nnx.Param))
+
+
+def _drawn(sizes: Vision) -> Callable[[jax.Array], chex.ArrayTree]:
+    shapes = vision_shapes(sizes)
+    return lambda key: {"vision": random_weights(key, shapes, sizes.transformer)}
