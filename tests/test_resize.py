@@ -1,0 +1,146 @@
+"""Resizing on the device, against Pillow."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from experiments.data import resized_crop
+from experiments.data.resize import (
+    crop_and_resize,
+    five_crops,
+    random_box,
+    random_resized_crop,
+    resize,
+)
+
+Image = pytest.importorskip("PIL.Image")
+
+
+def pixels(*shape, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.uniform(0, 255, shape).astype(np.float32)
+
+
+def pillow(image, box, size):
+    """Crop and resize, channel by channel in floating point."""
+    channels = [
+        Image.fromarray(channel).crop(box).resize((size, size), Image.BILINEAR)
+        for channel in np.moveaxis(image, -1, 0)
+    ]
+    return np.stack([np.asarray(channel) for channel in channels], axis=-1)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "size"),
+    [(32, 32, 224), (8, 8, 32), (100, 100, 32), (40, 70, 30), (70, 40, 50), (9, 31, 9)],
+)
+def test_resizing_is_pillows(height, width, size):
+    images = pixels(2, height, width, 3)
+    ours = jax.jit(resize, static_argnums=1)(images, size)
+    assert ours.dtype == np.float32
+    for image, result in zip(images, ours, strict=True):
+        wanted = pillow(image, (0, 0, width, height), size)
+        np.testing.assert_allclose(result, wanted, atol=2e-3)
+
+
+def test_the_right_size_is_left_alone():
+    images = jnp.asarray(pixels(2, 8, 8, 1))
+    assert resize(images, 8) is images
+
+
+def test_narrow_images_stay_narrow():
+    images = pixels(2, 16, 16, 3)
+    narrow = resize(jnp.asarray(images, jnp.bfloat16), 32)
+    assert narrow.dtype == jnp.bfloat16
+    np.testing.assert_allclose(
+        narrow.astype(jnp.float32), resize(images, 32), atol=4, rtol=0.02
+    )
+
+
+@given(data=st.data(), size=st.sampled_from([5, 20]), mirrored=st.booleans())
+@settings(deadline=None, max_examples=30)
+def test_a_part_is_cut_before_it_is_resized(data, size, mirrored):
+    height, width = 13, 17
+    tall = data.draw(st.integers(1, height))
+    wide = data.draw(st.integers(1, width))
+    top = data.draw(st.integers(0, height - tall))
+    left = data.draw(st.integers(0, width - wide))
+    images = pixels(1, height, width, 2)
+    box = jnp.array([[top, left, tall, wide]])
+    ours = crop_and_resize(images, box, jnp.array([mirrored]), size)[0]
+    wanted = pillow(images[0], (left, top, left + wide, top + tall), size)
+    np.testing.assert_allclose(ours[:, ::-1] if mirrored else ours, wanted, atol=2e-3)
+
+
+def boxes(height, width, draws):
+    keys = jax.random.split(jax.random.key(0), draws)
+    draw = jax.jit(jax.vmap(lambda key: random_box(key, height, width)))
+    return np.asarray(draw(keys))
+
+
+def test_parts_are_drawn_as_on_the_host():
+    height, width, draws = 60, 80, 4000
+    top, left, tall, wide = boxes(height, width, draws).T
+    assert (top >= 0).all() and (top + tall <= height).all()
+    assert (left >= 0).all() and (left + wide <= width).all()
+    rng = np.random.default_rng(0)
+    host = [resized_crop.random_box(width, height, rng) for _ in range(draws)]
+    first_column, first_row, column, row = np.array(host).T
+    host_tall, host_wide = row - first_row, column - first_column
+    pairs = [
+        (tall, host_tall),
+        (wide, host_wide),
+        (tall * wide, host_tall * host_wide),
+        (top, first_row),
+        (left, first_column),
+        ((tall * wide) ** 2, (host_tall * host_wide) ** 2),
+    ]
+    for ours, theirs in pairs:
+        error = np.sqrt((ours.var() + theirs.var()) / draws)
+        assert abs(ours.mean() - theirs.mean()) < 4 * error
+
+
+@pytest.mark.parametrize(("height", "width"), [(4, 64), (64, 4), (1, 1)])
+def test_what_never_fits_is_the_middle(height, width):
+    left, top, right, bottom = resized_crop.random_box(
+        width, height, np.random.default_rng(0)
+    )
+    found = boxes(height, width, 200)
+    fallback = np.array([top, left, bottom - top, right - left])
+    assert (found == fallback[None]).all(axis=1).mean() > 0.5
+
+
+def test_every_image_has_its_own_part_and_a_key_its_own_parts():
+    image = pixels(1, 32, 32, 3)
+    images = jnp.asarray(np.repeat(image, 4, axis=0))
+    crop = jax.jit(random_resized_crop, static_argnums=2)
+    once = np.asarray(crop(jax.random.key(0), images, 48))
+    assert once.shape == (4, 48, 48, 3)
+    assert all(not np.allclose(once[0], other) for other in once[1:])
+    np.testing.assert_array_equal(once, crop(jax.random.key(0), images, 48))
+    assert not np.allclose(once, crop(jax.random.key(1), images, 48))
+
+
+def test_about_half_are_mirrored():
+    ramp = np.broadcast_to(np.arange(32.0)[None, None, :, None], (400, 32, 32, 1))
+    crops = np.asarray(random_resized_crop(jax.random.key(0), jnp.asarray(ramp), 8))
+    share = (crops[:, 0, 0, 0] > crops[:, 0, -1, 0]).mean()
+    assert 0.4 < share < 0.6
+
+
+def test_five_crops_are_the_corners_and_the_middle():
+    images = pixels(2, 10, 13, 3)
+    crops = np.asarray(five_crops(jnp.asarray(images), 8))
+    wanted = [
+        images[:, :8, :8],
+        images[:, :8, 5:],
+        images[:, 2:, :8],
+        images[:, 2:, 5:],
+        images[:, 1:9, 2:10],
+    ]
+    np.testing.assert_array_equal(crops, np.stack(wanted))
+    with pytest.raises(ValueError, match="at least 12 by 12 pixels, got 10 by 13"):
+        five_crops(jnp.asarray(images), 12)
