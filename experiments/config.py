@@ -18,6 +18,22 @@ Network = Literal[
     "resnet56",
     "resnet50",
     "resnext50",
+    "vit_digits",
+    "clip",
+]
+Tuner = Literal[
+    "full",
+    "bias",
+    "layer_norm",
+    "vpt_shallow",
+    "vpt_deep",
+    "adapter",
+    "adaptformer",
+    "lora",
+    "lora_mlp",
+    "ssf_attention",
+    "ssf_mlp",
+    "ssf_layer_norm",
 ]
 Augmentation = Literal[
     "none", "affine", "crop_flip", "resized_crop", "resized_crop_jitter"
@@ -29,6 +45,8 @@ LOSSES: tuple[Loss, ...] = get_args(Loss)
 OWN_DATA = ("folder:", "lists:", "tfds:")
 # Up to this size images are held in memory; larger ones are streamed from disk.
 IN_MEMORY_SIZE = 64
+# Pixels that five crops leave out between them, as LIFT has it.
+_FIVE_CROPS_MARGIN = 24
 
 
 def _option(help_text: str):
@@ -53,9 +71,24 @@ class Config:
     image_size: Annotated[
         int,
         _option(
-            "side of the images the network sees, in pixels; up to "
-            f"{IN_MEMORY_SIZE} they are held in memory, larger ones are streamed"
+            f"side of the images, in pixels; up to {IN_MEMORY_SIZE} they are held in "
+            "memory, larger ones are streamed"
         ),
+    ]
+    input_size: Annotated[
+        int | None,
+        _option("side to which the device resizes images in memory; none: as they are"),
+    ]
+    test_resize: Annotated[
+        int | None,
+        _option(
+            "shorter side of an image before its middle is judged, in pixels; none: "
+            "256 for images of 224, or without a margin where the device resizes"
+        ),
+    ]
+    five_crops: Annotated[
+        bool,
+        _option("judge by the mean over four corners and the middle of an image"),
     ]
     imbalance: Annotated[
         Literal["exp", "step", "natural"],
@@ -79,9 +112,41 @@ class Config:
     cutout: Annotated[int, _option("side of the square erased, in pixels; 0: none")]
     mixup: Annotated[float, _option("parameter of the Beta distribution; 0: none")]
 
-    model: Annotated[Network, _option("network, trained from scratch")]
+    model: Annotated[
+        Network, _option("network, trained from scratch; clip: tuned from --weights")
+    ]
+    weights: Annotated[
+        str,
+        _option(
+            "clip: folder of a CLIP model, its name on the hub, or random:ViT-B/16 and "
+            "the like for weights that are drawn"
+        ),
+    ]
+    tuners: Annotated[
+        tuple[Tuner, ...],
+        _option("clip: what is trained beside the last layer; nothing: a probe"),
+    ]
+    bottleneck: Annotated[
+        int | None,
+        _option("clip: width inside adapters and LoRA; none: by the classes"),
+    ]
     head: Annotated[
         Literal["linear", "cosine"], _option("last layer; cosine goes with LDAM")
+    ]
+    head_scale: Annotated[float, _option("cosine: what cosines are multiplied by")]
+    head_init: Annotated[
+        Literal["random", "text", "text_ensemble", "class_means"],
+        _option(
+            "clip: what the last layer starts from: chance, the prompt 'a photo of a "
+            "...', 80 prompts, or the mean features of every class"
+        ),
+    ]
+    class_names: Annotated[
+        str | None,
+        _option(
+            "clip: file of the names for prompts, one a line in the order of the "
+            "classes, or class, tab, name; none: the data's own"
+        ),
     ]
     width: Annotated[int, _option("resnet_digits: channels of the first layer")]
     precision: Annotated[
@@ -99,6 +164,9 @@ class Config:
     ]
     epochs: Annotated[int, _option("passes over the training set")]
     batch_size: Annotated[int, _option("examples a step; an incomplete rest waits")]
+    optimizer: Annotated[
+        Literal["sgd", "adamw"], _option("what makes steps of the method's gradient")
+    ]
     learning_rate: Annotated[float, _option("its largest value")]
     schedule: Annotated[
         Literal["cosine", "multistep"],
@@ -110,7 +178,10 @@ class Config:
     ]
     decay: Annotated[float, _option("multistep: factor at every milestone")]
     momentum: Annotated[float, _option("of SGD, in [0, 1)")]
-    weight_decay: Annotated[float, _option("added to the gradient, times the weights")]
+    weight_decay: Annotated[
+        float,
+        _option("times the weights: SGD adds it to the gradient, AdamW to the step"),
+    ]
     ema: Annotated[
         float,
         _option("decay a step of the averaged weights that are evaluated; 0: none"),
@@ -178,10 +249,27 @@ class Config:
                     f"than --rho-milestones, got {self.rho_values}."
                 )
 
+        for name in ("input_size", "test_resize"):
+            value = getattr(self, name)
+            if value is not None and value < 8:
+                raise UserError(f"{_flag(name)} must be at least 8, got {value}.")
+        if self.bottleneck is not None and self.bottleneck < 1:
+            raise UserError(f"--bottleneck must be at least 1, got {self.bottleneck}.")
+
     @property
     def in_memory(self) -> bool:
         """Whether the images are held in memory."""
         return self.image_size <= IN_MEMORY_SIZE
+
+    @property
+    def network_size(self) -> int:
+        """Side of the images that the network sees, in pixels."""
+        return self.input_size or self.image_size
+
+    @property
+    def judged_size(self) -> int:
+        """Side of the images that are judged, before parts of them are cut out."""
+        return self.network_size + _FIVE_CROPS_MARGIN * self.five_crops
 
     def replace(self, **changes) -> "Config":
         """A copy with some fields changed."""
@@ -202,6 +290,7 @@ _AT_LEAST = {
     "cutout": 0,
     "mixup": 0,
     "width": 1,
+    "head_scale": 0,
     "epochs": 1,
     "batch_size": 1,
     "warmup": 0,

@@ -99,11 +99,14 @@ class StreamFeed:
 
         size = _STREAMED_EVALUATION_BATCH_SIZE
         size += -size % self._mesh.size
+        config = self._config
+        size_of_images = config.judged_size
+        resize = config.test_resize or round(config.image_size * 256 / 224)
         batches = eval_batches(
             part,
             batch_size=size,
-            image_size=self._config.image_size,
-            resize=round(self._config.image_size * 256 / 224),
+            image_size=size_of_images,
+            resize=max(resize, size_of_images),
             workers=self._workers,
             shard=jax.process_index(),
             num_shards=jax.process_count(),

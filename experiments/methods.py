@@ -52,14 +52,18 @@ def make_optimizer(
 ) -> optax.GradientTransformationExtraArgs:
     """The method, then weight decay, then SGD with momentum and a schedule.
 
-    Weight decay comes after the method: it takes no part in the perturbation.
+    Or the method, then AdamW. Either way weight decay comes after the method: it takes
+    no part in the perturbation.
     """
+    method = make_method(config, class_counts, steps_per_epoch)
+    learning_rate = schedules.learning_rate(config, steps_per_epoch)
+    if config.optimizer == "adamw":
+        adamw = optax.adamw(learning_rate, weight_decay=config.weight_decay)
+        return optax.chain(method, adamw)
     return optax.chain(
-        make_method(config, class_counts, steps_per_epoch),
+        method,
         optax.add_decayed_weights(config.weight_decay),
-        optax.sgd(
-            schedules.learning_rate(config, steps_per_epoch), momentum=config.momentum
-        ),
+        optax.sgd(learning_rate, momentum=config.momentum),
     )
 
 

@@ -5,7 +5,7 @@ draws what it would have drawn.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +16,9 @@ from experiments.data.augment import augment
 from experiments.data.batches import shuffled_batches
 from experiments.data.dataset import Dataset
 from experiments.data.mixing import mixup
+from experiments.data.views import judged_views
 from experiments.methods import make_loss, make_optimizer
-from experiments.models import make_model
+from experiments.models import make_model, mean_over_views
 from experiments.step import (
     Batch,
     EvalSums,
@@ -33,15 +34,18 @@ class Program(NamedTuple):
 
     Attributes:
       init: ``key -> state``.
+      frozen: weights of the network that training leaves as they are, on the host.
       order: ``(key, epoch) -> order``, which rows of a set in memory make the batches
         of an epoch, int, ``(steps_per_epoch, batch_size)``.
-      step: ``(state, images, labels, key) -> state`` from pixels as they are stored.
-      step_in_memory: ``(state, (split, order), key) -> state``, with the batch of that
-        step.
-      look: ``(sums, state, images, labels, real) -> sums`` evaluates a batch.
+      step: ``(state, frozen, (images, labels), key) -> state`` from pixels as they are
+        stored.
+      step_in_memory: ``(state, frozen, (split, order), key) -> state``, with the batch
+        of that step.
+      look: ``(sums, state, frozen, images, labels, real) -> sums`` evaluates a batch.
     """
 
     init: Callable[[jax.Array], TrainState]
+    frozen: Any
     order: Callable[[jax.Array, jax.typing.ArrayLike], jax.Array]
     step: Callable[..., TrainState]
     step_in_memory: Callable[..., TrainState]
@@ -68,15 +72,6 @@ def make_program(
     model = make_model(config, num_classes, channels=len(dataset.mean))
     tx = make_optimizer(config, dataset.class_counts, steps_per_epoch)
     loss = make_loss(config, dataset.class_counts)
-    train_step = make_train_step(
-        model,
-        tx,
-        loss,
-        num_classes,
-        steps_per_epoch,
-        ema=config.ema,
-        max_skipped=config.max_skipped,
-    )
     mean = jnp.asarray(dataset.mean).reshape(1, 1, 1, -1)
     std = jnp.asarray(dataset.std).reshape(1, 1, 1, -1)
 
@@ -86,7 +81,17 @@ def make_program(
     def order(key, epoch):
         return shuffled_batches(_stream(key, _ORDER), epoch, size, batch_size)
 
-    def step(state, images, labels, key):
+    def step(state, frozen, inputs, key):
+        train_step = make_train_step(
+            model.given(frozen),
+            tx,
+            loss,
+            num_classes,
+            steps_per_epoch,
+            ema=config.ema,
+            max_skipped=config.max_skipped,
+        )
+        images, labels = inputs
         images = jax.lax.with_sharding_constraint(images, rows)
         labels = jax.lax.with_sharding_constraint(labels, rows)
         augment_key = jax.random.fold_in(_stream(key, _AUGMENT), state.step)
@@ -97,19 +102,20 @@ def make_program(
             batch = Batch(*mixup(mixup_key, batch.images, labels, config.mixup))
         return train_step(state, batch)
 
-    def step_in_memory(state, inputs, key):
+    def step_in_memory(state, frozen, inputs, key):
         split, order = inputs
         chosen = order[state.step % steps_per_epoch]
-        return step(state, split.images[chosen], split.labels[chosen], key)
+        return step(state, frozen, (split.images[chosen], split.labels[chosen]), key)
 
-    def look(sums, state, images, labels, real):
+    def look(sums, state, frozen, images, labels, real):
         # The training criterion as it was in the last step.
         epoch = jnp.maximum(state.step - 1, 0) // steps_per_epoch
-        add = make_eval_step(model, lambda *example: loss(*example, epoch))
-        images = (images.astype(jnp.float32) - mean) / std
-        return add(sums, state.evaluated, images, labels, real)
+        views = judged_views(config, (images.astype(jnp.float32) - mean) / std)
+        network = mean_over_views(model.given(frozen))
+        add = make_eval_step(network, lambda *example: loss(*example, epoch))
+        return add(sums, state.evaluated, views, labels, real)
 
-    return Program(init, order, step, step_in_memory, look)
+    return Program(init, model.frozen, order, step, step_in_memory, look)
 
 
 _INIT, _ORDER, _AUGMENT, _MIXUP = range(4)

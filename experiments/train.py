@@ -118,6 +118,8 @@ def run(job: Job, console: Console) -> Path:
     dataset = load_dataset(config, job.data_dir)
     trainer = make_trainer(config, dataset, mesh, split_state=job.split_state)
     key = sharding.random_key(config.seed, mesh)
+    # Before the folder, which is not made if the weights to start from are not there.
+    state = None if job.resume else trainer.init(jax.random.key(config.seed))
     _open_run(job, run_dir, dataset, trainer.shapes)
 
     checkpoints = Checkpoints(run_dir, config, trainer.shapes)
@@ -127,7 +129,7 @@ def run(job: Job, console: Console) -> Path:
         step, state, best = checkpoints.restore(latest)
     else:
         step, best = 0, Best()
-        state = trainer.init(jax.random.key(config.seed))
+        state = state or trainer.init(jax.random.key(config.seed))
     records = Recorder(run_dir, keep_until_step=step, writes=hosts.is_first())
     feed = make_feed(config, dataset, trainer, mesh, key, job.workers)
 

@@ -16,6 +16,7 @@ from experiments.config import Config
 from experiments.data.augment import check_augmentation
 from experiments.data.batches import batches_per_epoch, fitting_batch_size
 from experiments.data.dataset import Dataset
+from experiments.head_start import check_head_start, with_head_start
 from experiments.program import make_program
 from experiments.step import EvalSums, TrainState, no_sums
 
@@ -70,12 +71,13 @@ def make_trainer(
         ``advance``, so that one trainer serves many subsets of equal counts.
       mesh: the devices; each takes an equal part of every batch.
       over_seeds: train several seeds at once.
-      split_state: split large parameters and their optimizer state over the devices.
+      split_state: split large weights and their optimizer state over the devices.
 
     Raises:
       UserError: if the configuration cannot be run on these data or devices.
     """
     check_augmentation(config)
+    check_head_start(config)
     sharding.check_batch_size(config.batch_size, mesh)
     size, num_classes = len(dataset.train.labels), len(dataset.class_counts)
     batch_size = fitting_batch_size(size, config.batch_size, mesh.size)
@@ -85,30 +87,31 @@ def make_trainer(
     )
     seeds = jax.vmap if over_seeds else lambda function, **_: function
     order = seeds(program.order, in_axes=(0, None))
-    look = seeds(program.look)
+    look = seeds(program.look, in_axes=(0, 0, None, 0, 0, 0))
 
     whole = sharding.replicated(mesh)
     shapes = jax.eval_shape(program.init, jax.random.key(0))
     layout = sharding.of_state(shapes, mesh, split=split_state)
     compiled = {"donate_argnums": 0, "out_shardings": layout}
     if not config.in_memory:
-        advance = _one_by_one(
-            jax.jit(
-                lambda state, inputs, key: program.step(state, *inputs, key), **compiled
-            )
-        )
+        advance = _one_by_one(jax.jit(program.step, **compiled))
     elif over_seeds or scan_is_fast():
+        in_axes = (0, None, 0, 0, None)
         advance = jax.jit(
-            seeds(_loop(program.step_in_memory), in_axes=(0, 0, 0, None)), **compiled
+            seeds(_loop(program.step_in_memory), in_axes=in_axes), **compiled
         )
     else:
         advance = _one_by_one(jax.jit(program.step_in_memory, **compiled))
+    frozen = jax.device_put(
+        program.frozen, sharding.of_state(program.frozen, mesh, split=split_state)
+    )
 
     lay_out = jax.jit(lambda state: state, out_shardings=layout)
 
     def init(key):
         # Not compiled as a whole, which takes longer than all the draws.
-        return lay_out(jax.tree.map(np.asarray, seeds(program.init)(key)))
+        state = jax.tree.map(np.asarray, seeds(program.init)(key))
+        return lay_out(with_head_start(state, config, dataset))
 
     look = jax.jit(look, donate_argnums=0, out_shardings=whole)
     nothing = jax.jit(seeds(lambda _: no_sums(num_classes)), out_shardings=whole)
@@ -116,13 +119,13 @@ def make_trainer(
     def evaluate(state, batches):
         sums = nothing(state.step)
         for batch in batches:
-            sums = look(sums, state, *batch)
+            sums = look(sums, state, frozen, *batch)
         return sums
 
     return Trainer(
         init=init,
         order=jax.jit(order, out_shardings=whole),
-        advance=advance,
+        advance=lambda state, *rest: advance(state, frozen, *rest),
         evaluate=evaluate,
         shapes=sharding.with_sharding(shapes, layout),
         steps_per_epoch=steps_per_epoch,
@@ -133,9 +136,9 @@ def make_trainer(
 def _loop(step):
     """Many steps as one loop on the device, whose length compiles nothing anew."""
 
-    def many_steps(state, inputs, key, steps):
+    def many_steps(state, frozen, inputs, key, steps):
         return jax.lax.fori_loop(
-            0, steps, lambda _, state: step(state, inputs, key), state
+            0, steps, lambda _, state: step(state, frozen, inputs, key), state
         )
 
     return many_steps
@@ -144,9 +147,9 @@ def _loop(step):
 def _one_by_one(step):
     """Many steps as a loop of compiled ones, dispatched ahead."""
 
-    def many_steps(state, inputs, key, steps):
+    def many_steps(state, frozen, inputs, key, steps):
         for _ in range(steps):
-            state = step(state, inputs, key)
+            state = step(state, frozen, inputs, key)
         return state
 
     return many_steps

@@ -309,7 +309,10 @@ def test_sensible_augmentation_passes(config):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (SMALL.replace(augment="resized_crop"), "choose one of none, affine, crop_f"),
+        (
+            SMALL.replace(augment="resized_crop_jitter"),
+            "choose one of none, affine, crop_flip, resized_crop",
+        ),
         (LARGE.replace(augment="crop_flip"), "choose one of resized_crop, resized_cr"),
         (LARGE.replace(augment="none"), "224 pixels, which are streamed"),
         (DIGITS.replace(augment="crop_flip"), "other signs of digits"),

@@ -21,6 +21,12 @@ _NAMES = (
     "imagenet_lt",
     "inaturalist18",
     "places_lt",
+    "vit_digits_lt",
+    "vit_digits_lt_sgd",
+    "clip_cifar10_lt",
+    "clip_cifar100_lt",
+    "clip_imagenet_lt",
+    "clip_inaturalist18",
 )
 RECIPES: dict[str, Recipe] = {
     name: import_module(f"experiments.configs.{name}").RECIPE for name in _NAMES

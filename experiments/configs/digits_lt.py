@@ -18,7 +18,7 @@ from experiments.config import Config
 from experiments.configs.recipe import Recipe
 
 
-def _grid(**values: tuple[float, ...]) -> list[dict[str, float]]:
+def grid(**values: tuple[float, ...]) -> list[dict[str, float]]:
     """All combinations of the values."""
     combinations = itertools.product(*values.values())
     return [dict(zip(values, chosen, strict=True)) for chosen in combinations]
@@ -33,6 +33,9 @@ RECIPE = Recipe(
         seed=0,
         data="digits",
         image_size=8,
+        input_size=None,
+        test_resize=None,
+        five_crops=False,
         imbalance="exp",
         imbalance_factor=30.0,
         subset_seed=0,
@@ -42,13 +45,20 @@ RECIPE = Recipe(
         cutout=0,
         mixup=0.0,
         model="resnet_digits",
+        weights="openai/clip-vit-base-patch16",
+        tuners=(),
+        bottleneck=None,
         head="linear",
+        head_scale=1.0,
+        head_init="random",
+        class_names=None,
         width=16,
         precision="float32",
         loss="la",
         drw_start=None,
         epochs=400,
         batch_size=32,
+        optimizer="sgd",
         learning_rate=0.1,
         schedule="cosine",
         warmup=0,
@@ -84,17 +94,15 @@ RECIPE = Recipe(
     # Eight candidates for each method, with the same two learning rates, and the
     # numbers that are its own.
     grid={
-        "sgd": _grid(
+        "sgd": grid(
             learning_rate=_LEARNING_RATES, weight_decay=(2e-3, 5e-3, 1e-2, 2e-2)
         ),
-        "sam": _grid(learning_rate=_LEARNING_RATES, rho=(0.05, 0.1, 0.2, 0.4)),
-        "imbsam": _grid(
+        "sam": grid(learning_rate=_LEARNING_RATES, rho=(0.05, 0.1, 0.2, 0.4)),
+        "imbsam": grid(
             learning_rate=_LEARNING_RATES, rho=(0.1, 0.2), tail_threshold=(10, 40)
         ),
-        "cc_sam": _grid(
-            learning_rate=_LEARNING_RATES, rho=(0.1, 0.2), alpha=(0.5, 1.0)
-        ),
-        "focal_sam": _grid(
+        "cc_sam": grid(learning_rate=_LEARNING_RATES, rho=(0.1, 0.2), alpha=(0.5, 1.0)),
+        "focal_sam": grid(
             learning_rate=_LEARNING_RATES, rho=(0.1, 0.2), gamma=(1.0, 3.0)
         ),
     },

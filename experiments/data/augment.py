@@ -6,13 +6,14 @@ from jax.scipy.ndimage import map_coordinates
 
 from experiments.config import Config
 from experiments.data.randaugment import randaugment
+from experiments.data.resize import random_resized_crop, resize
 from experiments.errors import UserError
 
 _MAX_ROTATION = jnp.pi / 15
 _MAX_SCALING = 0.1
 _MAX_SHIFT = 0.5
 
-_IN_MEMORY = ("none", "affine", "crop_flip")
+_IN_MEMORY = ("none", "affine", "crop_flip", "resized_crop")
 _STREAMED = ("resized_crop", "resized_crop_jitter")
 
 
@@ -31,17 +32,23 @@ def check_augmentation(config: Config) -> None:
             f"--augment {config.augment} is not for images of {config.image_size} "
             f"pixels, which are {where}: choose one of {', '.join(allowed)}."
         )
-    if config.data == "digits" and config.augment == "crop_flip":
+    if config.input_size and not config.in_memory:
         raise UserError(
-            "--augment crop_flip makes other signs of digits: choose affine or none."
+            f"--input-size is for images held in memory, and those of "
+            f"{config.image_size} pixels are streamed: set --image-size alone."
+        )
+    if config.data == "digits" and config.augment in ("crop_flip", "resized_crop"):
+        raise UserError(
+            f"--augment {config.augment} makes other signs of digits: choose affine or "
+            "none."
         )
     if config.data == "digits" and config.randaugment:
         raise UserError(
             "--randaugment is for colour images, and the digits are grey: set it to 0."
         )
-    if config.cutout >= config.image_size:
+    if config.cutout >= config.network_size:
         raise UserError(
-            f"--cutout must be less than the {config.image_size} pixels of an image, "
+            f"--cutout must be less than the {config.network_size} pixels of an image, "
             f"got {config.cutout}."
         )
 
@@ -61,12 +68,17 @@ def augment(
       mean: of each channel, ``(channels,)``.
 
     Returns:
-      Array like ``images``.
+      Array like ``images``, of the size that the network sees.
     """
     if config.augment == "affine":
         images = random_affine(jax.random.fold_in(key, 0), images)
     if config.augment == "crop_flip":
         images = random_crop_flip(jax.random.fold_in(key, 1), images)
+    if config.augment == "resized_crop" and config.in_memory:
+        crop_key = jax.random.fold_in(key, 4)
+        images = random_resized_crop(crop_key, images, config.network_size)
+    if config.input_size:
+        images = resize(images, config.input_size)
     if config.randaugment:
         images = randaugment(jax.random.fold_in(key, 2), images, config.randaugment)
     if config.cutout:

@@ -8,6 +8,7 @@ import numpy as np
 
 from experiments.config import Config
 from experiments.data import digits
+from experiments.data.clip_images import as_clip_sees
 from experiments.data.dataset import Dataset, Source
 from experiments.data.folder import from_folder
 from experiments.data.lists import from_lists
@@ -32,6 +33,11 @@ def load_dataset(config: Config, data_dir: Path) -> Dataset:
     Raises:
       UserError: if the data are missing, damaged or do not suit the configuration.
     """
+    dataset = _load(config, data_dir)
+    return as_clip_sees(dataset) if config.model == "clip" else dataset
+
+
+def _load(config: Config, data_dir: Path) -> Dataset:
     if config.data == "digits":
         return _load_digits(config)
     parts = _read(config, data_dir)

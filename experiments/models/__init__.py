@@ -1,7 +1,11 @@
 """Networks, each two pure functions over plain trees. The only room that knows Flax."""
 
+from experiments.models.clip.columns import mean_columns as mean_columns
+from experiments.models.clip.columns import text_columns as text_columns
+from experiments.models.clip.files import open_clip as open_clip
 from experiments.models.convert import from_pytorch as from_pytorch
 from experiments.models.functional import Model as Model
+from experiments.models.functional import mean_over_views as mean_over_views
 from experiments.models.make import make_model as make_model
 from experiments.models.resnet import resnet_cifar as resnet_cifar
 from experiments.models.resnet import resnet_digits as resnet_digits

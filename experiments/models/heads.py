@@ -74,8 +74,8 @@ def make_head(
     rngs: nnx.Rngs,
     *,
     init: Initializer,
+    scale: float,
     dtype: DTypeLike,
-    scale: float = 1.0,
 ) -> nnx.Module:
     """The last layer; ``init`` is of the linear one, ``scale`` of the cosine one."""
     match head:

@@ -1,30 +1,42 @@
 """From an experiment to its network."""
 
+from typing import Any
+
 import jax.numpy as jnp
 
 from experiments.config import Config
 from experiments.errors import UserError
+from experiments.models.clip.architecture import Transformer, Vision
+from experiments.models.clip.classifier import tuned_clip, vision_transformer
+from experiments.models.clip.files import open_clip
+from experiments.models.clip.tuners import bottleneck
 from experiments.models.functional import Model
 from experiments.models.resnet import resnet_cifar, resnet_digits
 from experiments.models.resnet_imagenet import resnet50, resnext50_32x4d
 
 _CIFAR_DEPTHS = {"resnet20": 20, "resnet32": 32, "resnet44": 44, "resnet56": 56}
 _IMAGENET = {"resnet50": resnet50, "resnext50": resnext50_32x4d}
+_VIT_DIGITS = Transformer(width=64, layers=4, heads=4, hidden=128)
 
 
 def make_model(config: Config, num_classes: int, channels: int) -> Model:
     """The network that ``config`` names.
 
     Args:
-      config: its ``model``, ``head``, ``width`` and ``precision`` matter.
+      config: its ``model`` and what belongs to it.
       num_classes: size of the output.
       channels: of the images.
 
     Raises:
-      UserError: if the network is not made for so many channels.
+      UserError: if the network is not made for such images, or if the weights that it
+        starts from are not there.
     """
     name = config.model
     options = {"head": config.head, "dtype": jnp.dtype(config.precision)}
+    options["scale"] = config.head_scale
+    if name == "vit_digits":
+        sizes = Vision(_VIT_DIGITS, config.network_size, 2, channels)
+        return vision_transformer(sizes, num_classes, **options)
     if name == "resnet_digits":
         return resnet_digits(num_classes, config.width, channels=channels, **options)
     if channels != 3:
@@ -32,6 +44,29 @@ def make_model(config: Config, num_classes: int, channels: int) -> Model:
             f"--model {name} takes images with 3 channels, and these have {channels}: "
             "choose --model resnet_digits."
         )
+    if name == "clip":
+        return _clip(config, num_classes, options)
     if name in _CIFAR_DEPTHS:
         return resnet_cifar(_CIFAR_DEPTHS[name], num_classes, **options)
     return _IMAGENET[name](num_classes, **options)
+
+
+def _clip(config: Config, num_classes: int, options: dict[str, Any]) -> Model:
+    clip = open_clip(config.weights)
+    sizes = clip.architecture.vision
+    if sizes.image_size != config.network_size:
+        flag = "--input-size" if config.in_memory else "--image-size"
+        raise UserError(
+            f"CLIP of --weights {config.weights} sees images of {sizes.image_size} "
+            f"pixels, not of {config.network_size}: set {flag} {sizes.image_size}."
+        )
+    weights = clip.vision()
+    return tuned_clip(
+        sizes,
+        num_classes,
+        tuners=config.tuners,
+        bottleneck=config.bottleneck
+        or bottleneck(num_classes, sizes.transformer.layers),
+        weights=weights and weights["vision"],
+        **options,
+    )

@@ -29,6 +29,7 @@ def resnet_cifar(
     num_classes: int,
     *,
     head: Head = "linear",
+    scale: float = 1.0,
     dtype: DTypeLike = jnp.float32,
 ) -> Model:
     """The CIFAR ResNets: depth 20, 32, 44, 56 or 110, for images of 32x32x3.
@@ -40,6 +41,7 @@ def resnet_cifar(
       depth: layers with weights, 6 k + 2.
       num_classes: size of the output.
       head: the last layer, linear or cosine.
+      scale: what cosines are multiplied by.
       dtype: of the computation, float32 or bfloat16.
 
     References:
@@ -49,7 +51,8 @@ def resnet_cifar(
     blocks, rest = divmod(depth - 2, 6)
     if rest or blocks < 1:
         raise ValueError(f"depth must be 6 k + 2 with k >= 1, got {depth}.")
-    return functional(partial(_ResNet, blocks, 16, 3, num_classes, head, dtype))
+    module = partial(_ResNet, blocks, 16, 3, num_classes, head, scale, dtype)
+    return functional(module)
 
 
 def resnet_digits(
@@ -58,6 +61,7 @@ def resnet_digits(
     *,
     channels: int = 1,
     head: Head = "linear",
+    scale: float = 1.0,
     dtype: DTypeLike = jnp.float32,
 ) -> Model:
     """The same with one block a stage, for images of 8x8.
@@ -67,9 +71,11 @@ def resnet_digits(
       width: channels of the first stage.
       channels: of the images.
       head: the last layer, linear or cosine.
+      scale: what cosines are multiplied by.
       dtype: of the computation, float32 or bfloat16.
     """
-    return functional(partial(_ResNet, 1, width, channels, num_classes, head, dtype))
+    module = partial(_ResNet, 1, width, channels, num_classes, head, scale, dtype)
+    return functional(module)
 
 
 class _ResNet(nnx.Module):
@@ -82,6 +88,7 @@ class _ResNet(nnx.Module):
         in_channels: int,
         num_classes: int,
         head: Head,
+        scale: float,
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
@@ -98,7 +105,13 @@ class _ResNet(nnx.Module):
                 self._names.append(name)
                 channels = out
         self.head = make_head(
-            head, channels, num_classes, rngs, init=kaiming_fan_in, dtype=dtype
+            head,
+            channels,
+            num_classes,
+            rngs,
+            init=kaiming_fan_in,
+            scale=scale,
+            dtype=dtype,
         )
 
     def __call__(self, images: jax.Array) -> jax.Array:

@@ -28,7 +28,11 @@ _EXPANSION = 4
 
 
 def resnet50(
-    num_classes: int, *, head: Head = "linear", dtype: DTypeLike = jnp.float32
+    num_classes: int,
+    *,
+    head: Head = "linear",
+    scale: float = 1.0,
+    dtype: DTypeLike = jnp.float32,
 ) -> Model:
     """ResNet-50, for images of 224x224x3, say.
 
@@ -37,17 +41,22 @@ def resnet50(
     Args:
       num_classes: size of the output.
       head: the last layer, linear or cosine.
+      scale: what cosines are multiplied by.
       dtype: of the computation, float32 or bfloat16.
 
     References:
       He et al., `Deep Residual Learning for Image Recognition
       <https://arxiv.org/abs/1512.03385>`_, CVPR 2016, section 4.1
     """
-    return functional(partial(_ResNet, 1, 64, num_classes, head, dtype))
+    return functional(partial(_ResNet, 1, 64, num_classes, head, scale, dtype))
 
 
 def resnext50_32x4d(
-    num_classes: int, *, head: Head = "linear", dtype: DTypeLike = jnp.float32
+    num_classes: int,
+    *,
+    head: Head = "linear",
+    scale: float = 1.0,
+    dtype: DTypeLike = jnp.float32,
 ) -> Model:
     """ResNeXt-50 with 32 groups of 4 channels, for the same images.
 
@@ -56,13 +65,14 @@ def resnext50_32x4d(
     Args:
       num_classes: size of the output.
       head: the last layer, linear or cosine.
+      scale: what cosines are multiplied by.
       dtype: of the computation, float32 or bfloat16.
 
     References:
       Xie et al., `Aggregated Residual Transformations for Deep Neural Networks
       <https://arxiv.org/abs/1611.05431>`_, CVPR 2017
     """
-    return functional(partial(_ResNet, 32, 4, num_classes, head, dtype))
+    return functional(partial(_ResNet, 32, 4, num_classes, head, scale, dtype))
 
 
 class _ResNet(nnx.Module):
@@ -74,6 +84,7 @@ class _ResNet(nnx.Module):
         group_width: int,
         num_classes: int,
         head: Head,
+        scale: float,
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
@@ -92,7 +103,9 @@ class _ResNet(nnx.Module):
                 self._names.append(name)
                 channels = out
         init = uniform(channels**-0.5)
-        self.head = make_head(head, channels, num_classes, rngs, init=init, dtype=dtype)
+        self.head = make_head(
+            head, channels, num_classes, rngs, init=init, scale=scale, dtype=dtype
+        )
 
     def __call__(self, images: jax.Array) -> jax.Array:
         x = nnx.relu(self.bn(self.conv(images)))

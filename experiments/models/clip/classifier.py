@@ -9,10 +9,11 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
+from experiments.config import Tuner
 from experiments.models.clip.architecture import Vision
 from experiments.models.clip.random_weights import random_weights
 from experiments.models.clip.towers import VisionTower
-from experiments.models.clip.tuners import Tuner, is_tuned, make_tuners
+from experiments.models.clip.tuners import is_tuned, make_tuners
 from experiments.models.functional import Model, functional
 from experiments.models.heads import Head, make_head
 from experiments.models.layers import uniform

@@ -3,7 +3,6 @@
 import json
 import re
 from collections.abc import Iterable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from experiments.models.clip.architecture import (
     Vision,
     from_hugging_face,
 )
+from experiments.models.clip.packages import import_package
 from experiments.models.clip.tensors import Kind, Tensor, text_tensors, vision_tensors
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -157,7 +157,7 @@ def _files(path: Path) -> list[Path]:
 def _open(path: Path):
     try:
         # Flax's flavour, because NumPy's cannot read bfloat16.
-        return _safetensors().safe_open(path, framework="flax")
+        return import_package("safetensors").safe_open(path, framework="flax")
     except FileNotFoundError:
         raise UserError(f"{path} is missing: copy all files of the model.") from None
     except Exception as error:  # A class of its own, which safetensors keeps private.
@@ -187,7 +187,7 @@ def _fetch(name: str) -> Path:
             f"--weights {name}: there is no such folder or file, and a name on the hub "
             "looks like openai/clip-vit-large-patch14."
         )
-    hub = _import("huggingface_hub")
+    hub = import_package("huggingface_hub")
     try:
         files = [CONFIG, TOKENIZER, "*.safetensors", INDEX]
         return Path(hub.snapshot_download(name, allow_patterns=files))
@@ -220,17 +220,3 @@ def _from_openai(shapes: dict[str, tuple[int, ...]]) -> Architecture:
         raise UserError(
             f"the CLIP weights with OpenAI's names have no array {error.args[0]}."
         ) from None
-
-
-def _import(package: str):
-    from importlib import import_module
-
-    try:
-        return import_module(package)
-    except ImportError as error:
-        raise UserError(
-            f"CLIP's weights need {package}: pip install -e '.[experiments,clip]'."
-        ) from error
-
-
-_safetensors = partial(_import, "safetensors")

@@ -161,4 +161,4 @@ def _write(array, layout, shape):
         case "patches":
             width, channels, patch, _ = shape
             array = array.reshape(patch, patch, channels, width).transpose(3, 2, 0, 1)
-    return np.ascontiguousarray(array)
+    return np.array(array, order="C")

@@ -83,7 +83,7 @@ class VisionTower(_Blocks):
 
 
 class TextTower(_Blocks):
-    """From tokens to features: int ``(batch, context)`` to ``(batch, width)``.
+    """From tokens to features: int ``(batch, length)`` to ``(batch, width)``.
 
     The feature is that of the end token after the last normalisation, not projected.
     """
@@ -107,6 +107,8 @@ class TextTower(_Blocks):
         return self.ln_final(x)
 
     def embed(self, tokens: jax.Array) -> jax.Array:
-        """What the blocks read, ``(batch, context, width)``."""
-        x = self.token_embedding[...][tokens] + self.position[...][None]
+        """What the blocks read, ``(batch, length, width)``."""
+        # What comes after the last end token changes nothing and may be cut off.
+        position = self.position[...][: tokens.shape[1]]
+        x = self.token_embedding[...][tokens] + position[None]
         return x if self._dtype == jnp.float32 else x.astype(self._dtype)

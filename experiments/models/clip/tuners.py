@@ -11,31 +11,16 @@ References:
 
 import math
 from collections.abc import Sequence
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+from experiments.config import Tuner
 from experiments.models.clip.architecture import Transformer, Vision
 from experiments.models.clip.transformer import LayerNorm, MakeTuners, dense
 from experiments.models.layers import normal, uniform
-
-Tuner = Literal[
-    "full",
-    "bias",
-    "layer_norm",
-    "vpt_shallow",
-    "vpt_deep",
-    "adapter",
-    "adaptformer",
-    "lora",
-    "lora_mlp",
-    "ssf_attention",
-    "ssf_mlp",
-    "ssf_layer_norm",
-]
 
 _PROMPTS = 10
 

@@ -1,0 +1,25 @@
+"""Digits-LT: the vision transformer of `vit_digits_lt`, with SGD.
+
+    python -m experiments.train --config vit_digits_lt_sgd --method focal_sam
+
+Cost and expectation: as there.
+"""
+
+from dataclasses import replace
+
+from experiments.configs import vit_digits_lt
+from experiments.configs.digits_lt import grid
+
+RECIPE = replace(
+    vit_digits_lt.RECIPE,
+    base=vit_digits_lt.RECIPE.base.replace(
+        config="vit_digits_lt_sgd",
+        optimizer="sgd",
+        learning_rate=0.05,
+        weight_decay=5e-4,
+    ),
+    grid={
+        "sgd": grid(learning_rate=(0.02, 0.05), weight_decay=(5e-4, 5e-3)),
+        "focal_sam": grid(learning_rate=(0.02, 0.05), rho=(0.05, 0.1)),
+    },
+)

@@ -1,0 +1,101 @@
+"""Names of classes that can stand in a sentence, in the order of the labels."""
+
+import re
+from pathlib import Path
+
+from experiments.errors import UserError
+
+_SHIPPED = Path(__file__).parent / "names"
+_DIGITS = "zero one two three four five six seven eight nine".split()
+# A number, or the number of a WordNet noun.
+_NO_WORD = re.compile(r"n?\d+")
+
+
+def readable_names(
+    data: str, class_names: tuple[str, ...], path: Path | None
+) -> tuple[str, ...]:
+    """The names for prompts, with spaces for underscores.
+
+    Args:
+      data: of the configuration, ``cifar100``, say.
+      class_names: what the data set calls its classes, in the order of the labels.
+      path: of a file with the names, one a line in that order, or lines of what the
+        data set calls a class, a tab and its name, in any order; ``None``: names that
+        come with this package or with the data.
+
+    Returns:
+      As many as there are classes.
+
+    Raises:
+      UserError: if the file cannot be read, does not name every class once, or has the
+        data set's own names in another order; if CIFAR's classes have another order
+        than they should; or if the data's own names are no words.
+    """
+    if path is not None:
+        names = _from_file(path, class_names)
+    elif data in ("cifar10", "cifar100"):
+        names = (_SHIPPED / f"{data}.txt").read_text().split()
+        _check_order(names, class_names, f"the published order of {data}")
+    elif data == "digits":
+        names = [_DIGITS[int(name)] for name in class_names]
+    else:
+        names = class_names
+        if all(_NO_WORD.fullmatch(name) for name in names):
+            raise UserError(
+                f"the classes of --data {data} are called {names[0]} and so on, and "
+                "prompts need words: name a file of them with --class-names, or choose "
+                "--head-init random."
+            )
+    return tuple(name.replace("_", " ") for name in names)
+
+
+def _from_file(path: Path, class_names: tuple[str, ...]) -> list[str]:
+    try:
+        lines = path.read_text(encoding="utf-8").rstrip().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--class-names {path} cannot be read: {error}.") from None
+    if any("\t" in line for line in lines):
+        return _by_class(path, lines, class_names)
+    names = [line.strip() for line in lines]
+    if len(names) != len(class_names) or not all(names):
+        raise UserError(
+            f"--class-names {path} must have one name a line for each of the "
+            f"{len(class_names)} classes, and has {sum(map(bool, names))}."
+        )
+    plain, own = ([_plain(name) for name in of] for of in (names, class_names))
+    if sorted(plain) == sorted(own):
+        _check_order(names, class_names, f"--class-names {path}")
+    return names
+
+
+def _by_class(path, lines, class_names):
+    names = {}
+    for number, line in enumerate(lines, start=1):
+        of_class, tab, name = (part.strip() for part in line.partition("\t"))
+        if not (of_class and name):
+            problem = "has no class, tab, name"
+        elif of_class not in class_names:
+            problem = f"names {of_class!r}, which is no class of the data"
+        elif of_class in names:
+            problem = f"names {of_class!r} again"
+        else:
+            names[of_class] = name
+            continue
+        raise UserError(f"line {number} of --class-names {path} {problem}.")
+    for of_class in class_names:
+        if of_class not in names:
+            raise UserError(f"--class-names {path} has no name for class {of_class!r}.")
+    return [names[of_class] for of_class in class_names]
+
+
+def _check_order(names, class_names, where):
+    for label, (name, own) in enumerate(zip(names, class_names, strict=True)):
+        if _plain(name) != _plain(own):
+            raise UserError(
+                f"class {label} is {own!r} in the data and {name!r} in {where}: the "
+                "order must be one, or prompts would be of other classes."
+            )
+
+
+def _plain(name):
+    return name.replace("_", " ").strip().lower()

@@ -1,0 +1,97 @@
+"""What the last layer starts from, where that is not chance."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.config import Config
+from experiments.data.batches import padded_batches
+from experiments.data.class_names import readable_names
+from experiments.data.dataset import Dataset
+from experiments.data.prompts import IMAGENET_80, SINGLE, prompts
+from experiments.data.resize import resize
+from experiments.errors import UserError
+from experiments.models import mean_columns, open_clip, text_columns
+from experiments.step import TrainState
+
+_BATCH_SIZE = 64
+
+
+def check_head_start(config: Config) -> None:
+    """Refuses what makes no sense, before anything is read or compiled.
+
+    Raises:
+      UserError: if the network or its last layer cannot start from ``head_init``.
+    """
+    if config.head_init == "random":
+        return
+    if config.model != "clip" or config.head != "cosine":
+        raise UserError(
+            f"--head-init {config.head_init} is for --model clip with --head cosine, "
+            f"got --model {config.model} with --head {config.head}."
+        )
+
+
+def with_head_start(state: TrainState, config: Config, dataset: Dataset) -> TrainState:
+    """The state with the columns of the last layer that the configuration asks for.
+
+    Args:
+      state: with arrays on the host, and perhaps a leading axis of seeds.
+      config: the run.
+      dataset: its class names matter, and for class means its training part.
+    """
+    if config.head_init == "random":
+        return state
+    columns = _columns(config, dataset)
+
+    def replaced(params):
+        shape = params["head"]["columns"].shape
+        head = {"columns": np.broadcast_to(columns, shape)}
+        return {**params, "head": head}
+
+    state = state._replace(params=replaced(state.params))
+    if state.average:
+        params, batch_stats = state.average
+        state = state._replace(average=(replaced(params), batch_stats))
+    return state
+
+
+def _columns(config, dataset):
+    clip = open_clip(config.weights)
+    if config.head_init == "class_means":
+        num_classes = len(dataset.class_counts)
+        return mean_columns(clip, _middles(config, dataset), num_classes)
+    templates = SINGLE if config.head_init == "text" else IMAGENET_80
+    path = Path(config.class_names) if config.class_names else None
+    names = readable_names(config.data, dataset.class_names, path)
+    return text_columns(clip, prompts(names, templates))
+
+
+def _middles(config, dataset):
+    """The training images as those of the test set are seen, normalised."""
+    size = config.network_size
+    if config.in_memory:
+        batches = padded_batches(dataset.train, _BATCH_SIZE)
+    else:
+        from experiments.data.stream import eval_batches
+
+        batches = eval_batches(
+            dataset.train,
+            batch_size=_BATCH_SIZE,
+            image_size=size,
+            resize=size,
+            workers=0,
+        )
+    mean, std = (
+        jnp.asarray(of_channel).reshape(1, 1, 1, -1)
+        for of_channel in (dataset.mean, dataset.std)
+    )
+
+    @jax.jit
+    def normalised(images):
+        return (resize(images.astype(jnp.float32), size) - mean) / std
+
+    for images, labels, real in batches:
+        yield normalised(images), labels, real
