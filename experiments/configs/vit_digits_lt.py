@@ -34,6 +34,6 @@ RECIPE = Recipe(
     compare_epochs=100,
     grid={
         "sgd": grid(learning_rate=(1e-3, 2e-3), weight_decay=(0.05, 0.5)),
-        "focal_sam": grid(learning_rate=(1e-3, 2e-3), rho=(0.05, 0.1)),
+        "focal_sam": grid(learning_rate=(1e-3, 2e-3), rho=(0.05, 0.2)),
     },
 )

@@ -19,7 +19,7 @@ RECIPE = replace(
         weight_decay=5e-4,
     ),
     grid={
-        "sgd": grid(learning_rate=(0.02, 0.05), weight_decay=(5e-4, 5e-3)),
-        "focal_sam": grid(learning_rate=(0.02, 0.05), rho=(0.05, 0.1)),
+        "sgd": grid(learning_rate=(0.05, 0.1), weight_decay=(5e-4, 5e-3)),
+        "focal_sam": grid(learning_rate=(0.05, 0.1), rho=(0.05, 0.2)),
     },
 )
