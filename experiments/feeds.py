@@ -8,13 +8,12 @@ from jax.sharding import Mesh
 
 from experiments import sharding
 from experiments.config import Config
-from experiments.data.batches import evaluation_batch_size, padded_batches
 from experiments.data.dataset import Dataset, Source, Split
+from experiments.parts import part_batches
 from experiments.trainer import Trainer, scan_is_fast
 
 # Steps of one device loop: between two the host can save the state and stop.
 _STEPS_IN_LOOP = 100
-_STREAMED_EVALUATION_BATCH_SIZE = 128
 
 
 class Feed(Protocol):
@@ -43,15 +42,23 @@ def make_feed(
 ) -> Feed:
     """The feed that suits the size of the images."""
     if config.in_memory:
-        return MemoryFeed(dataset, trainer, mesh, key)
+        return MemoryFeed(config, dataset, trainer, mesh, key)
     return StreamFeed(config, dataset, trainer, mesh, workers)
 
 
 class MemoryFeed:
     """A set that lies on every device whole; a step picks its rows."""
 
-    def __init__(self, dataset: Dataset, trainer: Trainer, mesh: Mesh, key: jax.Array):
-        self._trainer, self._mesh, self._key = trainer, mesh, key
+    def __init__(
+        self,
+        config: Config,
+        dataset: Dataset,
+        trainer: Trainer,
+        mesh: Mesh,
+        key: jax.Array,
+    ):
+        self._config, self._trainer = config, trainer
+        self._mesh, self._key = mesh, key
         self._train = jax.device_put(dataset.train, sharding.replicated(mesh))
 
     def epoch(self, step):
@@ -62,9 +69,7 @@ class MemoryFeed:
             yield inputs, min(stride, self._trainer.steps_per_epoch - start)
 
     def batches(self, part):
-        size = evaluation_batch_size(len(part.labels), self._mesh.size)
-        for batch in padded_batches(part, size):
-            yield jax.device_put(batch, sharding.by_example(self._mesh))
+        return part_batches(self._config, part, self._mesh, workers=0)
 
     def close(self):
         pass
@@ -95,25 +100,7 @@ class StreamFeed:
             yield inputs, 1
 
     def batches(self, part):
-        from experiments.data.stream import eval_batches
-
-        size = _STREAMED_EVALUATION_BATCH_SIZE
-        size += -size % self._mesh.size
-        config = self._config
-        size_of_images = config.judged_size
-        resize = config.test_resize or round(config.image_size * 256 / 224)
-        batches = eval_batches(
-            part,
-            batch_size=size,
-            image_size=size_of_images,
-            resize=max(resize, size_of_images),
-            workers=self._workers,
-            shard=jax.process_index(),
-            num_shards=jax.process_count(),
-        )
-        with batches:
-            for batch in batches:
-                yield sharding.local_rows(batch, self._mesh)
+        return part_batches(self._config, part, self._mesh, self._workers)
 
     def close(self):
         if self._stream is not None:

@@ -5,18 +5,17 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from experiments.config import Config
-from experiments.data.batches import padded_batches
 from experiments.data.class_names import readable_names
 from experiments.data.dataset import Dataset
 from experiments.data.prompts import IMAGENET_80, SINGLE, prompts
-from experiments.data.resize import resize
+from experiments.data.views import judged_views
 from experiments.errors import UserError
 from experiments.models import mean_columns, open_clip, text_columns
+from experiments.parts import part_batches
 from experiments.step import TrainState
-
-_BATCH_SIZE = 64
 
 
 def check_head_start(config: Config) -> None:
@@ -71,19 +70,7 @@ def _columns(config, dataset):
 
 def _middles(config, dataset):
     """The training images as those of the test set are seen, normalised."""
-    size = config.network_size
-    if config.in_memory:
-        batches = padded_batches(dataset.train, _BATCH_SIZE)
-    else:
-        from experiments.data.stream import eval_batches
-
-        batches = eval_batches(
-            dataset.train,
-            batch_size=_BATCH_SIZE,
-            image_size=size,
-            resize=size,
-            workers=0,
-        )
+    one_view = config.replace(five_crops=False)
     mean, std = (
         jnp.asarray(of_channel).reshape(1, 1, 1, -1)
         for of_channel in (dataset.mean, dataset.std)
@@ -91,7 +78,8 @@ def _middles(config, dataset):
 
     @jax.jit
     def normalised(images):
-        return (resize(images.astype(jnp.float32), size) - mean) / std
+        return judged_views(one_view, (images.astype(jnp.float32) - mean) / std)[:, 0]
 
-    for images, labels, real in batches:
+    mesh = Mesh(np.array(jax.local_devices()[:1]), ("data",))
+    for images, labels, real in part_batches(one_view, dataset.train, mesh, workers=0):
         yield normalised(images), labels, real

@@ -1,6 +1,5 @@
 """Trains one network on long-tailed data: ``python -m experiments.train --help``."""
 
-import argparse
 import math
 import sys
 import time
@@ -14,9 +13,9 @@ import tyro
 from rich.console import Console
 
 from experiments import figures, hosts, sharding
+from experiments.arguments import arguments_of
 from experiments.checkpoint import Best, Checkpoints
-from experiments.config import LOSSES, METHODS, OWN_DATA, Config
-from experiments.configs import get_config
+from experiments.config import Config
 from experiments.data.dataset import Dataset
 from experiments.data.load import load_dataset
 from experiments.errors import UserError, exit_with
@@ -84,30 +83,8 @@ class Job:
 
 
 def parse(arguments: list[str]) -> Job:
-    """The job that a command line describes.
-
-    The recipe, the method, the loss and the data are read first: they set the defaults
-    of the rest. Data of the user's own are not cut, and without a recipe train as
-    ImageNet-LT does.
-    """
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for name in ("config", "method", "loss", "data"):
-        first.add_argument(f"--{name}")
-    known, _ = first.parse_known_args(arguments)
-    own_data = (known.data or "").startswith(OWN_DATA)
-    config = get_config(
-        known.config or ("imagenet_lt" if own_data else "digits_lt"),
-        known.method if known.method in METHODS else "focal_sam",
-        known.loss if known.loss in LOSSES else None,
-    )
-    if own_data:
-        config = config.replace(data=known.data, imbalance="natural")
-    return tyro.cli(
-        Job,
-        prog="python -m experiments.train",
-        args=arguments,
-        default=Job(config=config),
-    )
+    """The job that a command line describes."""
+    return arguments_of(Job, "python -m experiments.train", arguments)
 
 
 def run(job: Job, console: Console) -> Path:

@@ -15,7 +15,7 @@ EXPERIMENTS = sorted((ROOT / "experiments").rglob("*.py"))
 ALLOWED = {"jax", "optax", "chex", "numpy", "focal_sam_jax"} | sys.stdlib_module_names
 # The commands, what they show, and the way in which all of them end.
 COMMANDS = {"train", "compare", "report", "benchmark", "analyze", "prepare"}
-COMMANDS |= {"terminal", "errors"}
+COMMANDS |= {"zero_shot", "export", "terminal", "errors", "arguments"}
 WORLD = {"argparse", "tyro", "getopt", "optparse", "click", "absl"}
 DECLARES_FLAGS = ROOT / "experiments" / "config.py"
 

@@ -20,7 +20,7 @@ def trained(mesh, split_state=False):
     dataset = load_dataset(config, None)
     trainer = make_trainer(config, dataset, mesh, split_state=split_state)
     key = sharding.random_key(0, mesh)
-    feed = MemoryFeed(dataset, trainer, mesh, key)
+    feed = MemoryFeed(config, dataset, trainer, mesh, key)
     state = trainer.init(key)
     for inputs, steps in feed.epoch(0):
         state = trainer.advance(state, inputs, key, steps)
