@@ -31,6 +31,12 @@ def check_head_start(config: Config) -> None:
             f"--head-init {config.head_init} is for --model clip with --head cosine, "
             f"got --model {config.model} with --head {config.head}."
         )
+    several = jax.process_count() > 1 and not config.in_memory
+    if config.head_init == "class_means" and several:
+        raise UserError(
+            "--head-init class_means reads all images, of which each of several "
+            "processes reads a part: choose --head-init text."
+        )
 
 
 def with_head_start(state: TrainState, config: Config, dataset: Dataset) -> TrainState:
@@ -57,15 +63,20 @@ def with_head_start(state: TrainState, config: Config, dataset: Dataset) -> Trai
     return state
 
 
+def class_prompts(config: Config, dataset: Dataset) -> list[list[str]]:
+    """The prompts of every class, in the order of the labels: one, or eighty."""
+    templates = IMAGENET_80 if config.head_init == "text_ensemble" else SINGLE
+    path = Path(config.class_names).expanduser() if config.class_names else None
+    names = readable_names(config.data, dataset.class_names, path)
+    return prompts(names, templates)
+
+
 def _columns(config, dataset):
     clip = open_clip(config.weights)
     if config.head_init == "class_means":
         num_classes = len(dataset.class_counts)
         return mean_columns(clip, _middles(config, dataset), num_classes)
-    templates = SINGLE if config.head_init == "text" else IMAGENET_80
-    path = Path(config.class_names) if config.class_names else None
-    names = readable_names(config.data, dataset.class_names, path)
-    return text_columns(clip, prompts(names, templates))
+    return text_columns(clip, class_prompts(config, dataset))
 
 
 def _middles(config, dataset):

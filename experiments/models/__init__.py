@@ -1,5 +1,7 @@
 """Networks, each two pure functions over plain trees. The only room that knows Flax."""
 
+from experiments.models.clip.classifier import zero_shot_clip as zero_shot_clip
+from experiments.models.clip.columns import class_embeddings as class_embeddings
 from experiments.models.clip.columns import mean_columns as mean_columns
 from experiments.models.clip.columns import text_columns as text_columns
 from experiments.models.clip.files import open_clip as open_clip

@@ -13,9 +13,10 @@ from experiments.config import Tuner
 from experiments.models.clip.architecture import Vision
 from experiments.models.clip.random_weights import random_weights
 from experiments.models.clip.towers import VisionTower
+from experiments.models.clip.transformer import dense
 from experiments.models.clip.tuners import is_tuned, make_tuners
 from experiments.models.functional import Model, functional
-from experiments.models.heads import Head, make_head
+from experiments.models.heads import CosineHead, Head, make_head
 from experiments.models.layers import uniform
 
 
@@ -91,6 +92,48 @@ def tuned_clip(
         return model
     frozen = jax.tree_util.tree_map_with_path(narrow, model.frozen)
     return model._replace(frozen=frozen)
+
+
+def zero_shot_clip(
+    sizes: Vision, weights: chex.ArrayTree, classes: np.ndarray, dtype: DTypeLike
+) -> Model:
+    """CLIP as it is: a text embedding for every class takes the place of training.
+
+    Args:
+      sizes: of the image tower.
+      weights: ``vision`` and ``vision_projection`` of the model, nested dicts.
+      classes: a vector for every class, float32, ``(classes, embedding)``.
+      dtype: of the computation, float32 or bfloat16.
+
+    Returns:
+      A network without parameters. Its logits are a hundred cosines, the scale that
+      CLIP's training ends with.
+    """
+
+    def make_module(rngs):
+        return _ZeroShot(sizes, classes.shape, dtype, rngs)
+
+    frozen = {**weights, "head": {"columns": classes.T}}
+    return functional(
+        make_module, weights=lambda key: frozen, is_trained=lambda path: False
+    )
+
+
+class _ZeroShot(nnx.Module):
+    def __init__(self, sizes, shape, dtype, rngs):
+        num_classes, embedding = shape
+        width = sizes.transformer.width
+        self.vision = VisionTower(sizes, dtype, rngs)
+        self.vision_projection = dense(
+            width, embedding, rngs, dtype=jnp.float32, use_bias=False
+        )
+        self.head = CosineHead(
+            embedding, num_classes, rngs, scale=100.0, dtype=jnp.float32
+        )
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        features = self.vision(images).astype(jnp.float32)
+        return self.head(self.vision_projection(features))
 
 
 class _Classifier(nnx.Module):

@@ -79,6 +79,14 @@ class Block(nnx.Module):
                 setattr(self, name, module)
             self._tuners[place] = tuple(names)
 
+    @property
+    def tuners(self) -> dict[str, list[nnx.Module]]:
+        """By place, in the order in which they act."""
+        return {
+            place: [getattr(self, name) for name in names]
+            for place, names in self._tuners.items()
+        }
+
     def __call__(self, x: jax.Array, *, causal: bool) -> jax.Array:
         x = self._tuned("input", x, x)
         y = self._tuned("ln_1", x, self.ln_1(x))

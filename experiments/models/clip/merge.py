@@ -1,0 +1,68 @@
+"""Tuners that are linear become part of the layers that they tune."""
+
+from collections.abc import Sequence
+
+import chex
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from experiments.config import Tuner
+from experiments.errors import UserError
+from experiments.models.clip.architecture import Vision
+from experiments.models.clip.towers import VisionTower
+from experiments.models.clip.tuners import make_tuners
+
+_NOT_LINEAR = ("vpt_shallow", "vpt_deep", "adapter", "adaptformer")
+
+
+def check_mergeable(tuners: Sequence[Tuner]) -> None:
+    """Raises a ``UserError`` if a tuner cannot become part of a layer."""
+    for tuner in tuners:
+        if tuner in _NOT_LINEAR:
+            raise UserError(
+                f"what {tuner} adds cannot become part of CLIP's own weights: export "
+                "them with --separate."
+            )
+
+
+def merged(
+    sizes: Vision, tuners: Sequence[Tuner], bottleneck: int, weights: chex.ArrayTree
+) -> chex.ArrayTree:
+    """Weights of the plain image tower that does what the tuned one does.
+
+    Args:
+      sizes: of the tower.
+      tuners: it is tuned with.
+      bottleneck: of LoRA.
+      weights: of the tuned tower, nested dicts, float32.
+
+    Returns:
+      Nested dicts without tuners.
+
+    Raises:
+      UserError: if a tuner is not linear.
+    """
+    check_mergeable(tuners)
+
+    def make_tower():
+        rngs = nnx.Rngs(0)
+        modules = make_tuners(tuners, sizes, bottleneck, jnp.float32, rngs)
+        return VisionTower(sizes, jnp.float32, rngs, modules)
+
+    tower = nnx.merge(nnx.graphdef(nnx.eval_shape(make_tower)), weights)
+    plain = {
+        path: array
+        for path, array in flatten_dict(weights).items()
+        if not (len(path) > 1 and path[1].startswith("tuner_"))
+    }
+    for number, block in enumerate(tower.blocks):
+        for place, modules in block.tuners.items():
+            factor = "scale" if place.startswith("ln_") else "kernel"
+            layer = (f"block{number}", place)
+            kernel, bias = plain[*layer, factor], plain[*layer, "bias"]
+            for module in modules:
+                kernel, bias = module.merge(jnp.asarray(kernel), jnp.asarray(bias))
+            plain[*layer, factor], plain[*layer, "bias"] = kernel, bias
+    return jax.device_get(unflatten_dict(plain))
