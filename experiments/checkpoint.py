@@ -7,8 +7,10 @@ to go on as if nothing had happened.
 """
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import (
     AnyPreservationPolicy,
@@ -35,6 +37,33 @@ class Best(NamedTuple):
 
     accuracy: float = -1.0
     step: int = 0
+
+
+def last_network(run_dir: Path) -> tuple[int, Any, Any]:
+    """The network of a run's newest checkpoint, as it is judged.
+
+    Args:
+      run_dir: the run's folder.
+
+    Returns:
+      Steps made, parameters and BatchNorm statistics, nested dicts of NumPy arrays.
+
+    Raises:
+      UserError: if the run has no checkpoint, or one that cannot be read.
+    """
+    folder = (run_dir / CHECKPOINTS).absolute()
+    step = max(
+        (int(p.name) for p in folder.glob("[0-9]*") if p.name.isdigit()), default=None
+    )
+    if step is None:
+        raise UserError(f"{run_dir} has no checkpoint: train for one epoch at least.")
+    try:
+        with ocp.StandardCheckpointer() as reader:
+            state = reader.restore(folder / str(step) / "state")
+    except Exception as error:  # Orbax and what is below it raise all kinds.
+        raise _unreadable(folder / str(step), error) from error
+    params, batch_stats = state["average"] or (state["params"], state["batch_stats"])
+    return step, *jax.tree.map(np.asarray, (params, batch_stats))
 
 
 class Checkpoints:
@@ -117,11 +146,15 @@ class Checkpoints:
         try:
             return self._manager.restore(step, args=ocp.args.Composite(**items))
         except Exception as error:  # Orbax and what is below it raise all kinds.
-            raise UserError(
-                f"the checkpoint {self._manager.directory / str(step)} is damaged or "
-                f"of another program ({_first_line(error)}): move it away to go on "
-                "from the one before, or start anew in another --run-dir."
-            ) from error
+            raise _unreadable(self._manager.directory / str(step), error) from error
+
+
+def _unreadable(checkpoint, error: Exception) -> UserError:
+    return UserError(
+        f"the checkpoint {checkpoint} is damaged or of another program "
+        f"({_first_line(error)}): move it away to go on from the one before, or start "
+        "anew in another --run-dir."
+    )
 
 
 def _first_line(error: Exception) -> str:

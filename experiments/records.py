@@ -102,6 +102,24 @@ def as_json(config: Config) -> dict[str, Any]:
     return {k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()}
 
 
+def config_of(manifest: dict[str, Any]) -> Config:
+    """The configuration of a run, from its manifest.
+
+    Raises:
+      UserError: if a program with other options wrote it.
+    """
+    saved = manifest["config"]
+    try:
+        return Config(
+            **{k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()}
+        )
+    except TypeError as error:
+        raise UserError(
+            f"the run was written by another version of this program ({error}): read "
+            f"it with that of commit {manifest.get('git_commit')}."
+        ) from None
+
+
 def check_same_config(saved: dict[str, Any], config: Config) -> None:
     """Raises a ``UserError`` if what was saved belongs to another configuration."""
     now = as_json(config)

@@ -74,7 +74,8 @@ def result_table(
     table.add_column("classes")
     table.add_column("training examples", justify="right")
     for name, result in results.items():
-        table.add_column(f"{name}: epoch {result['epoch']}", justify="right")
+        epoch = f": epoch {result['epoch']}" if "epoch" in result else ""
+        table.add_column(name + epoch, justify="right")
     groups = shots(class_counts, config)
     for shot in SHOTS:
         counts = class_counts[groups == shot]

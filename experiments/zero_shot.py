@@ -87,8 +87,8 @@ def run(job: Job, console: Console) -> dict:
         sums = look(sums, frozen, *batch)
     sums = EvalSums(*map(np.asarray, sums))
     result = scores(sums, dataset.class_counts, config)
-    title = {"zero-shot": {"epoch": 0, **result}}
-    console.print(result_table(title, dataset.class_counts, config))
+    table = result_table({"zero-shot": result}, dataset.class_counts, config)
+    console.print(table)
     if job.out is not None:
         write_json(job.out, {"weights": config.weights, **result})
         console.print(f"The scores are in {job.out}.")

@@ -51,6 +51,11 @@ def make_model(config: Config, num_classes: int, channels: int) -> Model:
     return _IMAGENET[name](num_classes, **options)
 
 
+def bottleneck_of(config: Config, num_classes: int, sizes: Vision) -> int:
+    """The width inside adapters and LoRA."""
+    return config.bottleneck or bottleneck(num_classes, sizes.transformer.layers)
+
+
 def _clip(config: Config, num_classes: int, options: dict[str, Any]) -> Model:
     clip = open_clip(config.weights)
     sizes = clip.architecture.vision
@@ -65,8 +70,7 @@ def _clip(config: Config, num_classes: int, options: dict[str, Any]) -> Model:
         sizes,
         num_classes,
         tuners=config.tuners,
-        bottleneck=config.bottleneck
-        or bottleneck(num_classes, sizes.transformer.layers),
+        bottleneck=bottleneck_of(config, num_classes, sizes),
         weights=weights and weights["vision"],
         **options,
     )

@@ -86,7 +86,7 @@ class Clip:
                 f"{shape}: both towers and their projections must be there."
             )
         if path not in opened:
-            opened[path] = _open(path)
+            opened[path] = open_safetensors(path)
         array = np.asarray(opened[path].get_tensor(name)).astype(np.float32)
         if array.shape != shape:
             raise UserError(
@@ -120,10 +120,12 @@ def open_clip(where: str) -> Clip:
     if not path.exists():
         path = _fetch(where)
     folder = path if path.is_dir() else path.parent
-    files = {name: file for file in _files(path) for name in _open(file).keys()}
+    files = {
+        name: file for file in _files(path) for name in open_safetensors(file).keys()
+    }
     if "visual.proj" in files:
         shapes = {
-            name: tuple(_open(f).get_slice(name).get_shape())
+            name: tuple(open_safetensors(f).get_slice(name).get_shape())
             for name, f in files.items()
         }
         return Clip(_from_openai(shapes), folder, "openai", files)
@@ -154,10 +156,13 @@ def _files(path: Path) -> list[Path]:
     )
 
 
-def _open(path: Path):
+def open_safetensors(path: Path):
+    """The file, opened; its arrays are read when they are asked for."""
     try:
         # Flax's flavour, because NumPy's cannot read bfloat16.
-        return import_package("safetensors").safe_open(path, framework="flax")
+        return import_package("safetensors").safeopen_safetensors(
+            path, framework="flax"
+        )
     except FileNotFoundError:
         raise UserError(f"{path} is missing: copy all files of the model.") from None
     except Exception as error:  # A class of its own, which safetensors keeps private.

@@ -28,7 +28,11 @@ def check_mergeable(tuners: Sequence[Tuner]) -> None:
 
 
 def merged(
-    sizes: Vision, tuners: Sequence[Tuner], bottleneck: int, weights: chex.ArrayTree
+    sizes: Vision,
+    tuners: Sequence[Tuner],
+    bottleneck: int,
+    frozen: chex.ArrayTree,
+    trained: chex.ArrayTree,
 ) -> chex.ArrayTree:
     """Weights of the plain image tower that does what the tuned one does.
 
@@ -36,7 +40,8 @@ def merged(
       sizes: of the tower.
       tuners: it is tuned with.
       bottleneck: of LoRA.
-      weights: of the tuned tower, nested dicts, float32.
+      frozen: weights of the tower that were left as they are, nested dicts, float32.
+      trained: its other weights, likewise.
 
     Returns:
       Nested dicts without tuners.
@@ -51,10 +56,12 @@ def merged(
         modules = make_tuners(tuners, sizes, bottleneck, jnp.float32, rngs)
         return VisionTower(sizes, jnp.float32, rngs, modules)
 
-    tower = nnx.merge(nnx.graphdef(nnx.eval_shape(make_tower)), weights)
+    weights = flatten_dict(frozen) | flatten_dict(trained)
+    graph = nnx.graphdef(nnx.eval_shape(make_tower))
+    tower = nnx.merge(graph, unflatten_dict(weights))
     plain = {
         path: array
-        for path, array in flatten_dict(weights).items()
+        for path, array in weights.items()
         if not (len(path) > 1 and path[1].startswith("tuner_"))
     }
     for number, block in enumerate(tower.blocks):
