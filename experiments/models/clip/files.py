@@ -160,7 +160,7 @@ def open_safetensors(path: Path):
     """The file, opened; its arrays are read when they are asked for."""
     try:
         # Flax's flavour, because NumPy's cannot read bfloat16.
-        return import_package("safetensors").safeopen_safetensors(
+        return import_package("safetensors").safe_open(
             path, framework="flax"
         )
     except FileNotFoundError:
