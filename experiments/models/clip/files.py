@@ -160,9 +160,7 @@ def open_safetensors(path: Path):
     """The file, opened; its arrays are read when they are asked for."""
     try:
         # Flax's flavour, because NumPy's cannot read bfloat16.
-        return import_package("safetensors").safe_open(
-            path, framework="flax"
-        )
+        return import_package("safetensors").safe_open(path, framework="flax")
     except FileNotFoundError:
         raise UserError(f"{path} is missing: copy all files of the model.") from None
     except Exception as error:  # A class of its own, which safetensors keeps private.

@@ -1,0 +1,103 @@
+"""Words for prompts, in the order of the labels."""
+
+import pytest
+
+from experiments.data.class_names import _SHIPPED, readable_names
+from experiments.data.prompts import IMAGENET_80, SINGLE, prompts
+from experiments.errors import UserError
+
+CIFAR100 = tuple((_SHIPPED / "cifar100.txt").read_text().split())
+ANIMALS = ("red_fox", "owl", "Bee")
+
+
+def names(path, data="folder:x", own=ANIMALS):
+    return readable_names(data, own, path)
+
+
+def written(tmp_path, text):
+    path = tmp_path / "names.txt"
+    path.write_text(text)
+    return path
+
+
+def test_cifars_names_are_the_published_ones():
+    ten = "airplane automobile bird cat deer dog frog horse ship truck".split()
+    assert readable_names("cifar10", tuple(ten), None) == tuple(ten)
+    with pytest.raises(UserError, match="class 3 is 'dog' in the data and 'cat'"):
+        swapped = [*ten[:3], "dog", "deer", "cat", *ten[6:]]
+        readable_names("cifar10", tuple(swapped), None)
+
+
+def test_cifar100s_names_are_in_the_order_of_the_alphabet():
+    own = readable_names("cifar100", CIFAR100, None)
+    assert own == tuple(name.replace("_", " ") for name in CIFAR100)
+    assert list(CIFAR100) == sorted(CIFAR100) and len(set(CIFAR100)) == 100
+    # By their labels in the original files.
+    assert (own[0], own[8], own[58], own[99]) == (
+        "apple",
+        "bicycle",
+        "pickup truck",
+        "worm",
+    )
+
+
+def test_digits_are_spelt():
+    assert readable_names("digits", ("7", "0", "3"), None) == ("seven", "zero", "three")
+
+
+def test_names_of_the_data_serve_if_they_are_words():
+    assert names(None) == ("red fox", "owl", "Bee")
+    for own in (("n01440764", "n01443537"), ("17", "4")):
+        with pytest.raises(UserError, match="prompts need words.*--class-names"):
+            names(None, own=own)
+
+
+def test_a_file_names_the_classes_in_order(tmp_path):
+    path = written(tmp_path, "a_fox\nan owl\na bee\n\n")
+    assert names(path) == ("a fox", "an owl", "a bee")
+
+
+def test_a_file_names_the_classes_by_what_the_data_call_them(tmp_path):
+    path = written(tmp_path, "Bee\thoney bee\nred_fox\tfox\nowl\tbarn_owl\n")
+    assert names(path) == ("fox", "barn owl", "honey bee")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("fox\nowl\n", "each of the 3 classes, and has 2"),
+        ("", "each of the 3 classes, and has 0"),
+        ("owl\nred fox\nbee\n", "class 0 is 'red_fox' in the data and 'owl' in"),
+        ("Bee\tb\nowl\to\n", "has no name for class 'red_fox'"),
+        ("Bee\tb\nBee\tc\n", "line 2 .* names 'Bee' again"),
+        ("Bee\tb\ncow\tc\n", "line 2 .* names 'cow', which is no class"),
+        ("Bee\tb\nowl\n", "line 2 .* has no class, tab, name"),
+    ],
+)
+def test_a_file_that_does_not_fit_is_explained(text, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        names(written(tmp_path, text))
+
+
+def test_a_file_that_cannot_be_read_is_explained(tmp_path):
+    with pytest.raises(UserError, match="cannot be read"):
+        names(tmp_path / "missing.txt")
+    path = tmp_path / "names.txt"
+    path.write_bytes(b"\xff\xfe\xff")
+    with pytest.raises(UserError, match="cannot be read"):
+        names(path)
+
+
+def test_the_eighty_templates_are_eighty():
+    assert len(set(IMAGENET_80)) == 80
+    assert all(template.count("{}") == 1 for template in IMAGENET_80)
+    assert IMAGENET_80[0] == "a bad photo of a {}."
+    assert IMAGENET_80[-1] == "a tattoo of the {}."
+    assert SINGLE[0] in IMAGENET_80
+
+
+def test_prompts_are_by_class_and_template():
+    assert prompts(["fox", "owl"], ["a {}.", "the {}!"]) == [
+        ["a fox.", "the fox!"],
+        ["a owl.", "the owl!"],
+    ]
