@@ -7,8 +7,10 @@ import pytest
 from flax import nnx
 
 from experiments.models.clip.architecture import ARCHITECTURES
+from experiments.models.clip.classifier import tuned_clip
 from experiments.models.clip.export import write_folder
 from experiments.models.clip.files import open_clip
+from experiments.models.clip.merge import merged
 from experiments.models.clip.model import (
     image_embeddings,
     image_features,
@@ -189,3 +191,32 @@ def test_what_we_write_transformers_reads(tmp_path):
     assert not any(report.values())
     for name, array in model.state_dict().items():
         np.testing.assert_array_equal(back.state_dict()[name], array)
+
+
+def test_merged_weights_have_equal_logits_in_transformers(tmp_path):
+    saved(TINY, tmp_path / "base")
+    clip = open_clip(str(tmp_path / "base"))
+    sizes, vision = clip.architecture.vision, clip.vision()
+    tuners = ("lora", "lora_mlp", "ssf_attention", "ssf_mlp", "ssf_layer_norm")
+    model = tuned_clip(
+        sizes, 5, tuners=tuners, bottleneck=2, weights=vision["vision"], scale=25.0
+    )
+    params, _ = model.init(jax.random.key(0))
+    keys = iter(jax.random.split(jax.random.key(1), 1000))
+    params = jax.tree.map(
+        lambda x: x + 0.1 * jax.random.normal(next(keys), x.shape), params
+    )
+    images = examples(sizes)
+    wanted, _ = model.apply(params, {}, images, train=False)
+
+    tower = merged(sizes, tuners, 2, model.frozen["vision"], params["vision"])
+    (tmp_path / "merged").mkdir()
+    whole = {**vision, "vision": tower, **clip.text()}
+    write_folder(tmp_path / "merged", clip.architecture, whole)
+    theirs = transformers.CLIPVisionModel.from_pretrained(tmp_path / "merged")
+    columns = torch.tensor(np.array(params["head"]["columns"]))
+    with torch.no_grad():
+        features = theirs(pixels(images)).pooler_output
+        cosines = torch.nn.functional.normalize(features, dim=1)
+        logits = 25 * cosines @ torch.nn.functional.normalize(columns, dim=0)
+    np.testing.assert_allclose(logits.numpy(), wanted, atol=25e-5)
