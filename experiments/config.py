@@ -249,10 +249,16 @@ class Config:
                     f"than --rho-milestones, got {self.rho_values}."
                 )
 
-        for name in ("input_size", "test_resize"):
-            value = getattr(self, name)
-            if value is not None and value < 8:
-                raise UserError(f"{_flag(name)} must be at least 8, got {value}.")
+        if self.input_size is not None and self.input_size < _AT_LEAST["image_size"]:
+            raise UserError(
+                f"--input-size must be at least {_AT_LEAST['image_size']}, got "
+                f"{self.input_size}."
+            )
+        if self.test_resize is not None and self.test_resize < self.network_size:
+            raise UserError(
+                f"--test-resize must be at least the {self.network_size} pixels that "
+                f"the network sees, got {self.test_resize}."
+            )
         if self.bottleneck is not None and self.bottleneck < 1:
             raise UserError(f"--bottleneck must be at least 1, got {self.bottleneck}.")
 

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -82,15 +81,11 @@ def _columns(config, dataset):
 def _middles(config, dataset):
     """The training images as those of the test set are seen, normalised."""
     one_view = config.replace(five_crops=False)
-    mean, std = (
-        jnp.asarray(of_channel).reshape(1, 1, 1, -1)
-        for of_channel in (dataset.mean, dataset.std)
-    )
 
     @jax.jit
-    def normalised(images):
-        return judged_views(one_view, (images.astype(jnp.float32) - mean) / std)[:, 0]
+    def seen(images):
+        return judged_views(one_view, dataset.normalised(images))[:, 0]
 
     mesh = Mesh(np.array(jax.local_devices()[:1]), ("data",))
     for images, labels, real in part_batches(one_view, dataset.train, mesh, workers=0):
-        yield normalised(images), labels, real
+        yield seen(images), labels, real

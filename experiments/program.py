@@ -72,8 +72,7 @@ def make_program(
     model = make_model(config, num_classes, channels=len(dataset.mean))
     tx = make_optimizer(config, dataset.class_counts, steps_per_epoch)
     loss = make_loss(config, dataset.class_counts)
-    mean = jnp.asarray(dataset.mean).reshape(1, 1, 1, -1)
-    std = jnp.asarray(dataset.std).reshape(1, 1, 1, -1)
+    mean = jnp.asarray(dataset.mean)
 
     def init(key):
         return init_state(_stream(key, _INIT), model, tx, ema=config.ema)
@@ -95,8 +94,8 @@ def make_program(
         images = jax.lax.with_sharding_constraint(images, rows)
         labels = jax.lax.with_sharding_constraint(labels, rows)
         augment_key = jax.random.fold_in(_stream(key, _AUGMENT), state.step)
-        images = augment(config, augment_key, images.astype(jnp.float32), mean.ravel())
-        batch = Batch((images - mean) / std, labels)
+        images = augment(config, augment_key, images.astype(jnp.float32), mean)
+        batch = Batch(dataset.normalised(images), labels)
         if config.mixup:
             mixup_key = jax.random.fold_in(_stream(key, _MIXUP), state.step)
             batch = Batch(*mixup(mixup_key, batch.images, labels, config.mixup))
@@ -110,7 +109,7 @@ def make_program(
     def look(sums, state, frozen, images, labels, real):
         # The training criterion as it was in the last step.
         epoch = jnp.maximum(state.step - 1, 0) // steps_per_epoch
-        views = judged_views(config, (images.astype(jnp.float32) - mean) / std)
+        views = judged_views(config, dataset.normalised(images))
         network = mean_over_views(model.given(frozen))
         add = make_eval_step(network, lambda *example: loss(*example, epoch))
         return add(sums, state.evaluated, views, labels, real)

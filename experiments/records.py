@@ -6,7 +6,7 @@ import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -20,8 +20,15 @@ _PACKAGES = ("jax", "jaxlib", "optax", "flax", "numpy", "scikit-learn")
 _DATA_PACKAGES = ("grain", "tensorflow-datasets", "pillow")
 
 
+class Sizes(NamedTuple):
+    """How many numbers are trained, and how many frozen."""
+
+    trained: int
+    frozen: int
+
+
 def describe_run(
-    config: Config, dataset: Dataset, num_params: int, command: list[str]
+    config: Config, dataset: Dataset, sizes: Sizes, command: list[str]
 ) -> dict[str, Any]:
     """All one needs to know to repeat a run, as JSON."""
     return {
@@ -36,7 +43,8 @@ def describe_run(
             else len(dataset.validation.labels),
             "test": len(dataset.test.labels),
         },
-        "parameters": num_params,
+        "parameters": sizes.trained,
+        "frozen_parameters": sizes.frozen,
         **describe_machine(command),
     }
 

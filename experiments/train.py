@@ -24,6 +24,7 @@ from experiments.feeds import make_feed
 from experiments.loop import Run, fit, judge
 from experiments.recorder import Recorder
 from experiments.records import (
+    Sizes,
     check_same_config,
     create_run,
     describe_run,
@@ -33,7 +34,7 @@ from experiments.records import (
 )
 from experiments.step import EvalSums, TrainState
 from experiments.terminal import RunProgress, result_table
-from experiments.trainer import make_trainer
+from experiments.trainer import Trainer, make_trainer
 
 # With more classes a class would be less than a dot.
 _LARGEST_MATRIX = 1000
@@ -97,7 +98,7 @@ def run(job: Job, console: Console) -> Path:
     key = sharding.random_key(config.seed, mesh)
     # Before the folder, which is not made if the weights to start from are not there.
     state = None if job.resume else trainer.init(jax.random.key(config.seed))
-    _open_run(job, run_dir, dataset, trainer.shapes)
+    _open_run(job, run_dir, dataset, trainer)
 
     checkpoints = Checkpoints(run_dir, config, trainer.shapes)
     latest = checkpoints.latest()
@@ -154,7 +155,7 @@ def _run_dir(job: Job) -> Path:
     return free_run_dir(Path("runs"), name)
 
 
-def _open_run(job: Job, run_dir: Path, dataset: Dataset, shapes: TrainState) -> None:
+def _open_run(job: Job, run_dir: Path, dataset: Dataset, trainer: Trainer) -> None:
     """Starts the records of a new run, or finds those of the one to go on with."""
     problem = None
     if hosts.is_first():
@@ -162,13 +163,16 @@ def _open_run(job: Job, run_dir: Path, dataset: Dataset, shapes: TrainState) -> 
             if job.resume:
                 check_same_config(read_manifest(run_dir)["config"], job.config)
             else:
-                leaves = jax.tree.leaves(shapes.params)
-                num_params = sum(math.prod(leaf.shape) for leaf in leaves)
-                manifest = describe_run(job.config, dataset, num_params, sys.argv)
+                sizes = Sizes(*map(_size, (trainer.shapes.params, trainer.frozen)))
+                manifest = describe_run(job.config, dataset, sizes, sys.argv)
                 create_run(run_dir, manifest)
         except UserError as error:
             problem = error
     hosts.agree(problem)
+
+
+def _size(tree: Any) -> int:
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
 
 
 def _report(

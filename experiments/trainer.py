@@ -33,6 +33,7 @@ class Trainer(NamedTuple):
         labels)`` of a single step for a streamed one. It consumes the state.
       evaluate: ``(state, batches) -> sums`` over ``(images, labels, real)``.
       shapes: of the state, each with its sharding.
+      frozen: weights that training leaves as they are.
       steps_per_epoch: updates in an epoch.
       batch_size: examples in a step, over all devices.
     """
@@ -42,6 +43,7 @@ class Trainer(NamedTuple):
     advance: Callable[[TrainState, Any, jax.Array, int], TrainState]
     evaluate: Callable[[TrainState, Iterable[Any]], EvalSums]
     shapes: TrainState
+    frozen: Any
     steps_per_epoch: int
     batch_size: int
 
@@ -128,6 +130,7 @@ def make_trainer(
         advance=lambda state, *rest: advance(state, frozen, *rest),
         evaluate=evaluate,
         shapes=sharding.with_sharding(shapes, layout),
+        frozen=frozen,
         steps_per_epoch=steps_per_epoch,
         batch_size=batch_size,
     )

@@ -67,17 +67,13 @@ def run(job: Job, console: Console) -> dict:
         clip.architecture.vision, weights, classes, jnp.dtype(config.precision)
     )
     mesh = sharding.device_mesh()
-    mean, std = (
-        jnp.asarray(of_channel).reshape(1, 1, 1, -1)
-        for of_channel in (dataset.mean, dataset.std)
-    )
 
     @jax.jit
     def look(sums, frozen, images, labels, real):
         add = make_eval_step(
             mean_over_views(model.given(frozen)), fsam.losses.cross_entropy
         )
-        views = judged_views(config, (images.astype(jnp.float32) - mean) / std)
+        views = judged_views(config, dataset.normalised(images))
         return add(sums, ({}, {}), views, labels, real)
 
     whole = sharding.replicated(mesh)

@@ -93,6 +93,8 @@ def test_the_command_trains_the_recipe(weights, tmp_path):
     # Two layers, width 32, bottleneck 2; ten columns for the classes.
     adaptformer = 2 * (32 * 2 + 2 * 2 * 32 + 2 + 32 + 1)
     assert size == adaptformer + 32 * 10
+    tower = open_clip(str(weights)).vision()["vision"]
+    assert manifest["frozen_parameters"] == size_in_bytes(tower) // 4
 
 
 @pytest.mark.slow

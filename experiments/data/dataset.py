@@ -2,6 +2,8 @@
 
 from typing import NamedTuple, Protocol
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 
@@ -63,3 +65,13 @@ class Dataset(NamedTuple):
     class_names: tuple[str, ...]
     mean: np.ndarray
     std: np.ndarray
+
+    def normalised(self, images: jax.Array) -> jax.Array:
+        """What a network sees: pixels minus the mean over the deviation, float32.
+
+        Args:
+          images: pixels of any dtype, the channels last.
+        """
+        shape = (1,) * (images.ndim - 1) + (-1,)
+        mean, std = jnp.reshape(self.mean, shape), jnp.reshape(self.std, shape)
+        return (images.astype(jnp.float32) - mean) / std

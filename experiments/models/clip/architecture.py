@@ -50,6 +50,13 @@ class Vision:
     patch_size: int
     channels: int = 3
 
+    def __post_init__(self):
+        if self.image_size % self.patch_size:
+            raise UserError(
+                f"images must be a multiple of the patches of {self.patch_size} pixels "
+                f"a side, got {self.image_size}."
+            )
+
     @property
     def tokens(self) -> int:
         """The patches and the class token."""

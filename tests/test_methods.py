@@ -1,0 +1,62 @@
+"""The methods in front of either optimizer."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+pytest.importorskip("tyro", reason="needs focal_sam_jax[experiments]")
+
+import focal_sam_jax as fsam
+from experiments.config import METHODS
+from experiments.configs import get_config
+from experiments.methods import make_optimizer
+
+COUNTS = np.array([50, 10, 2])
+PARAMS = {"w": jnp.linspace(-1, 1, 12).reshape(4, 3)}
+X = jax.random.normal(jax.random.key(0), (8, 4))
+Y = jnp.array([0, 0, 0, 0, 1, 1, 2, 2])
+
+
+def per_class(params):
+    losses = fsam.losses.cross_entropy(X @ params["w"], Y)
+    return fsam.per_class_losses(losses, Y, 3), ()
+
+
+def steps(tx, number=5):
+    params, state = PARAMS, tx.init(PARAMS)
+    for _ in range(number):
+        grads = jax.grad(lambda p: per_class(p)[0].sum())(params)
+        updates, state = tx.update(grads, state, params, per_class_loss_fn=per_class)
+        params = optax.apply_updates(params, updates)
+    return params["w"]
+
+
+def config(method="sgd", **changes):
+    config = get_config("vit_digits_lt", method)
+    return config.replace(warmup=0, epochs=10, **changes)
+
+
+def test_adamw_is_that_of_optax():
+    ours = make_optimizer(config(learning_rate=0.1), COUNTS, steps_per_epoch=2)
+    schedule = optax.cosine_decay_schedule(0.1, 20)
+    theirs = optax.adamw(schedule, weight_decay=0.05)
+    np.testing.assert_allclose(
+        steps(ours), steps(optax.with_extra_args_support(theirs)), rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_changes_what_the_optimizer_gets(method, optimizer):
+    def weights(method, **changes):
+        changes |= {"optimizer": optimizer, "learning_rate": 0.1}
+        return steps(make_optimizer(config(method, **changes), COUNTS, 2))
+
+    plain = weights("sgd")
+    assert np.all(np.isfinite(weights(method)))
+    if method != "sgd":
+        assert not np.allclose(weights(method, rho=0.5), plain, rtol=1e-3)
+        # A ball of no size is no change.
+        np.testing.assert_allclose(weights(method, rho=0.0), plain, rtol=1e-4)
