@@ -56,15 +56,14 @@ def write_tokenizer(folder: Path) -> int:
     return len(tokens)
 
 
-def write_clip(folder: Path, *, width: int = 32, seed: int = 0) -> Clip:
-    """A folder of a tiny CLIP with random weights, as Hugging Face saves it.
-
-    Its images have 32 by 32 pixels.
-    """
+def write_clip(
+    folder: Path, *, image_size: int = 32, width: int = 32, seed: int = 0
+) -> Clip:
+    """A folder of a tiny CLIP with random weights, as Hugging Face saves it."""
     folder.mkdir(parents=True, exist_ok=True)
     vocabulary = write_tokenizer(folder)
     architecture = Architecture(
-        Vision(Transformer(width, 2, 4, 2 * width), image_size=32, patch_size=8),
+        Vision(Transformer(width, 2, 4, 2 * width), image_size, patch_size=8),
         Text(Transformer(24, 2, 3, 40), vocabulary, CONTEXT, vocabulary - 1),
         embedding=16,
     )

@@ -44,11 +44,35 @@ def data_dir(tmp_path_factory):
 
 def shrunk(name, method, loss):
     """The recipe with a tiny network, small batches and small images."""
-    config = get_config(name, method, loss)
-    config = config.replace(model="resnet_digits", width=1, batch_size=8)
+    config = get_config(name, method, loss).replace(batch_size=8)
+    if config.model not in ("clip", "vit_digits"):
+        config = config.replace(model="resnet_digits", width=1)
     if not config.in_memory:
-        return config.replace(image_size=72)
+        return config.replace(image_size=72, test_resize=None)
     return config.replace(imbalance_factor=4.0)
+
+
+@pytest.fixture(scope="module")
+def tiny_clip(tmp_path_factory):
+    """From a recipe for CLIP to the same with a tiny model, and names of the classes
+    where it needs them."""
+    pytest.importorskip("tokenizers", reason="needs focal_sam_jax[clip]")
+    from clip_files import write_clip
+
+    folder = tmp_path_factory.mktemp("clip")
+    write_clip(folder, image_size=72)
+
+    def changed(config, dataset):
+        names = None
+        if not config.in_memory:
+            names = folder / f"{config.data}.txt"
+            lines = [f"{name}\tthing {i}" for i, name in enumerate(dataset.class_names)]
+            names.write_text("\n".join(reversed(lines)))
+            names = str(names)
+        size = 72 if config.in_memory else None
+        return config.replace(weights=str(folder), class_names=names, input_size=size)
+
+    return changed
 
 
 # A loss does not know which method runs, a method not which loss, and neither knows the
@@ -63,9 +87,12 @@ _KINDS += [(method, "ldam") for method in METHODS if method != "focal_sam"]
     ("name", "method", "loss"),
     [(n, *kind) for n, kind in zip(RECIPES, itertools.cycle(_KINDS), strict=False)],
 )
-def test_every_recipe_runs_two_steps(name, method, loss, data_dir):
+def test_every_recipe_runs_two_steps(name, method, loss, data_dir, request):
     config = shrunk(name, method, loss)
-    run_steps(config, load_dataset(config, data_dir), steps=2, looks=2)
+    dataset = load_dataset(config, data_dir)
+    if config.model == "clip":
+        config = request.getfixturevalue("tiny_clip")(config, dataset)
+    run_steps(config, dataset, steps=2, looks=2)
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -73,7 +100,9 @@ def test_the_command_in_a_recipe_is_the_recipe(name):
     text = importlib.import_module(f"experiments.configs.{name}").__doc__
     (command,) = re.findall(r"python -m experiments.train (.*)", text)
     config = parse(shlex.split(command)).config
-    assert config == get_config(name, "focal_sam")
+    of_user = {key: getattr(config, key) for key in ("weights", "class_names")}
+    assert config == get_config(name, "focal_sam").replace(**of_user)
+    assert ("--weights FOLDER" in command) == (config.model == "clip")
     assert config.config == name
     for word in ("Cost:", "Expected:"):
         assert word in text
@@ -97,6 +126,10 @@ PUBLISHED = {
     "cifar100_lt": (200, 64, 0.1, 1e-3, 0.3, 3.2, 0.8),
     "imagenet_lt": (200, 256, 0.1, 5e-4, (0.1, 0.2), 0.8, 0.8),
     "inaturalist18": (200, 512, 0.2, 2e-4, 0.2, 2.0, 1.1),
+    "clip_cifar10_lt": (20, 128, 0.01, 5e-4, 0.05, 1.5, 0.7),
+    "clip_cifar100_lt": (20, 128, 0.01, 5e-4, 0.05, 5.5, 0.8),
+    "clip_imagenet_lt": (20, 128, 0.01, 5e-4, 0.05, 0.5, 0.8),
+    "clip_inaturalist18": (20, 128, 0.01, 5e-4, 0.02, 0.2, 1.0),
 }
 
 

@@ -16,7 +16,10 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 from PIL import Image
 from tfrecord_files import framed
 
+import experiments.data
+
 CIFAR10_NAMES = "airplane automobile bird cat deer dog frog horse ship truck".split()
+NAMES = Path(experiments.data.__file__).parent / "names"
 CLASSES = {"cifar10": 10, "cifar100": 100}
 PLACES_CLASSES = 365
 
@@ -51,7 +54,7 @@ def write_cifar(
         "train": examples("train", train_per_class, 0),
         "test": examples("test", test_per_class, 1),
     }
-    names = CIFAR10_NAMES if name == "cifar10" else [f"class_{c}" for c in range(100)]
+    names = (NAMES / f"{name}.txt").read_text().split()
 
     def name_classes(builder):
         builder.info.features["label"].names = names

@@ -5,8 +5,9 @@
 The data of `digits_lt`: 8x8 pixels in 16 patches, 4 blocks of width 64, no
 normalisation that mixes examples. `vit_digits_lt_sgd` is the same with SGD.
 
-Cost: about a minute on two CPU cores. Expected: see the README's table, by
-`python -m experiments.compare --config vit_digits_lt`.
+Cost: about a minute on two CPU cores. Expected: 93 % overall with AdamW, half a percent
+more with Focal-SAM and three on the few-shot classes (the README's table, by
+`python -m experiments.compare --config vit_digits_lt --methods sgd focal_sam`).
 """
 
 from experiments.configs import digits_lt
@@ -23,14 +24,15 @@ RECIPE = Recipe(
         warmup=5,
         epochs=200,
     ),
+    # For the plain gradient and for Focal-SAM what `--tune` chose from the grid.
     methods={
-        "sgd": {},
-        "sam": {"rho": 0.05},
-        "imbsam": {"rho": 0.05, "tail_threshold": 20},
-        "cc_sam": {"rho": 0.05, "alpha": 1.0},
-        "focal_sam": {"rho": 0.1, "gamma": 1.0},
+        "sgd": {"learning_rate": 2e-3, "weight_decay": 0.05},
+        "sam": {"rho": 0.2},
+        "imbsam": {"rho": 0.2, "tail_threshold": 20},
+        "cc_sam": {"rho": 0.2, "alpha": 1.0},
+        "focal_sam": {"learning_rate": 1e-3, "rho": 0.2, "gamma": 1.0},
     },
-    losses=digits_lt.RECIPE.losses,
+    losses={"ldam": {"head": "cosine", "drw_start": 160}},
     compare_epochs=100,
     grid={
         "sgd": grid(learning_rate=(1e-3, 2e-3), weight_decay=(0.05, 0.5)),

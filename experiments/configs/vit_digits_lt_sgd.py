@@ -2,7 +2,8 @@
 
     python -m experiments.train --config vit_digits_lt_sgd --method focal_sam
 
-Cost and expectation: as there.
+Cost: as there. Expected: see the README's table, by
+`python -m experiments.compare --config vit_digits_lt_sgd`.
 """
 
 from dataclasses import replace
@@ -18,8 +19,15 @@ RECIPE = replace(
         learning_rate=0.05,
         weight_decay=5e-4,
     ),
+    methods={
+        "sgd": {},
+        "sam": {"rho": 0.1},
+        "imbsam": {"rho": 0.1, "tail_threshold": 20},
+        "cc_sam": {"rho": 0.1, "alpha": 1.0},
+        "focal_sam": {"rho": 0.1, "gamma": 1.0},
+    },
     grid={
-        "sgd": grid(learning_rate=(0.05, 0.1), weight_decay=(5e-4, 5e-3)),
-        "focal_sam": grid(learning_rate=(0.05, 0.1), rho=(0.05, 0.2)),
+        "sgd": grid(learning_rate=(0.02, 0.05), weight_decay=(5e-4, 5e-3)),
+        "focal_sam": grid(learning_rate=(0.02, 0.05), rho=(0.05, 0.2)),
     },
 )
