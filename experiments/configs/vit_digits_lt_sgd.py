@@ -2,8 +2,9 @@
 
     python -m experiments.train --config vit_digits_lt_sgd --method focal_sam
 
-Cost: as there. Expected: see the README's table, by
-`python -m experiments.compare --config vit_digits_lt_sgd`.
+Cost: as there. Expected: 92 % overall, with Focal-SAM as without it (the README's
+table, by `python -m experiments.compare --config vit_digits_lt_sgd --methods sgd
+focal_sam`).
 """
 
 from dataclasses import replace
@@ -19,12 +20,13 @@ RECIPE = replace(
         learning_rate=0.05,
         weight_decay=5e-4,
     ),
+    # For the plain gradient and for Focal-SAM what `--tune` chose from the grid.
     methods={
-        "sgd": {},
+        "sgd": {"learning_rate": 0.05, "weight_decay": 5e-4},
         "sam": {"rho": 0.1},
         "imbsam": {"rho": 0.1, "tail_threshold": 20},
         "cc_sam": {"rho": 0.1, "alpha": 1.0},
-        "focal_sam": {"rho": 0.1, "gamma": 1.0},
+        "focal_sam": {"learning_rate": 0.05, "rho": 0.05, "gamma": 1.0},
     },
     grid={
         "sgd": grid(learning_rate=(0.02, 0.05), weight_decay=(5e-4, 5e-3)),

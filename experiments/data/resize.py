@@ -155,9 +155,15 @@ def _weights(start, part, length, size):
 
 
 def _product(subscripts, rows, columns, images):
-    # In full precision: pixels have eight bits, and so have the factors of the fast
-    # products of GPUs and TPUs.
+    # In full precision, sums too: pixels have eight bits, and so have the factors of
+    # the fast products of GPUs and TPUs.
     rows, columns = rows.astype(images.dtype), columns.astype(images.dtype)
-    return jnp.einsum(
-        subscripts, rows, columns, images, precision=jax.lax.Precision.HIGHEST
+    product = jnp.einsum(
+        subscripts,
+        rows,
+        columns,
+        images,
+        precision=jax.lax.Precision.HIGHEST,
+        preferred_element_type=jnp.float32,
     )
+    return product.astype(images.dtype)
