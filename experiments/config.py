@@ -219,7 +219,7 @@ class Config:
     def __post_init__(self):
         for name, low in _AT_LEAST.items():
             value = getattr(self, name)
-            if not value >= low:
+            if value is not None and not value >= low:
                 raise UserError(f"{_flag(name)} must be at least {low}, got {value}.")
         for name, high in _AT_MOST.items():
             value = getattr(self, name)
@@ -249,18 +249,11 @@ class Config:
                     f"than --rho-milestones, got {self.rho_values}."
                 )
 
-        if self.input_size is not None and self.input_size < _AT_LEAST["image_size"]:
-            raise UserError(
-                f"--input-size must be at least {_AT_LEAST['image_size']}, got "
-                f"{self.input_size}."
-            )
         if self.test_resize is not None and self.test_resize < self.network_size:
             raise UserError(
                 f"--test-resize must be at least the {self.network_size} pixels that "
                 f"the network sees, got {self.test_resize}."
             )
-        if self.bottleneck is not None and self.bottleneck < 1:
-            raise UserError(f"--bottleneck must be at least 1, got {self.bottleneck}.")
 
     @property
     def in_memory(self) -> bool:
@@ -289,6 +282,7 @@ def _flag(name: str) -> str:
 _AT_LEAST = {
     "seed": 0,
     "image_size": 8,
+    "input_size": 8,
     "imbalance_factor": 1,
     "subset_seed": 0,
     "held_out": 0,
@@ -296,6 +290,7 @@ _AT_LEAST = {
     "cutout": 0,
     "mixup": 0,
     "width": 1,
+    "bottleneck": 1,
     "head_scale": 0,
     "epochs": 1,
     "batch_size": 1,

@@ -148,7 +148,7 @@ def test_arrays_that_do_not_fit_are_explained(folder, change):
     clip.text()
 
 
-def test_names_that_mean_nothing_are_explained(monkeypatch):
+def test_names_that_mean_nothing_are_explained():
     with pytest.raises(UserError, match="after random: comes one of ViT-B/32"):
         open_clip("random:ViT-B/8")
     with pytest.raises(UserError, match="there is no such folder or file"):
