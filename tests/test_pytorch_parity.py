@@ -21,6 +21,13 @@ STEPS, BATCH, CLASSES = 20, 8, 10
 RHO, GAMMA, LAM, TAIL = 0.05, 1.5, 0.7, 20
 LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 0.02, 0.9, 5e-4
 COUNTS = np.array([500, 300, 180, 110, 65, 40, 24, 14, 9, 5])
+# As fsam.cc_sam_radii has them: rho (min m / m_c)^(1/4) with m = n - 1.
+RADII = torch.from_numpy(RHO * (4 / (COUNTS - 1)) ** 0.25)
+
+
+def only_head(params):
+    return {name: name == "head" for name in params}
+
 
 # Functions, so that class weights are made in float64 and not when this is imported.
 JAX_METHODS = {
@@ -30,6 +37,8 @@ JAX_METHODS = {
     "focal_sam": lambda: fsam.focal_sam(
         COUNTS, rho=RHO, gamma=GAMMA, lam=LAM, has_aux=True
     ),
+    "cc_sam": lambda: fsam.cc_sam(COUNTS, rho=RHO, has_aux=True),
+    "cc_sam_head": lambda: fsam.cc_sam(COUNTS, rho=RHO, mask=only_head, has_aux=True),
 }
 TORCH_METHODS = {
     "sgd": (reference.sgd_step, {}),
@@ -41,6 +50,11 @@ TORCH_METHODS = {
     "focal_sam": (
         reference.focal_sam_step,
         {"rho": RHO, "coefficients": reference.focal_coefficients(COUNTS, GAMMA, LAM)},
+    ),
+    "cc_sam": (reference.cc_sam_step, {"radii": RADII}),
+    "cc_sam_head": (
+        reference.cc_sam_step,
+        {"radii": RADII, "perturbed": ("linear",)},
     ),
 }
 

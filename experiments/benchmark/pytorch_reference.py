@@ -10,7 +10,8 @@ and the gradient is :math:`\nabla L^{1-a}(\theta) + \nabla L^a(\theta + \epsilon
 where :math:`\epsilon` climbs along :math:`\nabla L^a(\theta)`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -88,29 +89,73 @@ def focal_sam_step(
     optimizer.step()
 
 
+def cc_sam_step(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    loss: Loss,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    radii: Tensor,
+    perturbed: Sequence[str] = ("",),
+) -> None:
+    """CC-SAM with alpha 1: for each class in the batch, one forward, two backwards.
+
+    Its other forward pass, at the weights, serves all classes. ``radii`` are those of
+    each class, ``(num_classes,)``; only parameters whose names begin with one of
+    ``perturbed`` are.
+    """
+    climbing = [
+        p
+        for name, p in model.named_parameters()
+        if p.requires_grad and name.startswith(tuple(perturbed))
+    ]
+    losses = loss(model(images), labels)
+    of_class = {
+        c: (labels == c).to(losses.dtype) for c in torch.unique(labels).tolist()
+    }
+    # All before any climb: a graph does not outlive a change of its weights.
+    uphill = {
+        c: torch.autograd.grad((a * losses).mean(), climbing, retain_graph=True)
+        for c, a in of_class.items()
+    }
+    total = [torch.zeros_like(p) for p in _trained(model)]
+    for c, a in of_class.items():
+        with _climbed(climbing, uphill[c], radii[c]):
+            gradient = _gradient(model, (a * loss(model(images), labels)).mean())
+        torch._foreach_add_(total, gradient)
+    _use(model, total)
+    optimizer.step()
+
+
+def _trained(model):
+    return [p for p in model.parameters() if p.requires_grad]
+
+
 def _gradient(model, value, retain_graph=False):
-    return torch.autograd.grad(
-        value, list(model.parameters()), retain_graph=retain_graph
-    )
+    return torch.autograd.grad(value, _trained(model), retain_graph=retain_graph)
 
 
 def _gradient_after_climb(model, uphill, rho, loss, images, labels, a):
     """The gradient of the loss weighted by ``a`` at θ + ε; the weights return to θ."""
-    parameters = list(model.parameters())
+    with _climbed(_trained(model), uphill, rho):
+        return _gradient(model, (a * loss(model(images), labels)).mean())
+
+
+@contextmanager
+def _climbed(parameters, uphill, rho):
+    """Moves the parameters by ``rho`` along ``uphill``, and at the end back."""
     before = [p.detach().clone() for p in parameters]
-    norm = torch.linalg.vector_norm(
-        torch.stack([torch.linalg.vector_norm(g) for g in uphill])
-    )
+    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(uphill)))
     with torch.no_grad():
-        for parameter, g in zip(parameters, uphill, strict=True):
-            parameter.add_(g, alpha=float(rho / (norm + 1e-12)))
-    gradient = _gradient(model, (a * loss(model(images), labels)).mean())
+        torch._foreach_add_(
+            parameters, torch._foreach_mul(uphill, rho / (norm + 1e-12))
+        )
+    yield
     with torch.no_grad():
-        for parameter, saved in zip(parameters, before, strict=True):
-            parameter.copy_(saved)
-    return gradient
+        torch._foreach_copy_(parameters, before)
 
 
 def _use(model, gradient):
-    for parameter, g in zip(model.parameters(), gradient, strict=True):
+    for parameter, g in zip(_trained(model), gradient, strict=True):
         parameter.grad = g

@@ -14,6 +14,7 @@ from experiments.models.functional import Model as Model
 from experiments.models.functional import mean_over_views as mean_over_views
 from experiments.models.make import bottleneck_of as bottleneck_of
 from experiments.models.make import make_model as make_model
+from experiments.models.make import vision_sizes as vision_sizes
 from experiments.models.resnet import resnet_cifar as resnet_cifar
 from experiments.models.resnet import resnet_digits as resnet_digits
 from experiments.models.resnet_imagenet import resnet50 as resnet50

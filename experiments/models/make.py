@@ -35,7 +35,7 @@ def make_model(config: Config, num_classes: int, channels: int) -> Model:
     options = {"head": config.head, "dtype": jnp.dtype(config.precision)}
     options["scale"] = config.head_scale
     if name == "vit_digits":
-        sizes = Vision(_VIT_DIGITS, config.network_size, 2, channels)
+        sizes = vision_sizes(config, channels)
         return vision_transformer(sizes, num_classes, **options)
     if name == "resnet_digits":
         return resnet_digits(num_classes, config.width, channels=channels, **options)
@@ -49,6 +49,13 @@ def make_model(config: Config, num_classes: int, channels: int) -> Model:
     if name in _CIFAR_DEPTHS:
         return resnet_cifar(_CIFAR_DEPTHS[name], num_classes, **options)
     return _IMAGENET[name](num_classes, **options)
+
+
+def vision_sizes(config: Config, channels: int) -> Vision:
+    """The sizes of ``config``'s network, a vision transformer."""
+    if config.model == "clip":
+        return open_clip(config.weights).architecture.vision
+    return Vision(_VIT_DIGITS, config.network_size, 2, channels)
 
 
 def bottleneck_of(config: Config, num_classes: int, sizes: Vision) -> int:

@@ -1,0 +1,248 @@
+"""Times the methods, here and in PyTorch: ``python -m experiments.benchmark``."""
+
+import datetime
+import importlib.util
+import os
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+# Before JAX starts: it would take most of a GPU's memory, and PyTorch needs some. The
+# others keep PyTorch's profiler, which counts memory, from talking.
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+
+import jax
+import tyro
+from rich.console import Console
+from rich.markdown import Markdown
+
+from experiments.benchmark import epoch, parts
+from experiments.benchmark.contestant import Contestant
+from experiments.benchmark.jax_steps import jax_step
+from experiments.benchmark.pictures import benchmark_figure
+from experiments.benchmark.tables import markdown
+from experiments.benchmark.workload import Method, Network, Precision, Workload
+from experiments.errors import UserError, exit_with
+from experiments.records import describe_machine, free_run_dir, write_json
+
+Framework = Literal["jax", "torch", "torch_compile"]
+Part = Literal["steps", "epoch", "seeds", "growth"]
+_HOST_DEVICES = 8
+# An epoch takes as long as hundreds of steps.
+_EPOCHS = 3
+
+
+def _option(help_text: str):
+    return tyro.conf.arg(help=help_text)
+
+
+@dataclass(frozen=True)
+class Job:
+    """Times every method, here and in PyTorch, in turns on one device.
+
+    Networks, batch sizes and precisions are all combined. Writes JSON, the same as
+    Markdown, and a figure.
+    """
+
+    model: Annotated[tuple[Network, ...], _option("networks; vit_b16 trains whole")] = (
+        "resnet32",
+    )
+    batch_size: Annotated[tuple[int, ...], _option("examples a step")] = (64,)
+    precision: Annotated[
+        tuple[Precision, ...], _option("of the computation; weights are in float32")
+    ] = ("float32",)
+    methods: Annotated[
+        tuple[Method, ...], _option("cc_sam_head: as it was published")
+    ] = get_args(Method)
+    frameworks: Annotated[
+        tuple[Framework, ...], _option("torch_compile: with channels last, too")
+    ] = ("jax", "torch")
+    torch_repo: Annotated[
+        Path | None,
+        _option("clone of the authors' repository, whose step is then timed as well"),
+    ] = None
+    parts: Annotated[
+        tuple[Part, ...],
+        _option(
+            "steps of all of the above; an epoch of CIFAR-100-LT, several seeds at "
+            "once, and growth: with the first network, batch size and precision"
+        ),
+    ] = ("steps",)
+    repeats: Annotated[int, _option("rounds; in each everyone has a turn")] = 10
+    seconds: Annotated[float, _option("that a turn takes at least")] = 0.2
+    data_dir: Annotated[
+        Path, _option("folder of data sets; without CIFAR-100 pixels are random")
+    ] = Path("data")
+    workers: Annotated[int, _option("processes of PyTorch that read images")] = 2
+    out: Annotated[
+        Path | None, _option("JSON file for the results; none: a new one in runs/")
+    ] = None
+
+
+def run(job: Job, console: Console) -> Path:
+    """Measures, writes after every part, and returns the path of the JSON file."""
+    _check(job)
+    out = _out(job)
+    results: dict[str, Any] = {
+        **describe_machine(["python", "-m", "experiments.benchmark", *sys.argv[1:]]),
+        "date": datetime.date.today().isoformat(),
+        "rows": [],
+        "patches": [],
+    }
+    results["device"]["cores"] = os.cpu_count()
+    if any(name != "jax" for name in job.frameworks):
+        import torch
+
+        results["versions"]["torch"] = torch.__version__
+    with console.status("compiling") as status:
+        timer = parts.Timer(job.repeats, job.seconds, time.perf_counter, status.update)
+        for part in dict.fromkeys(job.parts):
+            results |= _MEASURE[part](job, timer)
+            _write(results, out)
+    console.print(Markdown(markdown(results)))
+    console.print(f"Everything is in {out} and beside it.")
+    return out
+
+
+def _check(job: Job) -> None:
+    torch_wanted = any(name != "jax" for name in job.frameworks) or job.torch_repo
+    if torch_wanted and importlib.util.find_spec("torch") is None:
+        raise UserError(
+            "--frameworks and --torch-repo ask for PyTorch, which is not installed: "
+            "pip install -e '.[benchmark]', or pass --frameworks jax."
+        )
+    for name, least in (("repeats", 1), ("seconds", 0), ("workers", 0)):
+        if getattr(job, name) < least:
+            value = getattr(job, name)
+            raise UserError(f"--{name} must be at least {least}, got {value}.")
+    if min(job.batch_size, default=0) < 1:
+        raise UserError(f"--batch-size must be at least 1, got {job.batch_size}.")
+    for name in ("model", "precision", "methods", "frameworks", "parts"):
+        if not getattr(job, name):
+            raise UserError(f"--{name} needs at least one value.")
+
+
+def _out(job: Job) -> Path:
+    out = job.out or free_run_dir(Path("runs"), "benchmark") / "benchmark.json"
+    if out.suffix != ".json":
+        raise UserError(f"--out must end in .json, got {out}.")
+    if out.exists():
+        raise UserError(
+            f"{out} is there, and nothing is overwritten: pass another --out."
+        )
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make {out.parent}: {error.strerror}.") from error
+    return out
+
+
+def _write(results: dict[str, Any], out: Path) -> None:
+    write_json(out, results)
+    out.with_suffix(".md").write_text(markdown(results))
+    benchmark_figure(out.with_suffix(".png"), results)
+
+
+def _first(job: Job) -> Workload:
+    return Workload(job.model[0], job.batch_size[0], job.precision[0])
+
+
+def _steps(job: Job, timer: parts.Timer) -> dict[str, Any]:
+    results: dict[str, Any] = {"rows": [], "limits": {}, "patches": []}
+    for model in job.model:
+        for batch_size in job.batch_size:
+            for dtype in job.precision:
+                workload = Workload(model, batch_size, dtype)
+                contestants = list(
+                    _contestants(job, workload, timer, results["patches"])
+                )
+                rows, limits = parts.step_rows(contestants, timer)
+                results["rows"] += rows
+                _merge(results["limits"], limits)
+    return results
+
+
+def _contestants(job: Job, workload: Workload, timer: parts.Timer, patches: list[str]):
+    for method in dict.fromkeys(job.methods):
+        for framework in dict.fromkeys(job.frameworks):
+            timer.progress(f"compiling {framework} {workload.model} {method}")
+            yield _contestant(framework, workload, method)
+    if job.torch_repo is not None and workload.dtype == "float32":
+        from experiments.benchmark.authors import authors_step
+
+        contestant, new = authors_step(workload, job.torch_repo)
+        patches += [patch for patch in new if patch not in patches]
+        yield contestant
+
+
+def _contestant(framework: Framework, workload: Workload, method: Method) -> Contestant:
+    if framework == "jax":
+        return jax_step(workload, method)
+    from experiments.benchmark.torch_steps import torch_step
+
+    return torch_step(workload, method, compiled=framework == "torch_compile")
+
+
+def _merge(limits: dict[str, Any], new: dict[str, Any]) -> None:
+    """Keeps the best rates of several runs."""
+    rates = limits.setdefault("matmul_flops_per_s", {})
+    for dtype, rate in new["matmul_flops_per_s"].items():
+        rates[dtype] = max(rate, rates.get(dtype, 0.0))
+    copies = limits.get("copy_bytes_per_s", 0.0)
+    limits["copy_bytes_per_s"] = max(new["copy_bytes_per_s"], copies)
+
+
+def _epoch(job: Job, timer: parts.Timer) -> dict[str, Any]:
+    workload = _first(job)
+    data, real = epoch.cifar100_lt(epoch.epoch_config(workload, "sgd"), job.data_dir)
+    contestants = []
+    for method in dict.fromkeys(job.methods):
+        for framework in dict.fromkeys(job.frameworks):
+            if framework == "jax":
+                contestants.append(epoch.jax_epoch(workload, method, data))
+                continue
+            from experiments.benchmark.torch_epoch import torch_epoch
+
+            contestants.append(
+                torch_epoch(
+                    workload,
+                    method,
+                    data,
+                    compiled=framework == "torch_compile",
+                    workers=job.workers,
+                )
+            )
+    once = timer._replace(repeats=min(job.repeats, _EPOCHS), seconds=0.0)
+    rows = parts.epoch_rows(contestants, once)
+    return {"epochs": rows, "real_images": real, "workers": job.workers}
+
+
+def _seeds(job: Job, timer: parts.Timer) -> dict[str, Any]:
+    return {"seeds": parts.seed_rows(_first(job), job.methods, timer)}
+
+
+def _growth(job: Job, timer: parts.Timer) -> dict[str, Any]:
+    return {"growth": parts.growth_rows(_first(job), job.methods, timer)}
+
+
+_MEASURE = {"steps": _steps, "epoch": _epoch, "seeds": _seeds, "growth": _growth}
+
+
+def main() -> None:
+    """The command."""
+    job = tyro.cli(Job, prog="python -m experiments.benchmark", args=sys.argv[1:])
+    # What was compiled before must not be found.
+    jax.config.update("jax_enable_compilation_cache", False)
+    if "growth" in job.parts and "xla_force_host" not in os.environ.get(
+        "XLA_FLAGS", ""
+    ):
+        jax.config.update("jax_num_cpu_devices", _HOST_DEVICES)
+    run(job, Console())
+
+
+if __name__ == "__main__":
+    exit_with(main)

@@ -1,0 +1,82 @@
+"""What makes a step dearer: classes, examples, parameters, devices."""
+
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+
+from experiments import sharding
+from experiments.benchmark.contestant import Contestant
+from experiments.benchmark.jax_steps import (
+    build,
+    compile_step,
+    compiled_costs,
+    repeatedly,
+)
+from experiments.benchmark.workload import Method, Network, Workload, step_name
+
+CLASSES = (10, 20, 100, 1000, 10_000)
+BATCH_SIZES = (16, 32, 64, 128, 256)
+DEPTHS: tuple[Network, ...] = ("resnet20", "resnet32", "resnet44", "resnet56")
+DEVICES = (1, 2, 4, 8)
+# XLA's CPU backend writes CC-SAM's loop over classes out, which takes long to compile.
+_CC_SAM_ON_CPU = 20
+
+
+class Point(NamedTuple):
+    """A step on the way.
+
+    Attributes:
+      over: what grows, "classes", "batch_size", "parameters" or "devices".
+      workload: the rest.
+      devices: that share a batch.
+    """
+
+    over: str
+    workload: Workload
+    devices: int = 1
+
+
+def points(workload: Workload) -> Iterator[Point]:
+    """All that is measured; ``workload`` is what does not grow."""
+    yield from (Point("classes", workload._replace(num_classes=c)) for c in CLASSES)
+    yield from (
+        Point("batch_size", workload._replace(batch_size=b)) for b in BATCH_SIZES
+    )
+    yield from (Point("parameters", workload._replace(model=m)) for m in DEPTHS)
+    for number in DEVICES:
+        fits = number <= jax.device_count() and not workload.batch_size % number
+        if fits:
+            yield Point("devices", workload, number)
+
+
+def can_run(point: Point, method: Method) -> bool:
+    """Whether a step of that method compiles in reasonable time."""
+    cc_sam = method in ("cc_sam", "cc_sam_head")
+    few = point.workload.num_classes <= _CC_SAM_ON_CPU
+    return not cc_sam or few or jax.default_backend() != "cpu"
+
+
+def growth_step(point: Point, method: Method) -> Contestant:
+    """The step of a method at a point, its batch split over the devices."""
+    workload = point.workload
+    step, state, (frozen, *batch) = build(workload, method)
+    mesh = sharding.device_mesh(point.devices)
+    state, frozen = jax.device_put((state, frozen), sharding.replicated(mesh))
+    arguments = (frozen, *jax.device_put(batch, sharding.by_example(mesh)))
+    parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state.params))
+    compiled, seconds = compile_step(step, state, *arguments)
+    values = {
+        "classes": workload.num_classes,
+        "batch_size": workload.batch_size,
+        "parameters": parameters,
+        "devices": point.devices,
+    }
+    name: dict[str, Any] = {
+        **step_name("jax", workload, method),
+        "over": point.over,
+        "value": values[point.over],
+    }
+    costs = {**compiled_costs(compiled), "compile_s": seconds}
+    return Contestant(name, repeatedly(compiled, state, arguments), costs)

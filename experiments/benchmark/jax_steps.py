@@ -1,0 +1,107 @@
+"""The steps of this project: the experiments' own, compiled for the device at hand."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import optax
+
+import focal_sam_jax as fsam
+from experiments import schedules
+from experiments.benchmark.contestant import Contestant
+from experiments.benchmark.workload import Method, Workload, step_name
+from experiments.methods import make_loss, make_optimizer
+from experiments.models import make_model
+from experiments.step import Batch, TrainState, init_state, make_train_step
+
+# Only the schedules ask for it.
+_STEPS_PER_EPOCH = 169
+
+
+def jax_step(workload: Workload, method: Method) -> Contestant:
+    """The training step of a method.
+
+    Its costs are those the compiler states: FLOPs, all kinds of arithmetic counted, and
+    the bytes of what goes in, comes out and lives in between.
+    """
+    step, state, arguments = build(workload, method)
+    compiled, seconds = compile_step(step, state, *arguments)
+    name = step_name("jax", workload, method)
+    costs = {**compiled_costs(compiled), "compile_s": seconds}
+    return Contestant(name, repeatedly(compiled, state, arguments), costs)
+
+
+def build(
+    workload: Workload, method: Method
+) -> tuple[Callable[..., TrainState], TrainState, tuple[Any, ...]]:
+    """The step, a state to start from, and the rest of its arguments, on the device."""
+    config, counts = workload.config(method), workload.class_counts
+    model = make_model(config, workload.num_classes, workload.channels)
+    if method == "cc_sam_head":
+        tx = _optimizer_of_the_published_cc_sam(config, counts)
+    else:
+        tx = make_optimizer(config, counts, _STEPS_PER_EPOCH)
+    loss = make_loss(config, counts)
+
+    def step(state, frozen, images, labels):
+        train_step = make_train_step(
+            model.given(frozen),
+            tx,
+            loss,
+            workload.num_classes,
+            _STEPS_PER_EPOCH,
+            ema=config.ema,
+            max_skipped=config.max_skipped,
+        )
+        return train_step(state, Batch(images, labels))
+
+    state = init_state(jax.random.key(0), model, tx, ema=config.ema)
+    images, labels = workload.batch()
+    return step, state, jax.device_put((model.frozen, images, labels))
+
+
+def compile_step(step, state, *arguments) -> tuple[jax.stages.Compiled, float]:
+    """The compiled step, and the seconds of tracing and compiling it."""
+    began = time.perf_counter()
+    jitted = jax.jit(step, donate_argnums=0)
+    compiled = jitted.lower(state, *arguments).compile()
+    return compiled, time.perf_counter() - began
+
+
+def compiled_costs(compiled: jax.stages.Compiled) -> dict[str, Any]:
+    """FLOPs of a call, the bytes that it moves, and the most that it holds at once."""
+    cost, memory = compiled.cost_analysis(), compiled.memory_analysis()
+    held = memory.argument_size_in_bytes + memory.temp_size_in_bytes
+    # A donated argument lies where its result will.
+    made = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    return {
+        "flops": cost["flops"],
+        "bytes_accessed": cost["bytes accessed"],
+        "peak_bytes": held + made,
+    }
+
+
+def repeatedly(compiled, state, arguments) -> Callable[[int], None]:
+    """Runs on from state to state, and the host waits for the last one only."""
+
+    def run(turns):
+        nonlocal state
+        for _ in range(turns):
+            state = compiled(state, *arguments)
+        jax.block_until_ready(state)
+
+    return run
+
+
+def _optimizer_of_the_published_cc_sam(config, class_counts):
+    def mask(params):
+        return {name: name == "head" for name in params}
+
+    return optax.chain(
+        fsam.cc_sam(class_counts, rho=config.rho, mask=mask, has_aux=True),
+        optax.add_decayed_weights(config.weight_decay),
+        optax.sgd(
+            schedules.learning_rate(config, _STEPS_PER_EPOCH), momentum=config.momentum
+        ),
+    )

@@ -1,0 +1,160 @@
+"""The results as Markdown."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from experiments.reporting.cells import markdown_lines
+
+Row = dict[str, Any]
+# A header, and the cell of a row below it.
+Column = tuple[str, Callable[[Row], str]]
+
+
+def markdown(results: dict[str, Any]) -> str:
+    """All parts that were measured, each with what its numbers mean."""
+    device, versions = results["device"], results["versions"]
+    known = [
+        f"{name} {versions[name]}"
+        for name in ("jax", "flax", "optax", "torch")
+        if name in versions
+    ]
+    lines = [
+        f"# Benchmark: {device['kind']}, {results['date']}",
+        "",
+        f"{device['cores']} CPU cores; {', '.join(known)}.",
+        "",
+        f"`{' '.join(results['command'])}`",
+    ]
+    for part, show in _PARTS.items():
+        if results.get(part):
+            lines += ["", *show(results)]
+    return "\n".join(lines) + "\n"
+
+
+def _steps(results):
+    limits = results["limits"]
+    rates = ", ".join(
+        f"{dtype} matrix products {rate / 1e9:,.0f} GFLOP/s"
+        for dtype, rate in limits["matmul_flops_per_s"].items()
+    )
+    columns: list[Column] = [
+        *_WHO,
+        *_TIME,
+        ("examples/s", lambda row: f"{row['examples_per_s']:,.0f}"),
+        ("/ SGD", _ratio("ratio_sgd")),
+        ("/ SAM", _ratio("ratio_sam")),
+        ("GFLOP", lambda row: f"{row['flops'] / 1e9:,.2f}"),
+        ("peak MB", lambda row: f"{row['peak_bytes'] / 1e6:,.0f}"),
+        ("compile s", lambda row: f"{row['compile_s']:.1f}"),
+        ("of matmul", _share("share_of_matmul")),
+        ("of copy", _share("share_of_copy")),
+    ]
+    lines = [
+        "## Steps",
+        "",
+        "Median over the rounds, least and most; ratios to the same framework. JAX "
+        "counts all arithmetic, PyTorch matrix products and convolutions alone. Peak: "
+        "everything that a step holds at once. The last columns are what is reached of "
+        f"the rates measured in the same run: {rates}; copies "
+        f"{limits['copy_bytes_per_s'] / 1e9:,.1f} GB/s, of bytes as the compiler "
+        "counts them, those that stay in caches too.",
+    ]
+    for patch in results["patches"]:
+        lines += ["", f"torch_authors is patched while it runs: {patch}."]
+    for workload, rows in _by_workload(results["rows"]):
+        lines += ["", f"### {workload}", "", *_table(columns, rows)]
+    return lines
+
+
+def _epochs(results):
+    columns: list[Column] = [
+        *_WHO,
+        ("steps", lambda row: str(row["steps"])),
+        ("s", lambda row: f"{row['s_median']:,.2f}"),
+        ("/ SGD", _ratio("ratio_sgd")),
+    ]
+    what = "the real images" if results["real_images"] else "random pixels"
+    return [
+        "## An epoch of CIFAR-100-LT",
+        "",
+        f"{_workload(results['epochs'][0])}. Order, pixels, augmentation and every "
+        f"step, on {what}. JAX: the experiments' own epoch, data on the device. "
+        "PyTorch: a `DataLoader` with "
+        f"{results['workers']} worker processes.",
+        "",
+        *_table(columns, results["epochs"]),
+    ]
+
+
+def _seeds(results):
+    columns: list[Column] = [
+        ("method", lambda row: row["method"]),
+        ("seeds", lambda row: str(row["seeds"])),
+        *_TIME,
+        ("/ one seed", _ratio("ratio_one_seed")),
+        ("peak MB", lambda row: f"{row['peak_bytes'] / 1e6:,.0f}"),
+        ("compile s", lambda row: f"{row['compile_s']:.1f}"),
+    ]
+    return [
+        "## Seeds in one program",
+        "",
+        f"{_workload(results['seeds'][0])}. `vmap` over the whole training state, each "
+        "seed with a batch of its own.",
+        "",
+        *_table(columns, results["seeds"]),
+    ]
+
+
+def _growth(results):
+    columns: list[Column] = [
+        ("over", lambda row: row["over"].replace("_", " ")),
+        ("", lambda row: f"{row['value']:,}"),
+        ("method", lambda row: row["method"]),
+        *_TIME,
+        ("/ SGD", _ratio("ratio_sgd")),
+        ("GFLOP", lambda row: f"{row['flops'] / 1e9:,.2f}"),
+        ("peak MB", lambda row: f"{row['peak_bytes'] / 1e6:,.0f}"),
+    ]
+    return [
+        "## Growth",
+        "",
+        "One thing grows, the rest stays. Host devices share the cores of the machine. "
+        "CC-SAM on CPU passes over every class and is left out where there are many.",
+        "",
+        *_table(columns, results["growth"]),
+    ]
+
+
+_PARTS = {"rows": _steps, "epochs": _epochs, "seeds": _seeds, "growth": _growth}
+
+_WHO: list[Column] = [
+    ("framework", lambda row: row["framework"]),
+    ("method", lambda row: row["method"]),
+]
+_TIME: list[Column] = [
+    ("ms", lambda row: f"{row['ms_median']:,.1f}"),
+    ("from–to", lambda row: f"{row['ms_min']:,.1f}–{row['ms_max']:,.1f}"),
+]
+
+
+def _workload(row: Row) -> str:
+    return f"{row['model']}, batch {row['batch_size']}, {row['dtype']}"
+
+
+def _by_workload(rows: Sequence[Row]) -> Iterator[tuple[str, list[Row]]]:
+    for workload in dict.fromkeys(map(_workload, rows)):
+        yield workload, [row for row in rows if _workload(row) == workload]
+
+
+def _ratio(field):
+    return lambda row: "" if row[field] is None else f"{row[field]:.2f}"
+
+
+def _share(field):
+    return lambda row: "" if row[field] is None else f"{row[field]:.0%}"
+
+
+def _table(columns: Sequence[Column], rows: Sequence[Row]) -> list[str]:
+    header = [name for name, _ in columns]
+    cells = [[cell(row) for _, cell in columns] for row in rows]
+    return markdown_lines(header, cells).splitlines()

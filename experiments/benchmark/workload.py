@@ -1,0 +1,91 @@
+"""What is measured: a network and a method, on a batch of random images."""
+
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from experiments.config import Config
+from experiments.configs import get_config
+from experiments.data.longtail import exponential_counts
+
+# CC-SAM perturbs the whole network, and in the published form the last layer alone.
+Method = Literal["sgd", "sam", "imbsam", "cc_sam_head", "cc_sam", "focal_sam"]
+Network = Literal[
+    "resnet20",
+    "resnet32",
+    "resnet44",
+    "resnet56",
+    "resnet50",
+    "vit_digits",
+    "vit_b16",
+    "vit_b16_adaptformer",
+]
+Precision = Literal["float32", "bfloat16"]
+_CLIP = {"model": "clip", "weights": "random:ViT-B/16", "image_size": 224}
+_CHANGES: dict[str, dict[str, Any]] = {
+    "resnet20": {"model": "resnet20", "image_size": 32},
+    "resnet32": {"model": "resnet32", "image_size": 32},
+    "resnet44": {"model": "resnet44", "image_size": 32},
+    "resnet56": {"model": "resnet56", "image_size": 32},
+    "resnet50": {"model": "resnet50", "image_size": 224},
+    "vit_digits": {"model": "vit_digits", "image_size": 8},
+    "vit_b16": _CLIP | {"tuners": ("full",)},
+    "vit_b16_adaptformer": _CLIP | {"tuners": ("adaptformer",)},
+}
+
+
+class Workload(NamedTuple):
+    """A training step, whoever makes it.
+
+    Attributes:
+      model: the network.
+      batch_size: examples in a step.
+      dtype: of the computation; weights are in float32.
+      num_classes: of a long tail, from 500 examples to 5.
+    """
+
+    model: Network
+    batch_size: int
+    dtype: Precision
+    num_classes: int = 10
+
+    @property
+    def class_counts(self) -> np.ndarray:
+        """Training examples of each class, int, ``(num_classes,)``."""
+        return exponential_counts(self.num_classes, 500, 100.0)
+
+    def config(self, method: Method = "focal_sam") -> Config:
+        """The experiment whose step this is: CIFAR-100-LT's, but for the network."""
+        recipe = get_config("cifar100_lt", method.removesuffix("_head"))
+        return recipe.replace(
+            batch_size=self.batch_size,
+            precision=self.dtype,
+            augment="none",
+            **_CHANGES[self.model],
+        )
+
+    @property
+    def channels(self) -> int:
+        """Of the images."""
+        return 1 if self.model == "vit_digits" else 3
+
+    def batch(self) -> tuple[np.ndarray, np.ndarray]:
+        """Images, float32, ``(batch, size, size, channels)``, and labels, int32."""
+        rng = np.random.default_rng(0)
+        size = self.config().network_size
+        shape = (self.batch_size, size, size, self.channels)
+        images = rng.standard_normal(shape, dtype=np.float32)
+        frequency = self.class_counts / self.class_counts.sum()
+        labels = rng.choice(self.num_classes, self.batch_size, p=frequency)
+        return images, labels.astype(np.int32)
+
+
+def step_name(framework: str, workload: Workload, method: Method) -> dict[str, Any]:
+    """The fields of a row that say which step it is."""
+    return {
+        "framework": framework,
+        "model": workload.model,
+        "method": method,
+        "batch_size": workload.batch_size,
+        "dtype": workload.dtype,
+    }

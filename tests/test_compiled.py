@@ -1,0 +1,69 @@
+"""Compiled programs are kept from run to run, where the user wants it."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("tyro", reason="needs focal_sam_jax[experiments]")
+
+PROGRAM = """
+from experiments.compiled import keep_compiled
+from experiments.errors import exit_with
+
+def main():
+    keep_compiled()
+    import jax
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.jit(lambda x: x + 1)(1.0)
+
+exit_with(main)
+"""
+
+
+def run(home, **environment):
+    """Compiles something in a process whose user lives in ``home``."""
+    inherited = {
+        k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"
+    }
+    return subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        env=inherited | {"HOME": str(home), "JAX_PLATFORMS": "cpu", **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def entries(folder):
+    return sorted(path.name for path in folder.glob("jit_*"))
+
+
+def test_programs_are_kept_in_the_users_cache(tmp_path):
+    folder = tmp_path / ".cache" / "focal_sam_jax" / "compiled"
+    assert run(tmp_path).returncode == 0
+    kept = entries(folder)
+    assert kept
+    assert run(tmp_path).returncode == 0
+    assert entries(folder) == kept  # the second time they were found
+
+
+def test_a_folder_of_the_users_own_is_used(tmp_path):
+    own = tmp_path / "own"
+    assert run(tmp_path, JAX_COMPILATION_CACHE_DIR=str(own)).returncode == 0
+    assert entries(own)
+    assert not (tmp_path / ".cache").exists()
+
+
+def test_it_can_be_turned_off(tmp_path):
+    assert run(tmp_path, JAX_ENABLE_COMPILATION_CACHE="false").returncode == 0
+    assert not (tmp_path / ".cache").exists()
+
+
+def test_a_home_without_room_for_it_is_explained(tmp_path):
+    (tmp_path / ".cache").write_text("a file")
+    done = run(tmp_path)
+    assert done.returncode == 2
+    assert "JAX_COMPILATION_CACHE_DIR" in done.stderr
+    assert "Traceback" not in done.stderr
