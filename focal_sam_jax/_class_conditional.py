@@ -98,7 +98,7 @@ def class_conditional_correction(
         losses_fn = jax.jit(lambda theta: (loss_fn(theta)[0], None))
         for c in range(num_classes):
             one_hot = np.eye(num_classes)[c]
-            # Needs the class before, in name only, so that no two are in memory at once.
+            # Waits for the class before, so that no two are in memory at once.
             done = jnp.ravel(jax.tree.leaves(sums.gradient)[0])[0]
             sums = visit(sums, losses_fn, here, one_hot, radii[c] + 0 * done)
     else:

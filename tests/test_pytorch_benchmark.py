@@ -276,6 +276,7 @@ def test_another_folder_is_refused(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # PyTorch uses its own past
 def test_compiled_steps_agree_with_eager_ones():
     losses = {}
     for compiled in (False, True):

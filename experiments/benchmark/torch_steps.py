@@ -37,7 +37,8 @@ def torch_step(workload: Workload, method: Method, *, compiled: bool) -> Contest
     flops = torch_step(workload, method, compiled=False).costs["flops"]
     # Two backward passes go through one graph.
     torch._functorch.config.donated_buffer = False
-    torch._inductor.config.force_disable_caches = True
+    torch._inductor.config.fx_graph_cache = False
+    torch._functorch.config.enable_autograd_cache = False
     torch._dynamo.reset()
     task.module.to(memory_format=torch.channels_last)
     task.module.compile()
