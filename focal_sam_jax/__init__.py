@@ -1,6 +1,8 @@
 """Focal-SAM and its relatives as Optax gradient transformations."""
 
 from focal_sam_jax import losses as losses
+from focal_sam_jax._approximations import looksam as looksam
+from focal_sam_jax._approximations import reuse_ascent as reuse_ascent
 from focal_sam_jax._class_conditional import (
     class_conditional_value_and_grad as class_conditional_value_and_grad,
 )
@@ -31,8 +33,10 @@ __all__ = [
     "focal_sam",
     "focal_weights",
     "imbsam",
+    "looksam",
     "losses",
     "per_class_losses",
+    "reuse_ascent",
     "sam",
     "sharpness_aware_value_and_grad",
     "tail_weights",

@@ -13,6 +13,8 @@ sum over devices:
 """
 
 import math
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, TypeVar
 
 import chex
@@ -27,12 +29,7 @@ def per_device(params: chex.ArrayTree, axis_name: AxisName) -> chex.ArrayTree:
     """``params``, typed so that their gradients are not summed over devices."""
 
     axes = _tracked(axis_name)
-
-    def mark(leaf):
-        missing = tuple(axis for axis in axes if axis not in _varying(leaf))
-        return jax.lax.pcast(leaf, missing, to="varying") if missing else leaf
-
-    return jax.tree.map(mark, params)
+    return jax.tree.map(lambda leaf: _vary(leaf, axes), params)
 
 
 def device_mean(tree: Tree, axis_name: AxisName) -> Tree:
@@ -53,6 +50,21 @@ def device_any(flags: jax.Array, axis_name: AxisName) -> jax.Array:
     for axis in _names(axis_name):
         counts = jax.lax.pmax(counts, axis)
     return counts > 0
+
+
+def cond(predicate: jax.Array, *branches: Callable[[], Tree]) -> Tree:
+    """``jax.lax.cond`` whose branches may differ in what varies between devices.
+
+    A number that varies in one branch is typed as varying in both.
+    """
+    types = [jax.make_jaxpr(branch)().out_avals for branch in branches]
+    axes = [_axes(here) | _axes(there) for here, there in zip(*types, strict=True)]
+
+    def typed(branch):
+        leaves, structure = jax.tree.flatten(branch())
+        return structure.unflatten(map(_vary, leaves, axes))
+
+    return jax.lax.cond(predicate, *(partial(typed, branch) for branch in branches))
 
 
 def share(losses: jax.Array, axis_name: AxisName) -> int:
@@ -87,8 +99,17 @@ def _tracked(axis_name: AxisName) -> list[str]:
     return [a for a in _names(axis_name) if a in _varying(jax.lax.axis_index(a))]
 
 
+def _vary(leaf: Any, axes: Iterable[str]) -> Any:
+    """``leaf``, typed as varying over ``axes`` too."""
+    missing = tuple(axis for axis in axes if axis not in _varying(leaf))
+    return jax.lax.pcast(leaf, missing, to="varying") if missing else leaf
+
+
 def _varying(value: Any) -> frozenset[str]:
     """Axes over which a value may differ; empty where JAX does not keep track."""
-    aval: Any = jax.typeof(value)
+    return _axes(jax.typeof(value))
+
+
+def _axes(aval: Any) -> frozenset[str]:
     # JAX 0.10 renamed the attribute.
     return aval.vma if hasattr(aval, "vma") else aval.manual_axis_type.varying

@@ -210,7 +210,7 @@ def sharpness_aware_value_and_grad(
     """
     check_scalar("rho", rho, low=0)
     check_scalar("lam", lam, low=0)
-    uniform = _check_class_weights(class_weights)
+    uniform = check_class_weights(class_weights)
     weights = uniform if uniform is not None else jnp.asarray(class_weights, float)
     num_classes = np.shape(class_weights)[0] if np.ndim(class_weights) else None
     array_fn = as_array_fn(per_class_loss_fn, num_classes, has_aux)
@@ -243,7 +243,7 @@ def sharpness_aware_value_and_grad(
     return value_and_grad
 
 
-def _check_class_weights(class_weights: ClassValues) -> float | None:
+def check_class_weights(class_weights: ClassValues) -> float | None:
     """The weight that all classes share, if they do and it can be known now."""
     if np.ndim(class_weights) > 1 or np.size(class_weights) == 0:
         raise ValueError(

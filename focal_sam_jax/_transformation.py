@@ -1,7 +1,7 @@
 """The Optax dress that all methods wear: state, counter, composition checks."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -52,29 +52,39 @@ def transformation(
     axis_name: AxisName,
 ) -> optax.GradientTransformationExtraArgs:
     """``updates + strength * correct(per_class_loss_fn, params, rho)``."""
-    if not callable(rho):
-        check_scalar("rho", rho, low=0)
+    check_rho(rho)
 
     def init(params):
         del params
-        info = SharpnessInfo(
-            ascent_norm=jnp.zeros((), jnp.float32),
-            sharpness=jnp.zeros((), jnp.float32),
-        )
-        return SharpnessAwareState(count=jnp.zeros((), jnp.int32), info=info)
+        return SharpnessAwareState(jnp.zeros((), jnp.int32), as_info(0.0, 0.0))
 
     def update(updates, state, params=None, *, per_class_loss_fn=None, **extra_args):
         del extra_args
         check_composition(name, updates, params, per_class_loss_fn)
-        rho_now = rho(state.count) if callable(rho) else rho
+        rho_now = radius(rho, state.count)
         correction = correct(per_class_loss_fn, params, rho_now)
         correction = device_mean(correction, axis_name)
-        info = SharpnessInfo(
-            ascent_norm=correction.ascent_norm.astype(jnp.float32),
-            sharpness=correction.sharpness.astype(jnp.float32),
-        )
+        info = as_info(correction.ascent_norm, correction.sharpness)
         updates = add_correction(updates, correction.gradient, strength)
         count = jnp.asarray(optax.safe_increment(state.count))
         return updates, SharpnessAwareState(count, info)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def check_rho(rho: Rho) -> None:
+    """Raises unless ``rho`` is a radius or a schedule of radii."""
+    if not callable(rho):
+        check_scalar("rho", rho, low=0)
+
+
+def radius(rho: Rho, count: jax.Array) -> Any:
+    """``rho`` after ``count`` updates."""
+    return rho(count) if callable(rho) else rho
+
+
+def as_info(ascent_norm: chex.Numeric, sharpness: chex.Numeric) -> SharpnessInfo:
+    """In the dtype of the state."""
+    return SharpnessInfo(
+        jnp.asarray(ascent_norm, jnp.float32), jnp.asarray(sharpness, jnp.float32)
+    )
