@@ -143,8 +143,8 @@ def reuse_ascent(
             jnp.zeros((), jnp.int32), as_info(0.0, 0.0), optax.tree.zeros_like(params)
         )
 
-    def update(updates, state, params: Any = None, **extra_args):
-        per_class_loss_fn = extra_args.get("per_class_loss_fn")
+    def update(updates, state, params: Any = None, **extra_args: Any):
+        per_class_loss_fn: Any = extra_args.get("per_class_loss_fn")
         check_composition("reuse_ascent", updates, params, per_class_loss_fn)
         loss_fn = as_array_fn(per_class_loss_fn, num_classes, has_aux)
         here = evaluate(loss_fn, params, axis_name)
