@@ -101,12 +101,14 @@ class BatchNorm(nnx.Module):
             mean, var = self.mean[...], self.var[...]
         else:
             mean, var = self._of_batch(wide)
-        mean, var, scale, bias = (
+        # One number a channel, and broadcast only then: other orders are compiled
+        # differently with a backward pass and without, and are not recognised as one.
+        factor = jax.lax.rsqrt(var + 1e-5) * self.scale[...]
+        mean, factor, bias = (
             jnp.expand_dims(array, (0, 1, 2))
-            for array in (mean, var, self.scale[...], self.bias[...])
+            for array in (mean, factor, self.bias[...])
         )
-        y = (wide - mean) * (jax.lax.rsqrt(var + 1e-5) * scale) + bias
-        return y.astype(x.dtype)
+        return ((wide - mean) * factor + bias).astype(x.dtype)
 
     def _of_batch(self, x):
         """Mean and variance of the batch, which the running ones follow."""
