@@ -78,10 +78,11 @@ def reuse_ascent(
 
     The gradient at the perturbed point is there anyway, and tells the next step where
     to climb: nothing has to be differentiated at :math:`\theta` before. A step costs
-    two forwards and two backwards, and two and one where every :math:`\lambda s_c` is 1
-    and known beforehand, as in SAM. The first step is plain, and so is one after a
-    gradient that was not finite, which is not kept. Where the batch changes much from
-    step to step, the direction is a poor one.
+    two forwards and two backwards, which do not wait for each other and may need the
+    memory of both; or two and one where every :math:`\lambda s_c` is 1 and known
+    beforehand, as in SAM. The first step is plain, and so is one after a gradient that
+    was not finite, which is not kept. Where the batch changes much from step to step,
+    the direction is a poor one.
 
     The transformation makes the whole gradient by itself and drops the updates that
     come in, so it must stand **first** in a chain: clipping, say, before it has no

@@ -24,6 +24,11 @@ METHODS = {
     "sam": lambda counts: fsam.sam(has_aux=True),
     "focal_sam": lambda counts: fsam.focal_sam(counts, has_aux=True),
     "cc_sam": lambda counts: fsam.cc_sam(counts, has_aux=True),
+    "reuse_ascent as sam": lambda counts: fsam.reuse_ascent(rho=0.05, has_aux=True),
+    "reuse_ascent as focal_sam": lambda counts: fsam.reuse_ascent(
+        WEIGHTS["focal_sam"](counts), rho=0.05, lam=0.5, has_aux=True
+    ),
+    "looksam": lambda counts: fsam.looksam(fsam.focal_sam(counts, has_aux=True)),
 }
 WEIGHTS = {
     "sam": lambda counts: 1.0,
@@ -94,6 +99,23 @@ def resnet_flops(method, form):
 @pytest.mark.parametrize(("method", "limit"), [("sam", 2.05), ("focal_sam", 2.70)])
 def test_a_resnet_step_computes_no_more_than_promised(method, form, limit):
     assert resnet_flops(method, form) <= limit * resnet_flops("sgd", "transform")
+
+
+# One backward less than the methods they stand for. The caller's goes to waste, and the
+# compiler sees that.
+REUSE_ASCENT = [("reuse_ascent as sam", 1.40), ("reuse_ascent as focal_sam", 2.05)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("method", "limit"), REUSE_ASCENT)
+def test_a_resnet_step_that_reuses_the_ascent_is_cheaper(method, limit):
+    sgd = resnet_flops("sgd", "transform")
+    assert resnet_flops(method, "transform") <= limit * sgd
+
+
+@pytest.mark.parametrize(("method", "limit"), REUSE_ASCENT)
+def test_a_step_that_reuses_the_ascent_is_cheaper(method, limit):
+    assert flops(method, "transform") <= limit * flops("sgd", "transform")
 
 
 # From JAX 0.10 on the two backwards at θ are computed one after the other, not side by
@@ -183,6 +205,16 @@ def test_a_step_traces_these_products_in_a_scan_over_layers(method, form, cost):
     step, init = train_step(method, form, dense(10, scanned=True), num_classes=10)
     traced = jax.make_jaxpr(step)(LAYERS, jax.eval_shape(init, LAYERS), *DENSE_BATCH)
     assert products(traced) == cost * DEPTH
+
+
+def test_between_exact_steps_looksam_runs_the_plain_pass_alone():
+    step, init = train_step("looksam", "transform", dense(10, scanned=True), 10)
+    traced = jax.make_jaxpr(step)(LAYERS, jax.eval_shape(init, LAYERS), *DENSE_BATCH)
+    (cond,) = (e for e in traced.eqns if e.primitive.name == "cond")
+    assert products(traced) - sum(map(products, cond.params["branches"])) == SGD * DEPTH
+    # The branch taken where the predicate is false comes first.
+    between, exact = map(products, cond.params["branches"])
+    assert (between, exact) == (0, (FOCAL_SAM - BACKWARD) * DEPTH)
 
 
 # The compiler counts the body of a loop once, however often it turns: for all methods

@@ -5,6 +5,7 @@ from functools import cache, partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -34,6 +35,30 @@ def transform(make, *args, **kwargs):
     return with_axis
 
 
+def approximation(make):
+    """The second of two updates from the same place: the first only prepares it."""
+
+    def with_axis(**axis):
+        tx = make(**axis)
+
+        def step(grads, params, loss_fn):
+            # Shared by the devices, also where the parameters are marked as varying.
+            state = tx.init(problem()[0])
+            for _ in range(2):
+                updates, state = tx.update(
+                    grads, state, params, per_class_loss_fn=loss_fn
+                )
+            return updates, optax.tree.get(state, "info")
+
+        return step
+
+    return with_axis
+
+
+def looksam(**axis):
+    return fsam.looksam(fsam.focal_sam(COUNTS, rho=0.5, gamma=2.0, **axis), every=2)
+
+
 def engine(make, *args, **kwargs):
     """``(loss, gradient)``; an engine needs no gradients from outside."""
 
@@ -53,6 +78,11 @@ METHODS = SYNCHRONISED | {
     "cc_sam": transform(fsam.cc_sam, COUNTS, rho=0.5, alpha=0.7),
     "cc_sam on gpu": transform(fsam.cc_sam, COUNTS, rho=0.5, alpha=0.7),
     "cc engine": engine(fsam.class_conditional_value_and_grad, (0.3, 0.4, 0.5)),
+    "reuse_ascent": approximation(
+        partial(fsam.reuse_ascent, (0.2, 0.6, 1), rho=0.5, lam=0.8, adaptive=True)
+    ),
+    "reuse_ascent as sam": approximation(partial(fsam.reuse_ascent, rho=0.5)),
+    "looksam": approximation(looksam),
 }
 
 
