@@ -5,13 +5,13 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 from rich.console import Console
 from rich.progress import Progress
 
-from experiments import tuning
+from experiments import same_compute, tuning
 from experiments.compiled import keep_compiled
 from experiments.config import METHODS, Config, Method
 from experiments.configs import get_config, get_recipe
@@ -34,8 +34,6 @@ from experiments.seeds import (
 )
 from experiments.trainer import Trainer
 
-SAME_COMPUTE = "sgd, same compute"
-
 
 @dataclass(frozen=True)
 class Job:
@@ -49,6 +47,12 @@ class Job:
     methods: Annotated[
         tuple[Method, ...], tyro.conf.arg(help="which, in the order of the table")
     ] = METHODS
+    approximations: Annotated[
+        tuple[Literal["reuse_ascent", "looksam"], ...],
+        tyro.conf.arg(
+            help="of Focal-SAM, each trained for as long as Focal-SAM itself takes"
+        ),
+    ] = ()
     seeds: Annotated[int, tyro.conf.arg(help="number of seeds, counted from 0")] = 10
     epochs: Annotated[
         int | None,
@@ -93,6 +97,10 @@ def run(job: Job, console: Console) -> Path:
         )
     if not job.methods:
         raise UserError(f"--methods needs at least one of {', '.join(METHODS)}.")
+    if job.approximations and "focal_sam" not in job.methods:
+        raise UserError(
+            "--approximations are compared with Focal-SAM: add focal_sam to --methods."
+        )
     epochs = job.epochs or recipe.compare_epochs or recipe.base.epochs
     configs: dict[str, Config] = {
         method: get_config(job.config, method).replace(epochs=epochs)
@@ -110,7 +118,8 @@ def run(job: Job, console: Console) -> Path:
 
     if job.tune:
         configs = _tune(configs, recipe.grid, job.data_dir, run_dir, console)
-    outcomes, configs = _compare(configs, seeds, job.data_dir, console)
+    as_long = same_compute.rows(configs, job.approximations)
+    outcomes, configs = _compare(configs, as_long, seeds, job.data_dir, console)
 
     rows, differences = comparison_rows(outcomes, configs)
     results = {"seeds": seeds, "rows": rows, "differences": differences}
@@ -144,28 +153,37 @@ def _tune(
 
 
 def _compare(
-    configs: dict[str, Config], seeds: list[int], data_dir: Path, console: Console
+    configs: dict[str, Config],
+    as_long: dict[str, Config],
+    seeds: list[int],
+    data_dir: Path,
+    console: Console,
 ) -> tuple[dict[str, list[Outcome]], dict[str, Config]]:
-    """The outcomes of every method on the test set, and what each ran with.
+    """The outcomes of every row on the test set, and what each ran with.
 
-    Where seeds are trained one by one, all methods run with a seed before the next
-    begins, so that a machine that slows down slows all of them down.
+    Rows are methods, and after them what trains for as long as Focal-SAM takes. Where
+    seeds are trained one by one, all rows run with a seed before the next begins, so
+    that a machine that slows down slows all of them down.
     """
-    configs = dict(configs)
-    same_compute = {"sgd", "focal_sam"} <= configs.keys()
-    names = [*configs, SAME_COMPUTE] if same_compute else list(configs)
-    outcomes: dict[str, list[Outcome]] = {name: [] for name in names}
+    configs = configs | as_long
+    outcomes: dict[str, list[Outcome]] = {name: [] for name in configs}
     trainers: dict[str, Trainer] = {}
     with Progress(console=console) as progress:
-        task = progress.add_task("comparing", total=len(seeds) * len(names))
+        task = progress.add_task("comparing", total=len(seeds) * len(configs))
         for group in grouped(seeds):
             of_group = next(iter(configs.values()))
             datasets = [seed_dataset(of_group, seed, data_dir) for seed in group]
-            for name in names:
+            for name in configs:
                 progress.update(task, description=f"{name}, seed {_range(group)}")
                 if name not in trainers:
-                    if name == SAME_COMPUTE:
-                        configs[name] = _lengthened(configs["sgd"], outcomes)
+                    if name in as_long:
+                        configs[name] = same_compute.lengthened(
+                            configs[name],
+                            outcomes["focal_sam"][0].step_seconds,
+                            group,
+                            datasets,
+                            time.perf_counter,
+                        )
                     trainers[name] = make_group_trainer(configs[name], datasets[0])
                 outcomes[name] += run_group(
                     configs[name],
@@ -177,12 +195,6 @@ def _compare(
                 )
                 progress.advance(task, len(group))
     return outcomes, configs
-
-
-def _lengthened(sgd: Config, outcomes: dict[str, list[Outcome]]) -> Config:
-    """SGD with the epochs it can make in the time that Focal-SAM's take."""
-    ratio = outcomes["focal_sam"][0].step_seconds / outcomes["sgd"][0].step_seconds
-    return sgd.replace(epochs=max(1, round(ratio * sgd.epochs)))
 
 
 def _range(seeds: list[int]) -> str:

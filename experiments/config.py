@@ -9,6 +9,7 @@ import tyro
 from experiments.errors import UserError
 
 Method = Literal["sgd", "sam", "imbsam", "cc_sam", "focal_sam"]
+Approximation = Literal["none", "reuse_ascent", "looksam"]
 Loss = Literal["ce", "focal", "ldam", "vs", "la"]
 Network = Literal[
     "resnet_digits",
@@ -205,6 +206,14 @@ class Config:
         int, _option("ImbSAM: classes with fewer examples are the tail")
     ]
     alpha: Annotated[float, _option("CC-SAM: share of the perturbed gradients, [0,1]")]
+    approximation: Annotated[
+        Approximation,
+        _option(
+            "cheaper than the method, and not the same: climb by the last step's "
+            "gradient; LookSAM"
+        ),
+    ]
+    every: Annotated[int, _option("LookSAM: steps from one exact step to the next")]
 
     eval_every: Annotated[int, _option("epochs between looks at the validation part")]
     checkpoint_every: Annotated[int, _option("epochs between checkpoints")]
@@ -305,6 +314,7 @@ _AT_LEAST = {
     "lam": 0,
     "tail_threshold": 0,
     "alpha": 0,
+    "every": 1,
     "eval_every": 1,
     "checkpoint_every": 1,
     "max_skipped": 1,

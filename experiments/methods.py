@@ -9,6 +9,7 @@ import optax
 import focal_sam_jax as fsam
 from experiments import schedules
 from experiments.config import Config
+from experiments.errors import UserError
 
 # (logits, labels, epoch) -> a loss for every example.
 Loss = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
@@ -21,8 +22,28 @@ def make_method(
 
     Its ``update`` wants the extra argument ``per_class_loss_fn``, a function from the
     parameters to ``(losses, aux)``; plain SGD ignores it.
+
+    Raises:
+      UserError: if the method has no such approximation.
     """
     rho = schedules.radius(config, steps_per_epoch)
+    match config.approximation:
+        case "none":
+            return _exact(config, class_counts, rho)
+        case "reuse_ascent":
+            weights, lam = _class_weights(config, class_counts)
+            return fsam.reuse_ascent(weights, rho=rho, lam=lam, has_aux=True)
+        case "looksam":
+            if config.method == "sgd":
+                raise _no_approximation(config)
+            # LookSAM's method counts exact steps, the schedule all of them.
+            by_exact = (lambda n: rho(n * config.every)) if callable(rho) else rho
+            return fsam.looksam(
+                _exact(config, class_counts, by_exact), every=config.every
+            )
+
+
+def _exact(config, class_counts, rho):
     match config.method:
         case "sgd":
             return optax.with_extra_args_support(optax.identity())
@@ -45,6 +66,25 @@ def make_method(
                 lam=config.lam,
                 has_aux=True,
             )
+
+
+def _class_weights(config, class_counts):
+    """s and lambda of the methods that differ in nothing else."""
+    match config.method:
+        case "sam":
+            return 1.0, 1.0
+        case "imbsam":
+            return fsam.tail_weights(class_counts, config.tail_threshold), 1.0
+        case "focal_sam":
+            return fsam.focal_weights(class_counts, config.gamma), config.lam
+    raise _no_approximation(config)
+
+
+def _no_approximation(config):
+    return UserError(
+        f"--approximation {config.approximation} has no meaning for --method "
+        f"{config.method}: choose none, or another method."
+    )
 
 
 def make_optimizer(

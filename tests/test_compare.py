@@ -10,7 +10,7 @@ pytest.importorskip("tyro", reason="needs focal_sam_jax[experiments]")
 
 from rich.console import Console
 
-from experiments import compare, seeds, tuning
+from experiments import compare, same_compute, seeds, tuning
 from experiments.configs import RECIPES, digits_lt
 from experiments.errors import UserError
 from experiments.seeds import Outcome
@@ -22,6 +22,7 @@ def tiny(monkeypatch, quick_compile):
     small = digits_lt.RECIPE.base.replace(width=2, batch_size=128)
     recipe = dataclasses.replace(digits_lt.RECIPE, base=small)
     monkeypatch.setitem(RECIPES, "digits_lt", recipe)
+    monkeypatch.setattr(same_compute, "_TIMED_EPOCHS", 2)
     return recipe
 
 
@@ -50,12 +51,50 @@ def test_methods_share_data_and_epochs_and_leave_a_table(tiny, tmp_path):
     assert (tmp_path / "run" / "comparison.png").read_bytes()[1:4] == b"PNG"
 
 
-def test_same_compute_lasts_as_long_as_focal_sam():
-    outcomes = {"sgd": [Outcome({}, 0.002)], "focal_sam": [Outcome({}, 0.005)]}
-    assert (
-        compare._lengthened(digits_lt.RECIPE.base.replace(epochs=60), outcomes).epochs
-        == 150
+def test_same_compute_lasts_as_long_as_focal_sam(monkeypatch):
+    config = digits_lt.RECIPE.base.replace(epochs=60)
+    monkeypatch.setattr(same_compute, "make_group_trainer", lambda *_: None)
+    timed = []
+
+    def run_group(config, *_):
+        timed.append(config)
+        return [Outcome({}, 0.002)]
+
+    monkeypatch.setattr(same_compute, "run_group", run_group)
+    longer = same_compute.lengthened(config, 0.005, [0], [None], lambda: 0.0)
+    assert longer == config.replace(epochs=150)
+    assert timed == [config.replace(epochs=same_compute._TIMED_EPOCHS)]
+
+
+@pytest.mark.slow
+def test_approximations_have_focal_sams_numbers_and_are_compared_with_it(
+    tiny, tmp_path
+):
+    results, output = run(
+        tmp_path / "run",
+        methods=("focal_sam",),
+        approximations=("looksam", "reuse_ascent"),
+        seeds=2,
+        epochs=2,
     )
+    exact, *others = results["rows"]
+    assert [row["name"] for row in others] == [
+        "focal_sam, looksam, same compute",
+        "focal_sam, reuse_ascent, same compute",
+    ]
+    assert [row["approximation"] for row in others] == ["looksam", "reuse_ascent"]
+    for name in ("learning_rate", "weight_decay", "rho", "gamma", "lam"):
+        assert {row[name] for row in others} == {exact[name]}
+    assert [row["name"] for row in results["differences"]] == [
+        "looksam, same compute − focal_sam",
+        "reuse_ascent, same compute − focal_sam",
+    ]
+    for difference, row in zip(results["differences"], others, strict=True):
+        pairs = zip(row["accuracy"]["values"], exact["accuracy"]["values"], strict=True)
+        mean = sum(own - of_exact for own, of_exact in pairs) / 2
+        assert difference["accuracy"]["mean"] == pytest.approx(mean)
+    assert "looksam" in output
+    assert "looksam" in (tmp_path / "run" / "table.md").read_text()
 
 
 def test_tuning_takes_the_best_on_validation(tiny, monkeypatch, tmp_path):
@@ -110,6 +149,10 @@ def test_a_group_of_seeds_is_scored_on_the_part_that_is_asked_for(tiny):
     ("options", "words"),
     [
         ({"seeds": 0}, "--seeds must be from 1 to 1000, got 0"),
+        (
+            {"methods": ("sgd",), "approximations": ("looksam",)},
+            "add focal_sam to --methods",
+        ),
         ({"methods": ()}, "--methods needs at least one of sgd"),
         ({"epochs": 0}, "--epochs must be at least 1, got 0"),
         ({"config": "imagenet_lt"}, "images of 224 pixels are streamed"),

@@ -11,6 +11,7 @@ pytest.importorskip("tyro", reason="needs focal_sam_jax[experiments]")
 import focal_sam_jax as fsam
 from experiments.config import METHODS
 from experiments.configs import get_config
+from experiments.errors import UserError
 from experiments.methods import make_optimizer
 
 COUNTS = np.array([50, 10, 2])
@@ -60,3 +61,50 @@ def test_a_method_changes_what_the_optimizer_gets(method, optimizer):
         assert not np.allclose(weights(method, rho=0.5), plain, rtol=1e-3)
         # A ball of no size is no change.
         np.testing.assert_allclose(weights(method, rho=0.0), plain, rtol=1e-4)
+
+
+def weights(method, **changes):
+    changes |= {"learning_rate": 0.1, "rho": 0.5, "tail_threshold": 20}
+    return steps(make_optimizer(config(method, **changes), COUNTS, 2))
+
+
+@pytest.mark.parametrize("approximation", ["reuse_ascent", "looksam"])
+@pytest.mark.parametrize("method", ["sam", "imbsam", "cc_sam", "focal_sam"])
+def test_an_approximation_is_near_the_method_and_not_the_same(method, approximation):
+    if (method, approximation) == ("cc_sam", "reuse_ascent"):
+        pytest.skip("every class has an ascent of its own")
+    exact, plain = weights(method), weights("sgd")
+    got = weights(method, approximation=approximation, every=2)
+    assert not np.allclose(got, exact, rtol=1e-3)
+    assert not np.allclose(got, plain, rtol=1e-3)
+
+
+def test_looksam_in_every_step_is_the_method():
+    got = weights("focal_sam", approximation="looksam", every=1)
+    np.testing.assert_allclose(got, weights("focal_sam"), rtol=1e-5)
+
+
+def test_looksam_keeps_to_the_schedule_of_the_radius():
+    def of(*values):
+        # Epochs are of two steps: the exact ones, 0 and 4, are in the first and third.
+        return weights(
+            "sam",
+            approximation="looksam",
+            every=4,
+            rho_schedule="step",
+            rho_milestones=(1, 2),
+            rho_values=values,
+        )
+
+    np.testing.assert_array_equal(of(0.1, 0.2, 0.3), of(0.1, 9.0, 0.3))
+    assert not np.allclose(of(0.1, 0.2, 0.3), of(0.1, 0.2, 9.0), rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("method", "approximation"),
+    [("sgd", "reuse_ascent"), ("sgd", "looksam"), ("cc_sam", "reuse_ascent")],
+)
+def test_an_approximation_without_meaning_is_refused(method, approximation):
+    changes = config(method, approximation=approximation)
+    with pytest.raises(UserError, match=f"{approximation} has no .* --method {method}"):
+        make_optimizer(changes, COUNTS, 2)

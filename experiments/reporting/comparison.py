@@ -28,7 +28,8 @@ def comparison_rows(
     A method's row has its configuration, the median time of a step, and for each
     accuracy the mean, the standard deviation and the values of the seeds; ``None`` for
     a group that has no classes. A pair's row has the mean of the differences seed by
-    seed and its standard error: every method less SGD, Focal-SAM less SAM.
+    seed and its standard error: every method less SGD, Focal-SAM less SAM, and what
+    approximates Focal-SAM less Focal-SAM.
     """
     rows = []
     for name, of_seeds in outcomes.items():
@@ -43,19 +44,25 @@ def comparison_rows(
             "lam": config.lam,
             "tail_threshold": config.tail_threshold,
             "alpha": config.alpha,
+            "approximation": config.approximation,
+            "every": config.every,
             "step_seconds": float(np.median([o.step_seconds for o in of_seeds])),
         }
         for score in SCORES:
             values = _values(of_seeds, score)
             row[score] = values and {**as_json(summarise(values)), "values": values}
         rows.append(row)
-    pairs = [(name, "sgd") for name in outcomes if name != "sgd"]
+    pairs = [
+        (name, "sgd" if configs[name].approximation == "none" else "focal_sam")
+        for name in outcomes
+        if name != "sgd"
+    ]
     pairs.append(("focal_sam", "sam"))
     differences = []
     for name, other in pairs:
         if {name, other} <= outcomes.keys():
             difference: dict[str, Any] = {
-                "name": f"{name.removeprefix('sgd, ')} − {other}"
+                "name": f"{name.removeprefix(f'{other}, ')} − {other}"
             }
             for score in SCORES:
                 values = _values(outcomes[name], score)

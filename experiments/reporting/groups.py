@@ -11,7 +11,8 @@ from experiments.reporting.runs import FinishedRun
 # What runs of one group may differ in: seeds, and what changes no number of a run.
 _FREE = {"seed", "subset_seed", "eval_every", "checkpoint_every"}
 # The fields that name a group, the most telling first; all others come after them.
-_FIRST = ("config", "method", "loss", "model", "imbalance_factor", "rho", "gamma")
+_FIRST = ("config", "method", "approximation", "loss", "model", "imbalance_factor")
+_FIRST += ("rho", "gamma")
 # Their values speak for themselves.
 _BARE = {"config", "method", "loss", "model", "head", "augment"}
 

@@ -17,6 +17,7 @@ _BASELINE = "sgd"
 _OF_METHODS = {
     *("method", "learning_rate", "weight_decay", "rho", "rho_schedule", "rho_start"),
     *("rho_milestones", "rho_values", "gamma", "lam", "tail_threshold", "alpha"),
+    *("approximation", "every"),
 }
 
 
