@@ -80,9 +80,9 @@ def reuse_ascent(
     to climb: nothing has to be differentiated at :math:`\theta` before. A step costs
     two forwards and two backwards, which do not wait for each other and may need the
     memory of both; or two and one where every :math:`\lambda s_c` is 1 and known
-    beforehand, as in SAM. The first step is plain, and so is one after a gradient that
-    was not finite, which is not kept. Where the batch changes much from step to step,
-    the direction is a poor one.
+    beforehand, as in SAM. The first step is plain, and so is one after a batch without
+    examples of a class that weighs anything, or after a gradient that was not finite,
+    which is not kept. The less two batches are alike, the poorer the direction.
 
     The transformation makes the whole gradient by itself and drops the updates that
     come in, so it must stand **first** in a chain: clipping, say, before it has no
