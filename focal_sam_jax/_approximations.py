@@ -87,7 +87,8 @@ def reuse_ascent(
     The transformation makes the whole gradient by itself and drops the updates that
     come in, so it must stand **first** in a chain: clipping, say, before it has no
     effect. Under ``jax.jit`` the compiler removes the caller's backward pass, which is
-    needed no more; without, any tree like the parameters will do for ``grads``.
+    needed no more; its forward pass is merged with the one here in some networks, and
+    a third forward in others. Any tree like the parameters will do for ``grads``.
 
     Args:
       class_weights: :math:`s`, shape ``(num_classes,)``, from
