@@ -7,7 +7,8 @@ normalisation that mixes examples. `vit_digits_lt_sgd` is the same with SGD.
 
 Cost: about a minute on two CPU cores. Expected: 93 % overall with AdamW, half a percent
 more with Focal-SAM and three on the few-shot classes (the README's table, by
-`python -m experiments.compare --config vit_digits_lt --methods sgd focal_sam`).
+`python -m experiments.compare --config vit_digits_lt --methods sgd focal_sam
+--approximations reuse_ascent looksam --seeds 5`).
 """
 
 from experiments.configs import digits_lt
