@@ -16,7 +16,12 @@ import optax
 from focal_sam_jax._checks import ClassValues, check_scalar, is_concrete
 from focal_sam_jax._composition import check_composition
 from focal_sam_jax._devices import AxisName, cond, device_mean
-from focal_sam_jax._gradient import add_correction, check_class_weights, evaluate
+from focal_sam_jax._gradient import (
+    add_correction,
+    after,
+    check_class_weights,
+    evaluate,
+)
 from focal_sam_jax._loss_functions import as_array_fn
 from focal_sam_jax._perturbation import Mask, perturb, widen
 from focal_sam_jax._transformation import (
@@ -78,11 +83,11 @@ def reuse_ascent(
 
     The gradient at the perturbed point is there anyway, and tells the next step where
     to climb: nothing has to be differentiated at :math:`\theta` before. A step costs
-    two forwards and two backwards, which do not wait for each other and may need the
-    memory of both; or two and one where every :math:`\lambda s_c` is 1 and known
-    beforehand, as in SAM. The first step is plain, and so is one after a batch without
-    examples of a class that weighs anything, or after a gradient that was not finite,
-    which is not kept. The less two batches are alike, the poorer the direction.
+    two forwards and two backwards, or two and one where every :math:`\lambda s_c` is 1
+    and known beforehand, as in SAM. The first step is plain, and so is one after a
+    batch without examples of a class that weighs anything, or after a gradient that was
+    not finite, which is not kept. The less two batches are alike, the poorer the
+    direction.
 
     The transformation makes the whole gradient by itself and drops the updates that
     come in, so it must stand **first** in a chain: clipping, say, before it has no
@@ -151,14 +156,17 @@ def reuse_ascent(
         loss_fn = as_array_fn(per_class_loss_fn, num_classes, has_aux)
         here = evaluate(loss_fn, params, axis_name)
         rho_now = radius(rho, state.count)
+        at_home = None
+        if not all_climbs:
+            at_home = here.pullback(1 - lam * weights)
+            rho_now = after(at_home, rho_now)
         point = perturb(
             here.params, state.ascent, rho_now, adaptive=adaptive, mask=mask
         )
         there = evaluate(loss_fn, point.params, axis_name)
         climbed = jax.tree.map(widen, there.pullback(weights))
         gradient = climbed
-        if not all_climbs:
-            at_home = here.pullback(1 - lam * weights)
+        if at_home is not None:
             gradient = jax.tree.map(lambda h, c: h + lam * c, at_home, climbed)
         rise = jnp.sum(weights * (there.losses - here.losses))
         gradient, climbed, norm, rise = device_mean(

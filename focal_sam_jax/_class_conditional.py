@@ -20,7 +20,13 @@ import numpy as np
 
 from focal_sam_jax._checks import ClassValues, check_scalar, is_concrete
 from focal_sam_jax._devices import AxisName, device_any, device_mean
-from focal_sam_jax._gradient import Correction, Evaluation, add_correction, evaluate
+from focal_sam_jax._gradient import (
+    Correction,
+    Evaluation,
+    add_correction,
+    after,
+    evaluate,
+)
 from focal_sam_jax._loss_functions import (
     ArrayFn,
     PerClassLossFn,
@@ -98,9 +104,8 @@ def class_conditional_correction(
         losses_fn = jax.jit(lambda theta: (loss_fn(theta)[0], None))
         for c in range(num_classes):
             one_hot = np.eye(num_classes)[c]
-            # Waits for the class before, so that no two are in memory at once.
-            done = jnp.ravel(jax.tree.leaves(sums.gradient)[0])[0]
-            sums = visit(sums, losses_fn, here, one_hot, radii[c] + 0 * done)
+            radius = after(sums.gradient, radii[c])
+            sums = visit(sums, losses_fn, here, one_hot, radius)
     else:
         present = device_any(here.losses != 0, axis_name)
         visited = present.astype(here.losses.dtype)
