@@ -14,6 +14,7 @@ from focal_sam_jax._class_weights import tail_weights as tail_weights
 from focal_sam_jax._gradient import (
     sharpness_aware_value_and_grad as sharpness_aware_value_and_grad,
 )
+from focal_sam_jax._shared_backward import apply_per_example as apply_per_example
 from focal_sam_jax._transformation import SharpnessAwareState as SharpnessAwareState
 from focal_sam_jax._transformation import SharpnessInfo as SharpnessInfo
 from focal_sam_jax._transforms import cc_sam as cc_sam
@@ -26,6 +27,7 @@ __version__ = "0.1.0"
 __all__ = [
     "SharpnessAwareState",
     "SharpnessInfo",
+    "apply_per_example",
     "cc_sam",
     "cc_sam_radii",
     "class_conditional_value_and_grad",

@@ -31,6 +31,7 @@ from focal_sam_jax._devices import (
 )
 from focal_sam_jax._loss_functions import ArrayFn, PerClassLossFn, as_array_fn
 from focal_sam_jax._perturbation import Mask, perturb, widen
+from focal_sam_jax._shared_backward import example_weights, pair
 
 
 class Evaluation(NamedTuple):
@@ -79,6 +80,30 @@ def evaluate(
         return gradient
 
     return Evaluation(theta, losses, aux, pullback)
+
+
+def evaluate_shared(
+    loss_fn: ArrayFn,
+    params: chex.ArrayTree,
+    class_weights: jax.Array,
+    labels: chex.Array,
+    axis_name: AxisName,
+) -> tuple[Evaluation, tuple[chex.ArrayTree, chex.ArrayTree]]:
+    r"""The evaluation, :math:`\nabla L` and :math:`g_s`, by one backward pass.
+
+    Args:
+      loss_fn: parameters to ``(losses, aux)``; it applies them per example.
+      params: θ.
+      class_weights: :math:`s`, shape ``(num_classes,)``.
+      labels: of the examples, int, shape ``(batch,)``.
+      axis_name: the axis, or axes, over which the batch is split.
+    """
+    weights = example_weights(class_weights, labels)
+    slots = evaluate(
+        lambda slots: loss_fn(pair(*slots, weights)), (params, params), axis_name
+    )
+    theta, _ = slots.params
+    return slots._replace(params=theta), slots.pullback(1.0)
 
 
 def sharpness_correction(
@@ -156,6 +181,7 @@ def sharpness_aware_value_and_grad(
     mask: Mask = None,
     axis_name: AxisName = None,
     sync_perturbation: bool = True,
+    per_example_labels: Callable[..., chex.Array] | None = None,
 ) -> Callable[..., tuple[Any, chex.ArrayTree]]:
     r"""``jax.value_and_grad`` with the gradient of SAM, ImbSAM or Focal-SAM.
 
@@ -188,6 +214,11 @@ def sharpness_aware_value_and_grad(
         batch is split. Loss and gradient are means over it; ``aux`` is each device's.
       sync_perturbation: climb by the gradient of the whole batch. ``False`` is
         m-sharpness: every device climbs by the gradient of its share.
+      per_example_labels: from ``*args, **kwargs`` to the labels of the batch, ints of
+        shape ``(batch,)``: a promise that no layer mixes examples, that the loss of an
+        example counts in the class of its label alone, and that ``per_class_loss_fn``
+        applies its parameters by :func:`focal_sam_jax.apply_per_example`. Then one
+        backward pass over the activations at θ serves both gradients.
 
     Returns:
       A function ``fn(params, *args, **kwargs) -> (loss, grads)``, or
@@ -230,12 +261,18 @@ def sharpness_aware_value_and_grad(
         def loss_fn(theta):
             return array_fn(theta, *args, **kwargs)
 
-        here = evaluate(loss_fn, params, axis_name)
-        plain = here.pullback(1.0)
-        if uniform is None:
-            ascent = here.pullback(weights)
+        if uniform is None and per_example_labels is not None:
+            labels = per_example_labels(*args, **kwargs)
+            here, (plain, ascent) = evaluate_shared(
+                loss_fn, params, weights, labels, axis_name
+            )
         else:
-            ascent = jax.tree.map(lambda g: uniform * g, plain)
+            here = evaluate(loss_fn, params, axis_name)
+            plain = here.pullback(1.0)
+            if uniform is None:
+                ascent = here.pullback(weights)
+            else:
+                ascent = jax.tree.map(lambda g: uniform * g, plain)
         correction = sharpness_correction(
             loss_fn,
             here,

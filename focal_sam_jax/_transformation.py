@@ -51,18 +51,29 @@ def transformation(
     strength: chex.Numeric,
     axis_name: AxisName,
 ) -> optax.GradientTransformationExtraArgs:
-    """``updates + strength * correct(per_class_loss_fn, params, rho)``."""
+    """``updates + strength * correct(per_class_loss_fn, params, rho, labels)``.
+
+    With the labels that were passed as ``per_example_labels``, ``None`` without.
+    """
     check_rho(rho)
 
     def init(params):
         del params
         return SharpnessAwareState(jnp.zeros((), jnp.int32), as_info(0.0, 0.0))
 
-    def update(updates, state, params=None, *, per_class_loss_fn=None, **extra_args):
+    def update(
+        updates,
+        state,
+        params=None,
+        *,
+        per_class_loss_fn=None,
+        per_example_labels=None,
+        **extra_args,
+    ):
         del extra_args
         check_composition(name, updates, params, per_class_loss_fn)
         rho_now = radius(rho, state.count)
-        correction = correct(per_class_loss_fn, params, rho_now)
+        correction = correct(per_class_loss_fn, params, rho_now, per_example_labels)
         correction = device_mean(correction, axis_name)
         info = as_info(correction.ascent_norm, correction.sharpness)
         updates = add_correction(updates, correction.gradient, strength)

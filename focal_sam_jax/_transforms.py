@@ -14,7 +14,7 @@ from focal_sam_jax._checks import ClassValues, check_scalar
 from focal_sam_jax._class_conditional import class_conditional_correction
 from focal_sam_jax._class_weights import cc_sam_radii, focal_weights, tail_weights
 from focal_sam_jax._devices import AxisName
-from focal_sam_jax._gradient import evaluate, sharpness_correction
+from focal_sam_jax._gradient import evaluate, evaluate_shared, sharpness_correction
 from focal_sam_jax._loss_functions import as_array_fn
 from focal_sam_jax._perturbation import Mask
 from focal_sam_jax._transformation import Rho, transformation
@@ -71,7 +71,10 @@ def focal_sam(
       An Optax transformation. Its ``update`` takes ``per_class_loss_fn``, a function
       from the parameters to the per-class losses :math:`L_c` of the batch, floats of
       shape ``(num_classes,)``, or a sequence of ``num_classes`` functions to scalars;
-      it ignores other extra arguments. Updates leave in the dtype they came in. Its
+      it ignores other extra arguments but ``per_example_labels``, ints of shape
+      ``(batch,)``: a promise, explained at
+      :func:`focal_sam_jax.sharpness_aware_value_and_grad`, that makes the backward pass
+      of the caller serve :math:`g_s` too. Updates leave in the dtype they came in. Its
       state is a :class:`focal_sam_jax.SharpnessAwareState`.
 
     Raises:
@@ -308,7 +311,8 @@ def cc_sam(
     check_scalar("alpha", alpha, low=0, high=1)
     unit_radii = cc_sam_radii(class_counts, rho=1.0)
 
-    def correct(per_class_loss_fn, params, rho):
+    def correct(per_class_loss_fn, params, rho, labels):
+        del labels
         loss_fn = as_array_fn(per_class_loss_fn, unit_radii.shape[0], has_aux)
         return class_conditional_correction(
             per_class_loss_fn,
@@ -327,13 +331,19 @@ def _sharpness_aware(name, weights, rho, lam, *, axis_name, has_aux, **options):
     check_scalar("lam", lam, low=0)
     num_classes = np.shape(weights)[0] if np.ndim(weights) else None
 
-    def correct(per_class_loss_fn, params, rho):
+    def correct(per_class_loss_fn, params, rho, labels):
         loss_fn = as_array_fn(per_class_loss_fn, num_classes, has_aux)
-        here = evaluate(loss_fn, params, axis_name)
+        if labels is None or num_classes is None:
+            here = evaluate(loss_fn, params, axis_name)
+            ascent = here.pullback(weights)
+        else:
+            here, (_, ascent) = evaluate_shared(
+                loss_fn, params, weights, labels, axis_name
+            )
         return sharpness_correction(
             loss_fn,
             here,
-            here.pullback(weights),
+            ascent,
             weights,
             rho,
             axis_name=axis_name,
