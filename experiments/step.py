@@ -134,8 +134,14 @@ def make_train_step(
         (value, (batch_stats, logits)), grads = jax.value_and_grad(
             mean_loss, has_aux=True
         )(state.params)
+        # An image of two classes has no weight of its own.
+        shared = model.per_example and batch.other_labels is None
         updates, opt_state = tx.update(
-            grads, state.opt_state, state.params, per_class_loss_fn=per_class_loss
+            grads,
+            state.opt_state,
+            state.params,
+            per_class_loss_fn=per_class_loss,
+            per_example_labels=batch.labels if shared else None,
         )
         params = optax.apply_updates(state.params, updates)
         average = state.average and optax.incremental_update(

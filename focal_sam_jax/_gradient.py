@@ -85,7 +85,7 @@ def evaluate(
 def evaluate_shared(
     loss_fn: ArrayFn,
     params: chex.ArrayTree,
-    class_weights: jax.Array,
+    class_weights: chex.Numeric,
     labels: chex.Array,
     axis_name: AxisName,
 ) -> tuple[Evaluation, tuple[chex.ArrayTree, chex.ArrayTree]]:
@@ -99,11 +99,14 @@ def evaluate_shared(
       axis_name: the axis, or axes, over which the batch is split.
     """
     weights = example_weights(class_weights, labels)
-    slots = evaluate(
-        lambda slots: loss_fn(pair(*slots, weights)), (params, params), axis_name
-    )
-    theta, _ = slots.params
-    return slots._replace(params=theta), slots.pullback(1.0)
+
+    def loss_of_slots(slots):
+        plain, weighted = slots
+        return loss_fn(pair(plain, weighted, weights))
+
+    here: Any = evaluate(loss_of_slots, (params, params), axis_name)
+    theta, _ = here.params
+    return here._replace(params=theta), here.pullback(1.0)
 
 
 def sharpness_correction(

@@ -58,9 +58,7 @@ class Twin:
     __pow__ = __neg__ = __abs__ = __getitem__ = __iter__ = __len__ = _refuse
 
 
-def apply_per_example(
-    f: Callable[[Any, X], Any], theta: chex.ArrayTree, x: X
-) -> chex.ArrayTree:
+def apply_per_example(f: Callable[[Any, X], Any], theta: chex.ArrayTree, x: X) -> Any:
     r"""``f(theta, x)``, for an ``f`` that treats every example by itself.
 
     .. math:: h_j = f(\theta, x_j)
@@ -109,7 +107,9 @@ def apply_per_example(
     leaves, tree = jax.tree.flatten(theta)
     is_twin = [isinstance(leaf, Twin) for leaf in leaves]
     if not any(is_twin):
-        return f(theta, x)
+        # A copy costs nothing once compiled, and makes what f sends back to x one sum,
+        # as it is below: the compiler merges but what was added in the same order.
+        return f(theta, jax.tree.map(jnp.copy, x))
 
     def applied(trained, frozen, x):
         trained, frozen = iter(trained), iter(frozen)
@@ -134,9 +134,9 @@ def pair(
     return jax.tree.map(partial(Twin, weights=weights), plain, weighted)
 
 
-def example_weights(class_weights: jax.Array, labels: Any) -> jax.Array:
+def example_weights(class_weights: chex.Numeric, labels: chex.Array) -> jax.Array:
     r""":math:`s_{y_j}` from :math:`s` and :math:`y`, checked; shape ``(batch,)``."""
-    labels = jnp.asarray(labels)
+    class_weights, labels = jnp.asarray(class_weights), jnp.asarray(labels)
     if labels.ndim != 1 or not jnp.issubdtype(labels.dtype, jnp.integer):
         raise ValueError(
             "per_example_labels must be the class ids of the batch, ints of shape "

@@ -22,11 +22,14 @@ class Model(NamedTuple):
         ones, otherwise it uses the running ones and returns them as they came.
       frozen: weights that training leaves as they are, nested dicts of NumPy arrays;
         mostly there are none.
+      per_example: whether no layer mixes the examples of a training batch, as BatchNorm
+        does, and all parameters pass through ``focal_sam_jax.apply_per_example``.
     """
 
     init: Callable[[jax.Array], tuple[chex.ArrayTree, chex.ArrayTree]]
     apply: Callable[..., tuple[jax.Array, chex.ArrayTree]]
     frozen: Any = {}
+    per_example: bool = False
 
     def given(self, frozen: chex.ArrayTree) -> "Model":
         """The network with its frozen weights as arguments of a compiled program.
@@ -43,6 +46,7 @@ def functional(
     *,
     weights: Callable[[jax.Array], chex.ArrayTree] | None = None,
     is_trained: Callable[[tuple[str, ...]], bool] = lambda path: True,
+    per_example: bool = False,
 ) -> Model:
     """The module that ``make_module`` builds, as a :class:`Model`.
 
@@ -52,6 +56,7 @@ def functional(
       weights: ``key -> params`` gives other initial values than the module's own to
         some of the parameters, nested dicts.
       is_trained: whether the parameter of that path is trained, or frozen.
+      per_example: as in :class:`Model`.
     """
     graph, *_ = nnx.split(nnx.eval_shape(lambda: make_module(nnx.Rngs(0))), *_KINDS)
 
@@ -81,7 +86,7 @@ def functional(
         params, _ = start(jax.random.key(0))
         frozen = _those(params, lambda path: not is_trained(path))
         frozen = jax.tree.map(np.asarray, frozen)
-    return Model(init, partial(apply, frozen=frozen), frozen)
+    return Model(init, partial(apply, frozen=frozen), frozen, per_example)
 
 
 def mean_over_views(model: Model) -> Model:

@@ -11,7 +11,7 @@ from flax import nnx
 from jax.nn.initializers import Initializer
 from jax.typing import DTypeLike
 
-from experiments.models.layers import uniform
+from experiments.models.layers import per_example, uniform
 
 Head = Literal["linear", "cosine"]
 
@@ -33,6 +33,7 @@ class LinearHead(nnx.Module):
         self.bias = nnx.Param(uniform(features**-0.5)(rngs.params(), (num_classes,)))
         self._dtype = dtype
 
+    @per_example
     def __call__(self, x: jax.Array) -> jax.Array:
         logits = _product(x, self.kernel[...], self._dtype)
         return logits + jnp.expand_dims(self.bias[...], 0)
@@ -62,6 +63,7 @@ class CosineHead(nnx.Module):
         self.columns = nnx.Param(unit(columns, axis=0))
         self._scale, self._dtype = scale, dtype
 
+    @per_example
     def __call__(self, x: jax.Array) -> jax.Array:
         columns = unit(self.columns[...], axis=0)
         return self._scale * _product(unit(x, axis=1), columns, self._dtype)

@@ -5,12 +5,35 @@ the precision of images and weights, so that float64 ones are computed in float6
 """
 
 import math
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.nn.initializers import Initializer
 from jax.typing import DTypeLike
+
+import focal_sam_jax as fsam
+
+
+def per_example(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A layer's method that treats every example by itself, made known as such.
+
+    Its arguments and its result have the examples along their first axis.
+    """
+
+    @wraps(method)
+    def known(layer, *inputs):
+        graph, weights = nnx.split(layer)
+
+        def apply(weights, inputs):
+            return method(nnx.merge(graph, weights), *inputs)
+
+        return fsam.apply_per_example(apply, weights, inputs)
+
+    return known
 
 
 def kaiming_fan_in(key, shape, dtype=jnp.float32) -> jax.Array:

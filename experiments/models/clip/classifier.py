@@ -41,7 +41,7 @@ def vision_transformer(
     def make_module(rngs):
         return _Classifier(sizes, num_classes, head, scale, (), 1, dtype, rngs)
 
-    return functional(make_module, weights=_drawn(sizes))
+    return functional(make_module, weights=_drawn(sizes), per_example=True)
 
 
 def tuned_clip(
@@ -87,6 +87,7 @@ def tuned_clip(
         make_module,
         weights=_drawn(sizes) if weights is None else lambda key: {"vision": weights},
         is_trained=is_trained,
+        per_example=True,
     )
     if dtype == jnp.float32:
         return model

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+import focal_sam_jax as fsam
 from experiments.models.clip.architecture import Text, Transformer, Vision
 from experiments.models.clip.transformer import Block, LayerNorm, MakeTuners, dense
 
@@ -69,9 +70,8 @@ class VisionTower(_Blocks):
         """What the blocks read, ``(batch, tokens, width)``."""
         # A convolution whose stride is its size is a product with every patch.
         x = self.patch(self._patches(images))
-        first = jnp.broadcast_to(self.class_embedding[...], (len(x), 1, x.shape[-1]))
-        x = jnp.concatenate([first.astype(x.dtype), x], axis=1)
-        return self.ln_pre(x + self.position[...].astype(x.dtype)[None])
+        weights = self.class_embedding.get_value(), self.position.get_value()
+        return self.ln_pre(fsam.apply_per_example(_placed, weights, x))
 
     def _patches(self, images):
         batch, size, _, channels = images.shape
@@ -80,6 +80,14 @@ class VisionTower(_Blocks):
         x = images.reshape(batch, side, patch, side, patch, channels)
         x = x.transpose(0, 1, 3, 2, 4, 5)
         return x.reshape(batch, side * side, patch * patch * channels)
+
+
+def _placed(weights, x):
+    """Behind the class token, and every token at its position."""
+    class_embedding, position = weights
+    first = jnp.broadcast_to(class_embedding, (len(x), 1, x.shape[-1]))
+    x = jnp.concatenate([first.astype(x.dtype), x], axis=1)
+    return x + position.astype(x.dtype)[None]
 
 
 class TextTower(_Blocks):

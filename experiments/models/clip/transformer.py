@@ -8,6 +8,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from experiments.models.clip.architecture import Transformer
+from experiments.models.layers import per_example
 
 # What makes a block's tuners: (number of the block, its sizes) -> modules by place.
 MakeTuners = Callable[[int, Transformer], dict[str, list[nnx.Module]]]
@@ -24,8 +25,13 @@ class LayerNorm(nnx.LayerNorm):
     def __init__(self, width: int, rngs: nnx.Rngs):
         super().__init__(width, epsilon=1e-5, use_fast_variance=False, rngs=rngs)
 
+    @per_example
     def __call__(self, x: jax.Array) -> jax.Array:
         return super().__call__(x).astype(x.dtype)
+
+
+class _Dense(nnx.Linear):
+    __call__ = per_example(nnx.Linear.__call__)
 
 
 def dense(
@@ -38,7 +44,7 @@ def dense(
     kernel_init: nnx.Initializer = _zeros,
 ) -> nnx.Linear:
     """A layer ``x @ kernel + bias``; zeros, as weights come from elsewhere."""
-    return nnx.Linear(
+    return _Dense(
         inputs,
         outputs,
         use_bias=use_bias,

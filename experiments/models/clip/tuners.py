@@ -17,10 +17,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+import focal_sam_jax as fsam
 from experiments.config import Tuner
 from experiments.models.clip.architecture import Transformer, Vision
 from experiments.models.clip.transformer import LayerNorm, MakeTuners, dense
-from experiments.models.layers import normal, uniform
+from experiments.models.layers import normal, per_example, uniform
 
 _PROMPTS = 10
 
@@ -75,7 +76,11 @@ class AdaptFormer(Adapter):
         self.scale = nnx.Param(jnp.ones(()))
 
     def __call__(self, x: jax.Array, y: jax.Array) -> jax.Array:
-        return y + self.scale[...].astype(y.dtype) * self.change(x)
+        return y + fsam.apply_per_example(
+            lambda scale, change: scale.astype(y.dtype) * change,
+            self.scale.get_value(),
+            self.change(x),
+        )
 
 
 class Lora(nnx.Module):
@@ -105,6 +110,7 @@ class Lora(nnx.Module):
         self.b = nnx.Param(jnp.zeros((len(tuned), d, outputs // parts)))
         self._parts, self._tuned, self._dtype = parts, tuple(tuned), dtype
 
+    @per_example
     def __call__(self, x: jax.Array, y: jax.Array) -> jax.Array:
         a, b = (
             w if self._dtype == jnp.float32 else w.astype(self._dtype)
@@ -140,6 +146,7 @@ class Ssf(nnx.Module):
         self.scale = nnx.Param(1 + draw(rngs.params(), (channels,)))
         self.shift = nnx.Param(draw(rngs.params(), (channels,)))
 
+    @per_example
     def __call__(self, x: jax.Array, y: jax.Array) -> jax.Array:
         shape = (1,) * (y.ndim - 1) + (-1,)
         scale, shift = (
@@ -170,6 +177,7 @@ class Prompts(nnx.Module):
         self.tokens = nnx.Param(uniform(bound)(rngs.params(), (_PROMPTS, width)))
         self._others = sizes.tokens
 
+    @per_example
     def __call__(self, x: jax.Array, y: jax.Array) -> jax.Array:
         tokens = self.tokens[...].astype(y.dtype)
         tokens = jnp.broadcast_to(tokens, (len(y), *tokens.shape))
