@@ -46,7 +46,8 @@ class Twin:
         self._refuse()
 
     def _refuse(self, *_: Any) -> NoReturn:
-        raise TypeError(
+        # Not a TypeError, which jit would replace by one of its own.
+        raise ValueError(
             "the loss function, called with per_example_labels, uses a parameter "
             "outside of focal_sam_jax.apply_per_example (or hands it to a jitted, "
             "scanned or rematerialised function): apply all parameters through it, or "
@@ -84,8 +85,7 @@ def apply_per_example(f: Callable[[Any, X], Any], theta: chex.ArrayTree, x: X) -
 
     Raises:
       ValueError: in a shared pass, if an input or output has another first axis than
-        the labels.
-      TypeError: in a shared pass, if a parameter is used anywhere else.
+        the labels, or a parameter is used anywhere else.
 
     Example:
       >>> import jax, jax.numpy as jnp
