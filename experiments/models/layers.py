@@ -141,8 +141,11 @@ class BatchNorm(nnx.Module):
         var = jnp.maximum(jnp.mean(jnp.square(x), axes) - jnp.square(mean), 0.0)
         size = x.size // x.shape[-1]
         unbiased = var * (size / max(size - 1, 1))
-        self.mean[...] = 0.9 * self.mean[...] + 0.1 * mean
-        self.var[...] = 0.9 * self.var[...] + 0.1 * unbiased
+        for running, of_batch in ((self.mean, mean), (self.var, unbiased)):
+            moved = 0.9 * running[...] + 0.1 * of_batch
+            # Not by [...]: on the way Flax asks a traced array for its sharding, and
+            # the answer, an error that is thrown away, takes JAX long to word.
+            running.set_value(moved.astype(running[...].dtype))
         return mean, var
 
 
