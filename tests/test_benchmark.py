@@ -273,6 +273,17 @@ def _plain():
     return SimpleNamespace(init=lambda params: (), update=lambda u, s, p=None: (u, s))
 
 
+def test_what_is_not_shared_is_computed_twice_and_by_jax_alone(tmp_path, quick_compile):
+    methods = ("sam", "focal_sam", "focal_sam_unshared")
+    results = run(tmp_path / "r.json", methods=methods)
+    sam, shared, unshared = (row["flops"] for row in results["rows"])
+    assert sam < shared < unshared
+    job = benchmark.Job(frameworks=("torch", "jax", "torch_compile"))
+    assert benchmark._frameworks(job, "focal_sam") == list(job.frameworks)
+    assert benchmark._frameworks(job, "focal_sam_unshared") == ["jax"]
+    assert "focal_sam_unshared" not in job.methods
+
+
 def test_nothing_is_overwritten(tmp_path):
     path = tmp_path / "mine.json"
     path.write_text("mine")

@@ -7,7 +7,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 # Before JAX starts: it would take most of a GPU's memory, and PyTorch needs some. The
 # others keep PyTorch's profiler, which counts memory, from talking.
@@ -25,7 +25,13 @@ from experiments.benchmark.contestant import Contestant
 from experiments.benchmark.jax_steps import jax_step
 from experiments.benchmark.pictures import benchmark_figure
 from experiments.benchmark.tables import markdown
-from experiments.benchmark.workload import Method, Network, Precision, Workload
+from experiments.benchmark.workload import (
+    METHODS,
+    Method,
+    Network,
+    Precision,
+    Workload,
+)
 from experiments.errors import UserError, exit_with
 from experiments.records import describe_machine, free_run_dir, write_json
 
@@ -56,8 +62,12 @@ class Job:
         tuple[Precision, ...], _option("of the computation; weights are in float32")
     ] = ("float32",)
     methods: Annotated[
-        tuple[Method, ...], _option("cc_sam_head: as it was published")
-    ] = get_args(Method)
+        tuple[Method, ...],
+        _option(
+            "cc_sam_head: as it was published; focal_sam_unshared: of a vision "
+            "transformer, with two backward passes at the parameters, not one"
+        ),
+    ] = METHODS
     frameworks: Annotated[
         tuple[Framework, ...], _option("torch_compile: with channels last, too")
     ] = ("jax", "torch")
@@ -168,7 +178,7 @@ def _steps(job: Job, timer: parts.Timer) -> dict[str, Any]:
 
 def _contestants(job: Job, workload: Workload, timer: parts.Timer, patches: list[str]):
     for method in dict.fromkeys(job.methods):
-        for framework in dict.fromkeys(job.frameworks):
+        for framework in _frameworks(job, method):
             timer.progress(f"compiling {framework} {workload.model} {method}")
             yield _contestant(framework, workload, method)
     if job.torch_repo is not None and workload.dtype == "float32":
@@ -177,6 +187,12 @@ def _contestants(job: Job, workload: Workload, timer: parts.Timer, patches: list
         contestant, new = authors_step(workload, job.torch_repo)
         patches += [patch for patch in new if patch not in patches]
         yield contestant
+
+
+def _frameworks(job: Job, method: Method) -> list[Framework]:
+    """Those asked for; what the method's last word means is known to JAX alone."""
+    names = list(dict.fromkeys(job.frameworks))
+    return names if method in METHODS else [name for name in names if name == "jax"]
 
 
 def _contestant(framework: Framework, workload: Workload, method: Method) -> Contestant:
@@ -201,7 +217,7 @@ def _epoch(job: Job, timer: parts.Timer) -> dict[str, Any]:
     data, real = epoch.cifar100_lt(epoch.epoch_config(workload, "sgd"), job.data_dir)
     contestants = []
     for method in dict.fromkeys(job.methods):
-        for framework in dict.fromkeys(job.frameworks):
+        for framework in _frameworks(job, method):
             if framework == "jax":
                 contestants.append(epoch.jax_epoch(workload, method, data))
                 continue
@@ -241,7 +257,8 @@ def main() -> None:
         "XLA_FLAGS", ""
     ):
         jax.config.update("jax_num_cpu_devices", _HOST_DEVICES)
-    run(job, Console())
+    # A file has room for the tables; a terminal may not.
+    run(job, Console(width=None if sys.stdout.isatty() else 160))
 
 
 if __name__ == "__main__":

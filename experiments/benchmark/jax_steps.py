@@ -38,6 +38,8 @@ def build(
     """The step, a state to start from, and the rest of its arguments, on the device."""
     config, counts = workload.config(method), workload.class_counts
     model = make_model(config, workload.num_classes, workload.channels)
+    if method == "focal_sam_unshared":
+        model = model._replace(per_example=False)
     if method == "cc_sam_head":
         tx = _optimizer_of_the_published_cc_sam(config, counts)
     else:

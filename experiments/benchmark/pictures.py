@@ -27,6 +27,7 @@ _METHODS = {
     "cc_sam_head": COLOURS[4],
     "cc_sam": COLOURS[1],
     "focal_sam": COLOURS[2],
+    "focal_sam_unshared": COLOURS[5],
 }
 _COLUMNS = 3
 

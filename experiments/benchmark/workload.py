@@ -9,7 +9,18 @@ from experiments.configs import get_config
 from experiments.data.longtail import exponential_counts
 
 # CC-SAM perturbs the whole network, and in the published form the last layer alone.
-Method = Literal["sgd", "sam", "imbsam", "cc_sam_head", "cc_sam", "focal_sam"]
+# Focal-SAM shares a backward pass where the network mixes no examples, or does without.
+Method = Literal[
+    "sgd", "sam", "imbsam", "cc_sam_head", "cc_sam", "focal_sam", "focal_sam_unshared"
+]
+METHODS: tuple[Method, ...] = (
+    "sgd",
+    "sam",
+    "imbsam",
+    "cc_sam_head",
+    "cc_sam",
+    "focal_sam",
+)
 Network = Literal[
     "resnet20",
     "resnet32",
@@ -56,7 +67,8 @@ class Workload(NamedTuple):
 
     def config(self, method: Method = "focal_sam") -> Config:
         """The experiment whose step this is: CIFAR-100-LT's, but for the network."""
-        recipe = get_config("cifar100_lt", method.removesuffix("_head"))
+        known = method.removesuffix("_head").removesuffix("_unshared")
+        recipe = get_config("cifar100_lt", known)
         return recipe.replace(
             batch_size=self.batch_size,
             precision=self.dtype,
