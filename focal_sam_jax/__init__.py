@@ -1,6 +1,7 @@
 """Focal-SAM and its relatives as Optax gradient transformations."""
 
 from focal_sam_jax import losses as losses
+from focal_sam_jax import sharpness as sharpness
 from focal_sam_jax._approximations import looksam as looksam
 from focal_sam_jax._approximations import reuse_ascent as reuse_ascent
 from focal_sam_jax._class_conditional import (
@@ -40,6 +41,7 @@ __all__ = [
     "per_class_losses",
     "reuse_ascent",
     "sam",
+    "sharpness",
     "sharpness_aware_value_and_grad",
     "tail_weights",
 ]

@@ -47,6 +47,14 @@ def check_scalar(name: str, value: Any, *, low: float, high: float = math.inf) -
         raise ValueError(f"{name} must be {wanted}, got {value}.")
 
 
+def check_at_least(name: str, value: int, low: int) -> None:
+    """Raises ``ValueError`` unless ``value`` is a whole number of at least ``low``."""
+    if not isinstance(value, int | np.integer) or value < low:
+        raise ValueError(
+            f"{name} must be a whole number of at least {low}, got {value}."
+        )
+
+
 def check_class_counts(
     class_counts: ClassValues, *, allow_single_class: bool = False
 ) -> None:

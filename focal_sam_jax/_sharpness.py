@@ -1,0 +1,327 @@
+r"""How much losses rise nearby: at worst within a ball, and on average around.
+
+A ball around the parameters is :math:`\lVert T^{-1} \epsilon \rVert_2 \leq \rho` with
+:math:`T = 1`, or, adaptive, :math:`T = |\theta|` entry by entry, which does not change
+when weights are rescaled and the network stays the same function.
+"""
+
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+from focal_sam_jax._checks import ClassValues, check_at_least, check_scalar
+from focal_sam_jax._class_losses import ClassLosses, one_hot
+from focal_sam_jax._class_weights import focal_weights
+from focal_sam_jax._loops import each, repeat
+from focal_sam_jax._perturbation import perturb, widen
+
+
+class Estimate(NamedTuple):
+    """A mean over random draws.
+
+    Attributes:
+      mean: float array.
+      standard_error: of the mean, the same shape; NaN for a single draw.
+    """
+
+    mean: jax.Array
+    standard_error: jax.Array
+
+
+def sharpness(
+    losses: ClassLosses,
+    params: chex.ArrayTree,
+    class_weights: chex.Numeric,
+    rho: chex.Numeric,
+    *,
+    steps: int = 1,
+    restarts: int = 1,
+    adaptive: bool = False,
+    key: jax.Array | None = None,
+) -> jax.Array:
+    r"""The most that a weighted loss rises within a ball.
+
+    .. math::
+      \max_{\lVert T^{-1} \epsilon \rVert_2 \leq \rho}
+      \sum_c s_c \big[ L_c(\theta + \epsilon) - L_c(\theta) \big]
+
+    With one step it is the rise at :math:`\epsilon = \rho \, T^2 g / \lVert T g
+    \rVert_2`, where the loss would be highest if it were linear: what SAM and its
+    relatives climb. More steps go on from there by projected gradient ascent, whose
+    length falls from :math:`\rho` to :math:`\rho / \text{steps}`; restarts begin at
+    random points of the sphere. The highest point seen counts: a lower bound of the
+    maximum, and no lower than what one step finds.
+
+    Args:
+      losses: of :func:`class_losses`.
+      params: :math:`\theta`.
+      class_weights: :math:`s`, a scalar or shape ``(num_classes,)``.
+      rho: radius, a scalar >= 0.
+      steps: of the ascent, at least 1.
+      restarts: ascents, the first of them from :math:`\theta`; at least 1.
+      adaptive: scale the ball by the parameters (ASAM).
+      key: random key for the starts of further ascents.
+
+    Returns:
+      The rise, float, ().
+
+    Cost:
+      ``steps * restarts`` gradients and as many evaluations, and one more of those.
+
+    Raises:
+      ValueError: if ``rho`` is negative or not finite, ``steps`` or ``restarts`` less
+        than one, or ``key`` missing where it is needed.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import focal_sam_jax as fsam
+      >>> losses = fsam.sharpness.class_losses(lambda w: jnp.array([w @ w, 0.0]))
+      >>> rise = fsam.sharpness.sharpness(losses, jnp.array([3.0, 4.0]), 1.0, rho=0.5)
+      >>> bool(jnp.isclose(rise, 5.5**2 - 5.0**2))
+      True
+
+    References:
+      Foret et al., `Sharpness-Aware Minimization for Efficiently Improving
+      Generalization <https://arxiv.org/abs/2010.01412>`_, ICLR 2021, eq. 1 and 2;
+      Kwon et al., `ASAM <https://arxiv.org/abs/2102.11600>`_, ICML 2021;
+      Andriushchenko et al., `A Modern Look at the Relationship between Sharpness and
+      Generalization <https://arxiv.org/abs/2302.07011>`_, ICML 2023, section 3
+    """
+    check_scalar("rho", rho, low=0)
+    check_at_least("steps", steps, 1)
+    check_at_least("restarts", restarts, 1)
+    if restarts > 1 and key is None:
+        raise ValueError(
+            f"key must be a random key where there are {restarts} restarts, which "
+            "begin at random points: pass key=jax.random.key(0)."
+        )
+    ball = _Ball(params, adaptive)
+    here = jnp.sum(class_weights * losses.values(params))
+
+    def highest(start):
+        def climb(step, carry):
+            offset, best = carry
+            gradient = losses.gradient(ball.point(offset), class_weights)
+            length = rho * (1 - step / steps)
+            offset = _shortened(perturb(offset, ball.scaled(gradient), length), rho)
+            there = jnp.sum(class_weights * losses.values(ball.point(offset)))
+            return offset, jnp.maximum(best, there - here)
+
+        return repeat(steps, climb, (start, jnp.full_like(here, -jnp.inf)))[1]
+
+    best = highest(ball.centre)
+    if key is not None and restarts > 1:
+        keys = jax.random.split(key, restarts - 1)
+        others = each(lambda k: highest(ball.on_sphere(k, rho)), keys, params)
+        best = jnp.maximum(best, jnp.max(others))
+    return best
+
+
+def class_sharpness(
+    losses: ClassLosses,
+    params: chex.ArrayTree,
+    rho: chex.Numeric,
+    *,
+    steps: int = 1,
+    restarts: int = 1,
+    adaptive: bool = False,
+    key: jax.Array | None = None,
+) -> jax.Array:
+    r"""The most that the loss of each class rises within a ball of its own.
+
+    .. math::
+      \max_{\lVert T^{-1} \epsilon \rVert_2 \leq \rho}
+      L_c(\theta + \epsilon) - L_c(\theta)
+
+    Args:
+      losses: of :func:`class_losses`.
+      params: :math:`\theta`.
+      rho: radius, a scalar >= 0.
+      steps: as in :func:`sharpness`, and so are ``restarts``, ``adaptive`` and ``key``.
+
+    Returns:
+      The rise of every class, float, ``(num_classes,)``; zero for a class without
+      examples.
+
+    Cost:
+      As :func:`sharpness`, times the number of classes.
+
+    Raises:
+      ValueError: as :func:`sharpness`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import focal_sam_jax as fsam
+      >>> losses = fsam.sharpness.class_losses(lambda w: jnp.stack([w @ w, 9 * w @ w]))
+      >>> flat, sharp = fsam.sharpness.class_sharpness(losses, jnp.ones(2), rho=0.1)
+      >>> bool(jnp.isclose(sharp, 9 * flat))
+      True
+    """
+    options = {"steps": steps, "restarts": restarts, "adaptive": adaptive, "key": key}
+
+    def of_class(weights):
+        return sharpness(losses, params, weights, rho, **options)
+
+    return each(of_class, one_hot(losses, params), params)
+
+
+def focal_sharpness(
+    losses: ClassLosses,
+    params: chex.ArrayTree,
+    class_counts: ClassValues,
+    rho: chex.Numeric,
+    gamma: chex.Numeric,
+    *,
+    steps: int = 1,
+    restarts: int = 1,
+    adaptive: bool = False,
+    key: jax.Array | None = None,
+) -> jax.Array:
+    r"""What Focal-SAM penalises: the rise of the loss with rare classes in focus.
+
+    .. math::
+      \max_{\lVert T^{-1} \epsilon \rVert_2 \leq \rho}
+      \sum_c (1 - \pi_c)^\gamma \big[ L_c(\theta + \epsilon) - L_c(\theta) \big]
+
+    Args:
+      losses: of :func:`class_losses`.
+      params: :math:`\theta`.
+      class_counts: training examples of each class, shape ``(num_classes,)``.
+      rho: radius, a scalar >= 0.
+      gamma: focusing exponent, a scalar >= 0.
+      steps: as in :func:`sharpness`, and so are ``restarts``, ``adaptive`` and ``key``.
+
+    Returns:
+      The rise, float, ().
+
+    Cost:
+      As :func:`sharpness`.
+
+    Raises:
+      ValueError: as :func:`sharpness` and :func:`focal_sam_jax.focal_weights`.
+
+    References:
+      Li et al., `Focal-SAM: Focal Sharpness-Aware Minimization for Long-Tailed
+      Classification <https://arxiv.org/abs/2505.01660>`_, ICML 2025
+    """
+    weights = focal_weights(class_counts, gamma)
+    options = {"steps": steps, "restarts": restarts, "adaptive": adaptive, "key": key}
+    return sharpness(losses, params, weights, rho, **options)
+
+
+def average_sharpness(
+    losses: ClassLosses,
+    params: chex.ArrayTree,
+    rho: chex.Numeric,
+    key: jax.Array,
+    *,
+    samples: int = 10,
+    adaptive: bool = False,
+) -> Estimate:
+    r"""How much the loss of each class rises at a random point around.
+
+    .. math::
+      \mathbb{E} \, L_c(\theta + T u) - L_c(\theta), \qquad
+      u \sim \mathcal{N}\big(0, \tfrac{\rho^2}{n} I\big)
+
+    with n parameters, so that :math:`\mathbb{E} \lVert u \rVert^2 = \rho^2` and radii
+    compare with those of :func:`sharpness`. Every draw is used with both signs, which
+    takes the slope out of the estimate. To second order it is :math:`\rho^2 / 2n` times
+    the trace of the Hessian.
+
+    Args:
+      losses: of :func:`class_losses`.
+      params: :math:`\theta`.
+      rho: radius, a scalar >= 0.
+      key: random key.
+      samples: draws, at least 1.
+      adaptive: scale the ball by the parameters.
+
+    Returns:
+      The mean and its standard error, float, ``(num_classes,)``.
+
+    Cost:
+      ``2 * samples + 1`` evaluations.
+
+    Raises:
+      ValueError: if ``rho`` is negative or not finite, or ``samples`` less than one.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> import focal_sam_jax as fsam
+      >>> losses = fsam.sharpness.class_losses(lambda w: jnp.stack([w @ w, w.sum()]))
+      >>> rise, error = fsam.sharpness.average_sharpness(
+      ...     losses, jnp.ones(50), rho=0.3, key=jax.random.key(0))
+      >>> bool(abs(rise[0] - 0.3**2) < 4 * error[0]), bool(abs(rise[1]) < 1e-4)
+      (True, True)
+
+    References:
+      Andriushchenko et al., `A Modern Look at the Relationship between Sharpness and
+      Generalization <https://arxiv.org/abs/2302.07011>`_, ICML 2023, section 3, whose
+      radius is that of a single entry, :math:`\rho / \sqrt n`
+    """
+    check_scalar("rho", rho, low=0)
+    check_at_least("samples", samples, 1)
+    ball = _Ball(params, adaptive)
+    here = losses.values(params)
+
+    def rise(key):
+        offset = ball.gaussian(key, rho)
+        opposite = jax.tree.map(jnp.negative, offset)
+        ahead, behind = (losses.values(ball.point(u)) for u in (offset, opposite))
+        return (ahead + behind) / 2 - here
+
+    return estimate(each(rise, jax.random.split(key, samples), params))
+
+
+def estimate(draws: jax.Array) -> Estimate:
+    """Mean over the first axis and its standard error."""
+    number = draws.shape[0]
+    if number == 1:
+        return Estimate(draws[0], jnp.full_like(draws[0], jnp.nan))
+    error = jnp.std(draws, axis=0, ddof=1) / number**0.5
+    return Estimate(jnp.mean(draws, axis=0), error)
+
+
+class _Ball(NamedTuple):
+    r"""Points :math:`\theta + T u` around the parameters, by their offset :math:`u`."""
+
+    params: chex.ArrayTree
+    adaptive: bool
+
+    @property
+    def centre(self):
+        return jax.tree.map(lambda leaf: jnp.zeros_like(widen(leaf)), self.params)
+
+    def scaled(self, tree):
+        r""":math:`T v`: the gradient by the offset, from that by the parameters."""
+        if not self.adaptive:
+            return tree
+        return jax.tree.map(
+            lambda theta, v: jnp.abs(widen(theta)) * widen(v), self.params, tree
+        )
+
+    def point(self, offset):
+        return jax.tree.map(
+            lambda theta, step: (widen(theta) + step).astype(theta.dtype),
+            self.params,
+            self.scaled(offset),
+        )
+
+    def gaussian(self, key, rho):
+        size = sum(leaf.size for leaf in jax.tree.leaves(self.params))
+        normal = optax.tree.random_like(key, self.centre, sampler=jax.random.normal)
+        return jax.tree.map(lambda leaf: rho / size**0.5 * leaf, normal)
+
+    def on_sphere(self, key, rho):
+        return perturb(self.centre, self.gaussian(key, 1.0), rho).params
+
+
+def _shortened(perturbed, rho):
+    """The offset, drawn back to the sphere where it is outside."""
+    norm = optax.tree.norm(perturbed.params)
+    factor = jnp.where(norm > rho, rho / jnp.where(norm > 0, norm, 1), 1)
+    return jax.tree.map(lambda leaf: factor * leaf, perturbed.params)
