@@ -216,6 +216,13 @@ class Config:
     every: Annotated[int, _option("LookSAM: steps from one exact step to the next")]
 
     eval_every: Annotated[int, _option("epochs between looks at the validation part")]
+    sharpness_every: Annotated[
+        int,
+        _option(
+            "epochs between looks at the sharpness of every class, for which each "
+            "costs a pass over the training set; 0: none"
+        ),
+    ]
     checkpoint_every: Annotated[int, _option("epochs between checkpoints")]
     max_skipped: Annotated[
         int,
@@ -316,6 +323,7 @@ _AT_LEAST = {
     "alpha": 0,
     "every": 1,
     "eval_every": 1,
+    "sharpness_every": 0,
     "checkpoint_every": 1,
     "max_skipped": 1,
 }

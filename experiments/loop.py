@@ -17,6 +17,7 @@ from experiments.feeds import Feed
 from experiments.step import EvalSums, TrainState, epoch_means
 from experiments.stopping import StopSignal
 from experiments.trainer import Trainer
+from experiments.training_sharpness import sharpness_row
 
 
 class Records(Protocol):
@@ -129,6 +130,9 @@ def _finish_epoch(
         run.show(step, {"validation": result["accuracy"]})
         if result["accuracy"] > best.accuracy:
             best = Best(result["accuracy"], step)
+    if config.sharpness_every and (last or epoch % config.sharpness_every == 0):
+        sharp = sharpness_row(config, run.dataset, run.trainer, run.feed, state)
+        run.records.append({"split": "sharpness", **row, **sharp})
     if last or epoch % config.checkpoint_every == 0 or best.step == step:
         run.checkpoints.save(step, state, best)
     return best

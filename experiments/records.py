@@ -189,6 +189,29 @@ def free_run_dir(base: Path, name: str) -> Path:
     return candidate
 
 
+def report_dir(wanted: Path | None, name: str) -> Path:
+    """A new folder for what is told of finished runs; nothing is overwritten.
+
+    Args:
+      wanted: the user's ``--out``; ``None`` for a new one in ``runs/``.
+      name: of the new one.
+
+    Raises:
+      UserError: if it is not empty, or cannot be made.
+    """
+    out = wanted or free_run_dir(Path("runs"), name)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        taken = any(out.iterdir())
+    except OSError as error:
+        raise UserError(f"cannot make the --out {out}: {error.strerror}.") from error
+    if taken:
+        raise UserError(
+            f"{out} is not empty, and nothing is overwritten: pass another --out."
+        )
+    return out
+
+
 def _version(package: str) -> str:
     try:
         return version(package)

@@ -12,7 +12,7 @@ from rich.console import Console
 from experiments.drawing import frequency_order
 from experiments.errors import UserError, exit_with
 from experiments.metrics import shot_of_class, shot_thresholds
-from experiments.records import free_run_dir, write_json
+from experiments.records import report_dir, write_json
 from experiments.reporting import figures
 from experiments.reporting.groups import Group, grouped
 from experiments.reporting.results import difference_rows, group_rows
@@ -60,7 +60,7 @@ def run(job: Job, console: Console) -> Path:
         reasons = "; ".join(f"{folder}: {why}" for folder, why in left_out.items())
         raise UserError(f"there is no finished run to report ({reasons}).")
 
-    out = _make_folder(job.out)
+    out = report_dir(job.out, "report")
     report: dict[str, Any] = {
         "data": {},
         "left_out": {str(folder): why for folder, why in left_out.items()},
@@ -81,21 +81,6 @@ def run(job: Job, console: Console) -> Path:
     for folder, why in left_out.items():
         console.print(f"left out: {folder}, {why}", markup=False, soft_wrap=True)
     console.print(f"Everything is in {out}.", markup=False, soft_wrap=True)
-    return out
-
-
-def _make_folder(wanted: Path | None) -> Path:
-    """A folder of the report's own; nothing is overwritten."""
-    out = wanted or free_run_dir(Path("runs"), "report")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        taken = any(out.iterdir())
-    except OSError as error:
-        raise UserError(f"cannot make the --out {out}: {error.strerror}.") from error
-    if taken:
-        raise UserError(
-            f"{out} is not empty, and nothing is overwritten: pass another --out."
-        )
     return out
 
 

@@ -36,6 +36,7 @@ from experiments.records import (
 from experiments.step import EvalSums, TrainState
 from experiments.terminal import RunProgress, result_table
 from experiments.trainer import Trainer, make_trainer
+from experiments.training_sharpness import check_sharpness
 
 # With more classes a class would be less than a dot.
 _LARGEST_MATRIX = 1000
@@ -93,6 +94,7 @@ def run(job: Job, console: Console) -> Path:
     """Trains, evaluates and records; returns the folder of the run."""
     config = job.config
     run_dir = _run_dir(job)
+    check_sharpness(config)
     mesh = sharding.device_mesh(job.devices)
     dataset = load_dataset(config, job.data_dir)
     trainer = make_trainer(config, dataset, mesh, split_state=job.split_state)

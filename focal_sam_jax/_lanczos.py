@@ -72,7 +72,7 @@ def lanczos(
 
     def step(number, carry):
         so_far, q = carry
-        return _extend(so_far, number, q, product(q), jax.random.fold_in(key, number))
+        return _extend(so_far, number, q, product(q), key)
 
     return repeat(steps, step, (empty, start / jnp.linalg.norm(start)))[0]
 
@@ -86,6 +86,7 @@ def _extend(so_far, number, q, product, key):
     beta = jnp.linalg.norm(rest)
     scale = jnp.maximum(jnp.max(jnp.abs(alpha)), jnp.max(so_far.beta))
     ended = beta <= 10 * jnp.finfo(q.dtype).eps * scale
+    key = jax.random.fold_in(key, number)
     another = _orthogonal(basis, jax.random.normal(key, q.shape, q.dtype))
     rest = jnp.where(ended, another, rest)
     following = rest / jnp.maximum(jnp.linalg.norm(rest), jnp.finfo(q.dtype).tiny)

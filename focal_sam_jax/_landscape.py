@@ -133,6 +133,7 @@ def slice_2d(
     )
 
 
+@jax.jit
 def _along(params, direction, step):
     return jax.tree.map(
         lambda theta, d: (widen(theta) + step * d).astype(theta.dtype),

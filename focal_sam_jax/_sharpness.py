@@ -5,6 +5,7 @@ A ball around the parameters is :math:`\lVert T^{-1} \epsilon \rVert_2 \leq \rho
 when weights are rescaled and the network stays the same function.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import chex
@@ -106,7 +107,7 @@ def sharpness(
             offset, best = carry
             gradient = losses.gradient(ball.point(offset), class_weights)
             length = rho * (1 - step / steps)
-            offset = _shortened(perturb(offset, ball.scaled(gradient), length), rho)
+            offset = ball.climbed(offset, gradient, length, rho)
             there = jnp.sum(class_weights * losses.values(ball.point(offset)))
             return offset, jnp.maximum(best, there - here)
 
@@ -296,32 +297,50 @@ class _Ball(NamedTuple):
     def centre(self):
         return jax.tree.map(lambda leaf: jnp.zeros_like(widen(leaf)), self.params)
 
-    def scaled(self, tree):
-        r""":math:`T v`: the gradient by the offset, from that by the parameters."""
-        if not self.adaptive:
-            return tree
-        return jax.tree.map(
-            lambda theta, v: jnp.abs(widen(theta)) * widen(v), self.params, tree
-        )
-
     def point(self, offset):
-        return jax.tree.map(
-            lambda theta, step: (widen(theta) + step).astype(theta.dtype),
-            self.params,
-            self.scaled(offset),
-        )
+        return _point(self.params, offset, self.adaptive)
+
+    def climbed(self, offset, gradient, length, rho):
+        """Further along the gradient by the parameters, but not out of the ball."""
+        return _climbed(self.params, offset, gradient, length, rho, self.adaptive)
 
     def gaussian(self, key, rho):
-        size = sum(leaf.size for leaf in jax.tree.leaves(self.params))
-        normal = optax.tree.random_like(key, self.centre, sampler=jax.random.normal)
-        return jax.tree.map(lambda leaf: rho / size**0.5 * leaf, normal)
+        return _gaussian(key, self.centre, rho)
 
     def on_sphere(self, key, rho):
         return perturb(self.centre, self.gaussian(key, 1.0), rho).params
 
 
-def _shortened(perturbed, rho):
-    """The offset, drawn back to the sphere where it is outside."""
-    norm = optax.tree.norm(perturbed.params)
+# Each is one call, where the loops around them run on the host.
+@partial(jax.jit, static_argnums=2)
+def _point(params, offset, adaptive):
+    return jax.tree.map(
+        lambda theta, step: (widen(theta) + step).astype(theta.dtype),
+        params,
+        _scaled(params, offset, adaptive),
+    )
+
+
+@partial(jax.jit, static_argnums=5)
+def _climbed(params, offset, gradient, length, rho, adaptive):
+    # By the chain rule the gradient by the offset is T times that by the parameters.
+    uphill = _scaled(params, gradient, adaptive)
+    offset = perturb(offset, uphill, length).params
+    norm = optax.tree.norm(offset)
     factor = jnp.where(norm > rho, rho / jnp.where(norm > 0, norm, 1), 1)
-    return jax.tree.map(lambda leaf: factor * leaf, perturbed.params)
+    return jax.tree.map(lambda leaf: factor * leaf, offset)
+
+
+@jax.jit
+def _gaussian(key, like, rho):
+    size = sum(leaf.size for leaf in jax.tree.leaves(like))
+    normal = optax.tree.random_like(key, like, sampler=jax.random.normal)
+    return jax.tree.map(lambda leaf: rho / size**0.5 * leaf, normal)
+
+
+def _scaled(params, tree, adaptive):
+    if not adaptive:
+        return tree
+    return jax.tree.map(
+        lambda theta, leaf: jnp.abs(widen(theta)) * widen(leaf), params, tree
+    )

@@ -313,14 +313,23 @@ def _operator(
 
     Vectors are in float32 or wider, trees in the dtypes of the parameters.
     """
-    flat, unravel = ravel_pytree(jax.tree.map(widen, params))
+    _, unravel = ravel_pytree(jax.tree.map(widen, params))
 
     def product(vector):
-        tangent = jax.tree.map(
-            lambda leaf, theta: leaf.astype(theta.dtype), unravel(vector), params
-        )
-        return ravel_pytree(
-            jax.tree.map(widen, losses.product(params, class_weights, tangent))
-        )[0]
+        tangent = _as_tangent(vector, params)
+        return _as_vector(losses.product(params, class_weights, tangent))
 
-    return product, flat, unravel
+    return product, _as_vector(params), unravel
+
+
+@jax.jit
+def _as_vector(tree):
+    return ravel_pytree(jax.tree.map(widen, tree))[0]
+
+
+@jax.jit
+def _as_tangent(vector, params):
+    _, unravel = ravel_pytree(jax.tree.map(widen, params))
+    return jax.tree.map(
+        lambda leaf, theta: leaf.astype(theta.dtype), unravel(vector), params
+    )

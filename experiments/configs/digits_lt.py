@@ -79,6 +79,7 @@ RECIPE = Recipe(
         approximation="none",
         every=5,
         eval_every=10,
+        sharpness_every=0,
         checkpoint_every=20,
         max_skipped=10,
     ),

@@ -72,6 +72,19 @@ class Dataset(NamedTuple):
         Args:
           images: pixels of any dtype, the channels last.
         """
-        shape = (1,) * (images.ndim - 1) + (-1,)
-        mean, std = jnp.reshape(self.mean, shape), jnp.reshape(self.std, shape)
-        return (images.astype(jnp.float32) - mean) / std
+        return normalised(images, self.mean, self.std)
+
+
+def normalised(
+    images: jax.Array, mean: jax.typing.ArrayLike, std: jax.typing.ArrayLike
+) -> jax.Array:
+    """Pixels minus the mean over the deviation of their channel, float32.
+
+    Args:
+      images: pixels of any dtype, the channels last.
+      mean: of each channel, ``(channels,)``.
+      std: of each channel, ``(channels,)``.
+    """
+    shape = (1,) * (images.ndim - 1) + (-1,)
+    mean, std = jnp.reshape(mean, shape), jnp.reshape(std, shape)
+    return (images.astype(jnp.float32) - mean) / std

@@ -9,7 +9,7 @@ from experiments.config import METHODS
 from experiments.reporting.runs import FinishedRun
 
 # What runs of one group may differ in: seeds, and what changes no number of a run.
-_FREE = {"seed", "subset_seed", "eval_every", "checkpoint_every"}
+_FREE = {"seed", "subset_seed", "eval_every", "checkpoint_every", "sharpness_every"}
 # The fields that name a group, the most telling first; all others come after them.
 _FIRST = ("config", "method", "approximation", "loss", "model", "imbalance_factor")
 _FIRST += ("rho", "gamma")

@@ -1,0 +1,1 @@
+"""What a finished run's loss landscape is like, class by class."""

@@ -1,0 +1,206 @@
+"""How sharp networks are for head and tail: ``python -m experiments.analyze``."""
+
+import sys
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from experiments import sharding
+from experiments.analysis import pictures
+from experiments.analysis.measure import (
+    Landscape,
+    Settings,
+    landscape,
+    measure,
+    open_subject,
+    spectrum,
+)
+from experiments.analysis.summary import Measured, summaries, tables, verdict
+from experiments.compiled import keep_compiled
+from experiments.drawing import frequency_order
+from experiments.errors import UserError, exit_with
+from experiments.records import describe_machine, report_dir, write_json
+from experiments.reporting.groups import Group, grouped
+from experiments.reporting.runs import find_runs
+from experiments.reporting.tables import as_markdown, as_rich
+
+_HEAD, _TAIL = "many", "few"
+
+
+@dataclass(frozen=True)
+class Job:
+    """Measures how sharp the loss of head and tail classes is in finished runs.
+
+    The last checkpoint of every run, on the training set it learned from. Runs that
+    differ in their seeds alone make a row; landscapes are of the first seed.
+    """
+
+    run_dirs: Annotated[
+        tuple[Path, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(
+            metavar="RUN_DIR ...", help="folders of runs, or folders of such folders"
+        ),
+    ] = ()
+    out: Annotated[
+        Path | None,
+        tyro.conf.arg(help="new folder for the analysis; none: a new one in runs/"),
+    ] = None
+    data_dir: Annotated[
+        Path, tyro.conf.arg(help="folder of data sets; digits_lt brings its own")
+    ] = Path("data")
+    settings: Annotated[Settings, tyro.conf.arg(name="")] = field(
+        default_factory=Settings
+    )
+
+
+def run(job: Job, console: Console) -> Path:
+    """Measures, compares, draws; returns the folder of the analysis."""
+    groups = _groups(job.run_dirs, console)
+    out = report_dir(job.out, "analysis")
+    collected = _measure_all(groups, job, console)
+    measured, spectra, planes = collected
+    radii = {name: x for name, x in asdict(job.settings).items() if "rho" in name}
+    rows = summaries(measured)
+    words = verdict(measured, _TAIL, radii) + verdict(measured, _HEAD, radii)
+    write_json(
+        out / "analysis.json",
+        {
+            **describe_machine(["python", "-m", "experiments.analyze", *sys.argv[1:]]),
+            "settings": asdict(job.settings),
+            "groups": rows,
+            "words": words,
+            "runs": {
+                str(run.folder): numbers
+                for group, of_group in zip(groups, measured, strict=True)
+                for run, numbers in zip(group.runs, of_group.numbers, strict=True)
+            },
+        },
+    )
+    _draw(out, groups, measured, spectra, planes, job.settings)
+    made = tables(rows, radii)
+    text = [as_markdown(table) for table in made] + [f"{line}\n" for line in words]
+    (out / "table.md").write_text("\n".join(text))
+    for table in made:
+        console.print(as_rich(table))
+        console.print()
+    for line in words:
+        console.print(line, markup=False, highlight=False)
+        console.print()
+    console.print(f"Everything is in {out}.", markup=False, soft_wrap=True)
+    return out
+
+
+def _groups(paths: tuple[Path, ...], console: Console) -> list[Group]:
+    """The runs to compare, which must have learned from the same data."""
+    if not paths:
+        raise UserError(
+            "no RUN_DIR was given: pass folders of runs, such as runs/* or runs."
+        )
+    runs, left_out = find_runs(paths)
+    by_data, repeated = grouped(runs)
+    left_out |= repeated
+    for folder, why in left_out.items():
+        console.print(f"left out: {folder}, {why}", markup=False, soft_wrap=True)
+    if not runs:
+        raise UserError("there is no finished run to analyze.")
+    counts = {tuple(sorted(run.class_counts.tolist())) for run in runs}
+    if len(by_data) > 1 or len(counts) > 1:
+        raise UserError(
+            "runs are compared that have classes of the same sizes, and these have "
+            f"not ({', '.join(by_data)}): analyze them one by one."
+        )
+    (groups,) = by_data.values()
+    return groups
+
+
+def _measure_all(
+    groups: list[Group], job: Job, console: Console
+) -> tuple[list[Measured], dict[str, dict[str, list[Any]]], dict[str, Landscape]]:
+    """Numbers of all runs, spectra by group of classes and method, and landscapes."""
+    mesh = sharding.device_mesh(1)
+    key, settings = jax.random.key(0), job.settings
+    measured, planes = [], {}
+    spectra: dict[str, dict[str, list[Any]]] = {_HEAD: {}, _TAIL: {}}
+    columns = (
+        TextColumn("{task.description}"),
+        MofNCompleteColumn(),
+        TextColumn("runs"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("", total=sum(len(group.runs) for group in groups))
+        for group in groups:
+            numbers = []
+            for place, finished in enumerate(group.runs):
+
+                def show(what, group=group, finished=finished):
+                    seed, _ = finished.seeds
+                    text = f"{group.name}, seed {seed}: {what}"
+                    progress.update(task, description=text)
+
+                show("reading")
+                subject = open_subject(finished.folder, job.data_dir, mesh)
+                numbers.append(measure(subject, settings, key, show))
+                for shot, by_method in spectra.items():
+                    show(f"spectrum, {shot}")
+                    density = spectrum(subject, shot, settings, key)
+                    if density is not None:
+                        by_method.setdefault(group.name, []).append(density)
+                if place == 0:
+                    show("landscape")
+                    planes[group.name] = landscape(subject, settings, key)
+                progress.advance(task)
+            seeds = [finished.seeds for finished in group.runs]
+            method = group.config["method"]
+            measured.append(Measured(group.name, method, seeds, numbers))
+    return measured, {s: found for s, found in spectra.items() if found}, planes
+
+
+def _draw(
+    out: Path,
+    groups: list[Group],
+    measured: list[Measured],
+    spectra: dict[str, dict[str, list[Any]]],
+    planes: dict[str, Landscape],
+    settings: Settings,
+) -> None:
+    counts = groups[0].runs[0].class_counts
+    curves = {
+        group.name: np.array(
+            [
+                np.array(numbers["classes"]["ascent"], float)[
+                    frequency_order(run.class_counts)
+                ]
+                for run, numbers in zip(group.runs, of_group.numbers, strict=True)
+            ]
+        )
+        for group, of_group in zip(groups, measured, strict=True)
+    }
+    pictures.class_sharpness(
+        out / "class_sharpness.png",
+        curves,
+        counts[frequency_order(counts)],
+        f"worst rise of the class's mean loss within {settings.rho:g}",
+    )
+    if spectra:
+        title = "Hessian of the training loss, mean over the classes of a group"
+        pictures.spectra(out / "spectra.png", spectra, title)
+    pictures.landscapes(out / "landscapes.png", planes, (_HEAD, _TAIL))
+
+
+def main() -> None:
+    """The command."""
+    job = tyro.cli(Job, prog="python -m experiments.analyze", args=sys.argv[1:])
+    keep_compiled()
+    run(job, Console())
+
+
+if __name__ == "__main__":
+    exit_with(main)
