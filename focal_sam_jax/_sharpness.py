@@ -1,35 +1,15 @@
-r"""How much losses rise nearby: at worst within a ball, and on average around.
-
-A ball around the parameters is :math:`\lVert T^{-1} \epsilon \rVert_2 \leq \rho` with
-:math:`T = 1`, or, adaptive, :math:`T = |\theta|` entry by entry, which does not change
-when weights are rescaled and the network stays the same function.
-"""
-
-from functools import partial
-from typing import NamedTuple
+"""How much losses rise nearby: at worst within a ball, and on average around."""
 
 import chex
 import jax
 import jax.numpy as jnp
-import optax
 
+from focal_sam_jax._ball import Ball
 from focal_sam_jax._checks import ClassValues, check_at_least, check_scalar
 from focal_sam_jax._class_losses import ClassLosses, one_hot
 from focal_sam_jax._class_weights import focal_weights
+from focal_sam_jax._estimates import Estimate, estimate
 from focal_sam_jax._loops import each, repeat
-from focal_sam_jax._perturbation import perturb, widen
-
-
-class Estimate(NamedTuple):
-    """A mean over random draws.
-
-    Attributes:
-      mean: float array.
-      standard_error: of the mean, the same shape; NaN for a single draw.
-    """
-
-    mean: jax.Array
-    standard_error: jax.Array
 
 
 def sharpness(
@@ -55,6 +35,9 @@ def sharpness(
     length falls from :math:`\rho` to :math:`\rho / \text{steps}`; restarts begin at
     random points of the sphere. The highest point seen counts: a lower bound of the
     maximum, and no lower than what one step finds.
+
+    With :math:`T = 1`, or, adaptive, :math:`T = |\theta|` entry by entry, which makes
+    the ball blind to weights being rescaled while the network stays the same function.
 
     Args:
       losses: of :func:`class_losses`.
@@ -99,7 +82,7 @@ def sharpness(
             f"key must be a random key where there are {restarts} restarts, which "
             "begin at random points: pass key=jax.random.key(0)."
         )
-    ball = _Ball(params, adaptive)
+    ball = Ball(params, adaptive)
     here = jnp.sum(class_weights * losses.values(params))
 
     def highest(start):
@@ -266,7 +249,7 @@ def average_sharpness(
     """
     check_scalar("rho", rho, low=0)
     check_at_least("samples", samples, 1)
-    ball = _Ball(params, adaptive)
+    ball = Ball(params, adaptive)
     here = losses.values(params)
 
     def rise(key):
@@ -276,71 +259,3 @@ def average_sharpness(
         return (ahead + behind) / 2 - here
 
     return estimate(each(rise, jax.random.split(key, samples), params))
-
-
-def estimate(draws: jax.Array) -> Estimate:
-    """Mean over the first axis and its standard error."""
-    number = draws.shape[0]
-    if number == 1:
-        return Estimate(draws[0], jnp.full_like(draws[0], jnp.nan))
-    error = jnp.std(draws, axis=0, ddof=1) / number**0.5
-    return Estimate(jnp.mean(draws, axis=0), error)
-
-
-class _Ball(NamedTuple):
-    r"""Points :math:`\theta + T u` around the parameters, by their offset :math:`u`."""
-
-    params: chex.ArrayTree
-    adaptive: bool
-
-    @property
-    def centre(self):
-        return jax.tree.map(lambda leaf: jnp.zeros_like(widen(leaf)), self.params)
-
-    def point(self, offset):
-        return _point(self.params, offset, self.adaptive)
-
-    def climbed(self, offset, gradient, length, rho):
-        """Further along the gradient by the parameters, but not out of the ball."""
-        return _climbed(self.params, offset, gradient, length, rho, self.adaptive)
-
-    def gaussian(self, key, rho):
-        return _gaussian(key, self.centre, rho)
-
-    def on_sphere(self, key, rho):
-        return perturb(self.centre, self.gaussian(key, 1.0), rho).params
-
-
-# Each is one call, where the loops around them run on the host.
-@partial(jax.jit, static_argnums=2)
-def _point(params, offset, adaptive):
-    return jax.tree.map(
-        lambda theta, step: (widen(theta) + step).astype(theta.dtype),
-        params,
-        _scaled(params, offset, adaptive),
-    )
-
-
-@partial(jax.jit, static_argnums=5)
-def _climbed(params, offset, gradient, length, rho, adaptive):
-    # By the chain rule the gradient by the offset is T times that by the parameters.
-    uphill = _scaled(params, gradient, adaptive)
-    offset = perturb(offset, uphill, length).params
-    norm = optax.tree.norm(offset)
-    factor = jnp.where(norm > rho, rho / jnp.where(norm > 0, norm, 1), 1)
-    return jax.tree.map(lambda leaf: factor * leaf, offset)
-
-
-@jax.jit
-def _gaussian(key, like, rho):
-    size = sum(leaf.size for leaf in jax.tree.leaves(like))
-    normal = optax.tree.random_like(key, like, sampler=jax.random.normal)
-    return jax.tree.map(lambda leaf: rho / size**0.5 * leaf, normal)
-
-
-def _scaled(params, tree, adaptive):
-    if not adaptive:
-        return tree
-    return jax.tree.map(
-        lambda theta, leaf: jnp.abs(widen(theta)) * widen(leaf), params, tree
-    )

@@ -1,23 +1,20 @@
-r"""The Hessian of any class or group: eigenvalues, trace, density of the spectrum.
+r"""The spectrum of the Hessian of any class or group: its top, and its density.
 
 Everywhere :math:`H = \nabla^2 \sum_c s_c L_c(\theta)`, with n rows, is known by its
 products with vectors alone.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
-from jax.flatten_util import ravel_pytree
 
 from focal_sam_jax._checks import check_at_least
 from focal_sam_jax._class_losses import ClassLosses
+from focal_sam_jax._hessian import hessian
 from focal_sam_jax._lanczos import lanczos
 from focal_sam_jax._loops import each
-from focal_sam_jax._perturbation import widen
-from focal_sam_jax._sharpness import Estimate, estimate
 
 
 class Eigenpairs(NamedTuple):
@@ -114,7 +111,7 @@ def top_eigenpairs(
       Eigenvalue Density <https://arxiv.org/abs/1901.10159>`_, ICML 2019;
       Golub and Van Loan, Matrix Computations, chapter 10
     """
-    product, flat, unravel = _operator(losses, params, class_weights)
+    product, flat, unravel = hessian(losses, params, class_weights)
     check_at_least("k", k, 1)
     if k > flat.size:
         raise ValueError(
@@ -132,120 +129,6 @@ def top_eigenpairs(
         jax.vmap(unravel)(vectors.T @ small.basis),
         jnp.abs(small.beta[-1] * vectors[-1]),
     )
-
-
-def trace(
-    losses: ClassLosses,
-    params: chex.ArrayTree,
-    class_weights: chex.Numeric,
-    *,
-    key: jax.Array,
-    samples: int = 30,
-) -> Estimate:
-    r"""The trace of the Hessian, by Hutchinson's estimator.
-
-    .. math::
-      \mathrm{tr}\, H = \mathbb{E}\, z^T H z, \qquad z_i = \pm 1
-
-    Args:
-      losses: of :func:`class_losses`.
-      params: :math:`\theta`.
-      class_weights: :math:`s`, a scalar or shape ``(num_classes,)``.
-      key: random key.
-      samples: draws of z, at least 1.
-
-    Returns:
-      The estimate and its standard error, float, ().
-
-    Cost:
-      ``samples`` Hessian-vector products.
-
-    Raises:
-      ValueError: if ``samples`` is less than one.
-
-    Example:
-      >>> import jax, jax.numpy as jnp
-      >>> import focal_sam_jax as fsam
-      >>> losses = fsam.sharpness.class_losses(lambda w: jnp.stack([w @ w, 0.0]))
-      >>> mean, error = fsam.sharpness.trace(
-      ...     losses, jnp.ones(5), 1.0, key=jax.random.key(0), samples=2)
-      >>> bool(abs(mean - 10) < 1e-4)  # exact where the Hessian is diagonal
-      True
-
-    References:
-      Hutchinson, A Stochastic Estimator of the Trace of the Influence Matrix for
-      Laplacian Smoothing Splines, Communications in Statistics, 1990
-    """
-    check_at_least("samples", samples, 1)
-    product, flat, _ = _operator(losses, params, class_weights)
-
-    def draw(key):
-        z = jax.random.rademacher(key, flat.shape, flat.dtype)
-        return z @ product(z)
-
-    return estimate(each(draw, jax.random.split(key, samples), params))
-
-
-def trace_hutchpp(
-    losses: ClassLosses,
-    params: chex.ArrayTree,
-    class_weights: chex.Numeric,
-    *,
-    key: jax.Array,
-    samples: int = 30,
-) -> Estimate:
-    r"""The trace of the Hessian, by Hutch++: exact where it is large, drawn elsewhere.
-
-    .. math::
-      \mathrm{tr}\, H = \mathrm{tr}\, Q^T H Q
-        + \mathbb{E}\, z^T (I - Q Q^T) H (I - Q Q^T) z
-
-    where :math:`Q` spans :math:`H S` for a random :math:`S`, and so nearly the largest
-    eigenvectors: the better, the faster the spectrum falls, as that of a trained
-    network does.
-
-    Args:
-      losses: of :func:`class_losses`.
-      params: :math:`\theta`, n numbers.
-      class_weights: :math:`s`, a scalar or shape ``(num_classes,)``.
-      key: random key.
-      samples: columns of :math:`S`, and draws of z; at least 1.
-
-    Returns:
-      The estimate and its standard error, float, (); with at least n samples it is
-      exact.
-
-    Cost:
-      ``3 * samples`` Hessian-vector products, and memory for ``2 * samples`` vectors.
-
-    Raises:
-      ValueError: if ``samples`` is less than one.
-
-    References:
-      Meyer et al., `Hutch++: Optimal Stochastic Trace Estimation
-      <https://arxiv.org/abs/2010.09649>`_, SOSA 2021, algorithm 1
-    """
-    check_at_least("samples", samples, 1)
-    product, flat, _ = _operator(losses, params, class_weights)
-    sketch, draws = jax.random.split(key)
-    columns = min(samples, flat.size)
-
-    def drawn(key):
-        return jax.random.rademacher(key, flat.shape, flat.dtype)
-
-    image = each(
-        lambda key: product(drawn(key)), jax.random.split(sketch, columns), params
-    )
-    q = jnp.linalg.qr(image.T)[0].T
-    large = jnp.sum(each(lambda row: row @ product(row), q, params))
-
-    def rest(key):
-        z = drawn(key)
-        z = z - (q @ z) @ q
-        return z @ product(z)
-
-    left = estimate(each(rest, jax.random.split(draws, samples), params))
-    return left._replace(mean=large + left.mean)
 
 
 def spectral_density(
@@ -290,7 +173,7 @@ def spectral_density(
     """
     check_at_least("steps", steps, 1)
     check_at_least("samples", samples, 1)
-    product, flat, _ = _operator(losses, params, class_weights)
+    product, flat, _ = hessian(losses, params, class_weights)
 
     def quadrature(key):
         first, others = jax.random.split(key)
@@ -300,36 +183,3 @@ def spectral_density(
         return nodes, vectors[0] ** 2
 
     return Spectrum(*each(quadrature, jax.random.split(key, samples), params))
-
-
-def _operator(
-    losses: ClassLosses, params: chex.ArrayTree, class_weights: chex.Numeric
-) -> tuple[
-    Callable[[jax.Array], jax.Array],
-    jax.Array,
-    Callable[[jax.Array], chex.ArrayTree],
-]:
-    """The Hessian's product with a vector, such a vector, and a vector as a tree.
-
-    Vectors are in float32 or wider, trees in the dtypes of the parameters.
-    """
-    _, unravel = ravel_pytree(jax.tree.map(widen, params))
-
-    def product(vector):
-        tangent = _as_tangent(vector, params)
-        return _as_vector(losses.product(params, class_weights, tangent))
-
-    return product, _as_vector(params), unravel
-
-
-@jax.jit
-def _as_vector(tree):
-    return ravel_pytree(jax.tree.map(widen, tree))[0]
-
-
-@jax.jit
-def _as_tangent(vector, params):
-    _, unravel = ravel_pytree(jax.tree.map(widen, params))
-    return jax.tree.map(
-        lambda leaf, theta: leaf.astype(theta.dtype), unravel(vector), params
-    )

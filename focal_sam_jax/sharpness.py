@@ -27,10 +27,10 @@ from focal_sam_jax._bound import BoundTerms as BoundTerms
 from focal_sam_jax._bound import bound_terms as bound_terms
 from focal_sam_jax._class_losses import ClassLosses as ClassLosses
 from focal_sam_jax._class_losses import class_losses as class_losses
+from focal_sam_jax._estimates import Estimate as Estimate
 from focal_sam_jax._landscape import filter_normalised as filter_normalised
 from focal_sam_jax._landscape import slice_1d as slice_1d
 from focal_sam_jax._landscape import slice_2d as slice_2d
-from focal_sam_jax._sharpness import Estimate as Estimate
 from focal_sam_jax._sharpness import average_sharpness as average_sharpness
 from focal_sam_jax._sharpness import class_sharpness as class_sharpness
 from focal_sam_jax._sharpness import focal_sharpness as focal_sharpness
@@ -39,5 +39,5 @@ from focal_sam_jax._spectrum import Eigenpairs as Eigenpairs
 from focal_sam_jax._spectrum import Spectrum as Spectrum
 from focal_sam_jax._spectrum import spectral_density as spectral_density
 from focal_sam_jax._spectrum import top_eigenpairs as top_eigenpairs
-from focal_sam_jax._spectrum import trace as trace
-from focal_sam_jax._spectrum import trace_hutchpp as trace_hutchpp
+from focal_sam_jax._trace import trace as trace
+from focal_sam_jax._trace import trace_hutchpp as trace_hutchpp
