@@ -27,3 +27,15 @@ def test_continuous_integration_runs_the_test_command_of_the_readme():
 def test_links_to_files_lead_somewhere():
     for target in re.findall(r"\]\((?!http|#)([^)]+)\)", README):
         assert (ROOT / target).exists(), target
+
+
+def test_the_citation_file_names_the_same_paper():
+    yaml = pytest.importorskip("yaml", reason="needs focal_sam_jax[experiments]")
+    paper = yaml.safe_load((ROOT / "CITATION.cff").read_text())["preferred-citation"]
+    entry = dict(re.findall(r"^  (\w+) += \{(.*)\},?$", README, re.MULTILINE))
+    authors = [f"{a['family-names']}, {a['given-names']}" for a in paper["authors"]]
+    assert " and ".join(authors) == entry["author"]
+    assert paper["title"] == entry["title"].replace("{SAM}", "SAM")
+    assert paper["collection-title"] == entry["booktitle"]
+    assert str(paper["year"]) == entry["year"]
+    assert paper["url"] in README
