@@ -22,6 +22,17 @@ from focal_sam_jax._loss_checks import check_batch, check_number, check_per_clas
 from focal_sam_jax._reweighting import class_balanced_weights as class_balanced_weights
 from focal_sam_jax._reweighting import deferred_weights as deferred_weights
 
+__all__ = [
+    "class_balanced_weights",
+    "cross_entropy",
+    "deferred_weights",
+    "focal",
+    "ldam",
+    "ldam_margins",
+    "logit_adjusted",
+    "vector_scaling",
+]
+
 
 def cross_entropy(
     logits: ArrayLike, labels: ArrayLike, *, class_weights: ClassValues | None = None

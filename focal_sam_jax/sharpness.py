@@ -41,3 +41,24 @@ from focal_sam_jax._spectrum import spectral_density as spectral_density
 from focal_sam_jax._spectrum import top_eigenpairs as top_eigenpairs
 from focal_sam_jax._trace import trace as trace
 from focal_sam_jax._trace import trace_hutchpp as trace_hutchpp
+
+__all__ = [
+    "BoundTerms",
+    "ClassLosses",
+    "Eigenpairs",
+    "Estimate",
+    "Spectrum",
+    "average_sharpness",
+    "bound_terms",
+    "class_losses",
+    "class_sharpness",
+    "filter_normalised",
+    "focal_sharpness",
+    "sharpness",
+    "slice_1d",
+    "slice_2d",
+    "spectral_density",
+    "top_eigenpairs",
+    "trace",
+    "trace_hutchpp",
+]

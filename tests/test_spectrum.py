@@ -95,6 +95,21 @@ def test_the_basis_stays_orthogonal_where_plain_lanczos_loses_it():
     np.testing.assert_allclose(again, t, atol=5e-3)
 
 
+def test_matfree_comes_to_the_same_small_matrix(x64):
+    decomp = pytest.importorskip("matfree.decomp", reason="needs the extra test")
+    size, steps = 50, 20
+    matrix = jax.random.normal(jax.random.key(4), (size, size), float)
+    matrix = matrix + matrix.T
+    start = jax.random.normal(jax.random.key(5), (size,), float)
+    ours = lanczos(lambda v: matrix @ v, start, steps, KEY)
+    theirs = decomp.tridiag_sym(steps, materialize=False)
+    found = theirs(lambda v: matrix @ v, start)
+    alpha, beta = found.J_small
+    np.testing.assert_allclose(ours.alpha, alpha, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(ours.beta[:-1], beta, rtol=1e-9)
+    np.testing.assert_allclose(ours.basis, found.Q_tall, atol=1e-8)
+
+
 @EVERY_CLASS
 @pytest.mark.parametrize("of", [sharpness.trace, sharpness.trace_hutchpp])
 def test_the_trace_is_within_its_error(x64, of, c):
