@@ -90,16 +90,19 @@ def _bars(rows: list[Row], field: str, label: str) -> Callable[[Axes], None]:
             places = [methods.index(row["method"]) for row in mine]
             shift = (number - (len(frameworks) - 1) / 2) * width
             heights = [row[field] for row in mine]
-            axes.bar(
+            bars = axes.bar(
                 np.array(places) + shift,
                 heights,
                 width,
                 color=_FRAMEWORKS[framework],
                 label=framework,
             )
+            ratios = [row["ratio_sgd"] for row in mine]
+            texts = ["" if r is None else f"{r:.1f}" for r in ratios]
+            axes.bar_label(bars, texts, fontsize=6, padding=1)
         names = [method.replace("_", " ") for method in methods]
         axes.set_xticks(range(len(methods)), names, rotation=25, ha="right")
-        axes.set_ylabel(label)
+        axes.set_ylabel(f"{label}; above, over SGD's")
         finish(axes)
 
     return draw

@@ -40,7 +40,7 @@ def _steps(results):
     columns: list[Column] = [
         *_WHO,
         *_TIME,
-        ("examples/s", lambda row: f"{row['examples_per_s']:,.0f}"),
+        ("examples/s", lambda row: _three_digits(row["examples_per_s"])),
         ("/ SGD", _ratio("ratio_sgd")),
         ("/ SAM", _ratio("ratio_sam")),
         ("GFLOP", lambda row: f"{row['flops'] / 1e9:,.2f}"),
@@ -144,6 +144,10 @@ def _workload(row: Row) -> str:
 def _by_workload(rows: Sequence[Row]) -> Iterator[tuple[str, list[Row]]]:
     for workload in dict.fromkeys(map(_workload, rows)):
         yield workload, [row for row in rows if _workload(row) == workload]
+
+
+def _three_digits(number):
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
 
 
 def _ratio(field):
