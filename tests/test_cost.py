@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import focal_sam_jax as fsam
 from experiments.configs import get_config
@@ -76,23 +77,25 @@ def compiled(method, form, loss_fn, params, batch, num_classes=10):
 
 
 @cache
-def resnet_step(method, form):
-    model = resnet_cifar(depth=32, num_classes=10)
+def resnet_step(method, form, depth=32, devices=1):
+    model = resnet_cifar(depth=depth, num_classes=10)
     params, batch_stats = jax.eval_shape(model.init, jax.random.key(0))
+    mesh = Mesh(np.array(jax.devices()[:devices]), ("data",))
+    by_example = NamedSharding(mesh, PartitionSpec("data"))
 
     def loss_fn(params, batch_stats, images, labels):
         logits, batch_stats = model.apply(params, batch_stats, images, train=True)
         losses = fsam.losses.cross_entropy(logits, labels)
         return fsam.per_class_losses(losses, labels, 10), batch_stats
 
-    images = jax.ShapeDtypeStruct((8, 32, 32, 3), jnp.float32)
-    labels = jax.ShapeDtypeStruct((8,), jnp.int32)
+    images = jax.ShapeDtypeStruct((8, 32, 32, 3), jnp.float32, sharding=by_example)
+    labels = jax.ShapeDtypeStruct((8,), jnp.int32, sharding=by_example)
     batch = (batch_stats, images, labels)
     return compiled(method, form, loss_fn, params, batch)
 
 
-def resnet_flops(method, form):
-    return resnet_step(method, form).cost_analysis()["flops"]
+def resnet_flops(method, form, **sizes):
+    return resnet_step(method, form, **sizes).cost_analysis()["flops"]
 
 
 @pytest.mark.slow
@@ -100,6 +103,14 @@ def resnet_flops(method, form):
 @pytest.mark.parametrize(("method", "limit"), [("sam", 2.05), ("focal_sam", 2.70)])
 def test_a_resnet_step_computes_no_more_than_promised(method, form, limit):
     assert resnet_flops(method, form) <= limit * resnet_flops("sgd", "transform")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("form", "limit"), [("engine", 2.70), ("transform", 3.05)])
+def test_on_two_devices_an_engine_alone_runs_one_forward_pass_here(form, limit):
+    sizes = {"depth": 20, "devices": 2}
+    sgd = resnet_flops("sgd", "transform", **sizes)
+    assert resnet_flops("focal_sam", form, **sizes) <= limit * sgd
 
 
 # One backward less than the methods they stand for. The caller's goes to waste, and the
