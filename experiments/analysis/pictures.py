@@ -120,7 +120,7 @@ def landscapes(path: Path, planes: dict[str, Any], groups: tuple[str, ...]) -> N
     first = next(iter(planes.values()))
     groups = tuple(group for group in groups if group in first.losses)
     shape = (len(groups), len(planes))
-    size = (2.4 * shape[1] + 1.8, 2.2 * shape[0] + 0.8)
+    size = (2.4 * shape[1] + 1.8, 2.3 * shape[0] + 0.9)
     figure = Figure(figsize=size, layout="constrained")
     panels = figure.subplots(*shape, sharex=True, sharey=True, squeeze=False)
     highest = max(
