@@ -27,6 +27,9 @@ def filter_normalised(params: chex.ArrayTree, key: jax.Array) -> chex.ArrayTree:
     Returns:
       A tree like ``params``, in float32 or wider.
 
+    Cost:
+      None of the loss.
+
     Example:
       >>> import jax, jax.numpy as jnp
       >>> import focal_sam_jax as fsam
@@ -90,6 +93,10 @@ def slice_1d(
       >>> w, ahead = jnp.zeros(2), jnp.array([1.0, 0.0])
       >>> fsam.sharpness.slice_1d(losses, w, ahead, jnp.array([0.0, 2.0])).tolist()
       [[0.0, 0.0], [4.0, 2.0]]
+
+    References:
+      Goodfellow et al., `Qualitatively Characterizing Neural Network Optimization
+      Problems <https://arxiv.org/abs/1412.6544>`_, ICLR 2015
     """
     return each(
         lambda a: losses.values(_along(params, direction, a)),

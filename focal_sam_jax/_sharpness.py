@@ -143,6 +143,11 @@ def class_sharpness(
       >>> flat, sharp = fsam.sharpness.class_sharpness(losses, jnp.ones(2), rho=0.1)
       >>> bool(jnp.isclose(sharp, 9 * flat))
       True
+
+    References:
+      Zhou et al., Class-Conditional Sharpness-Aware Minimization for Deep Long-Tailed
+      Recognition, CVPR 2023, which gives each class a ball; otherwise as
+      :func:`sharpness`
     """
     options = {"steps": steps, "restarts": restarts, "adaptive": adaptive, "key": key}
 
