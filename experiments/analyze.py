@@ -22,12 +22,12 @@ from experiments.analysis.measure import (
     spectrum,
 )
 from experiments.analysis.summary import Measured, summaries, tables, verdict
+from experiments.arguments import RunDirs
 from experiments.compiled import keep_compiled
 from experiments.drawing import frequency_order
 from experiments.errors import UserError, exit_with
 from experiments.records import describe_machine, report_dir, write_json
-from experiments.reporting.groups import Group, grouped
-from experiments.reporting.runs import find_runs
+from experiments.reporting.groups import Group, find_groups
 from experiments.reporting.tables import as_markdown, as_rich
 
 _HEAD, _TAIL = "many", "few"
@@ -41,13 +41,7 @@ class Job:
     differ in their seeds alone make a row; landscapes are of the first seed.
     """
 
-    run_dirs: Annotated[
-        tuple[Path, ...],
-        tyro.conf.Positional,
-        tyro.conf.arg(
-            metavar="RUN_DIR ...", help="folders of runs, or folders of such folders"
-        ),
-    ] = ()
+    run_dirs: RunDirs = ()
     out: Annotated[
         Path | None,
         tyro.conf.arg(help="new folder for the analysis; none: a new one in runs/"),
@@ -64,8 +58,7 @@ def run(job: Job, console: Console) -> Path:
     """Measures, compares, draws; returns the folder of the analysis."""
     groups = _groups(job.run_dirs, console)
     out = report_dir(job.out, "analysis")
-    collected = _measure_all(groups, job, console)
-    measured, spectra, planes = collected
+    measured, spectra, planes = _measure_all(groups, job, console)
     radii = {name: x for name, x in asdict(job.settings).items() if "rho" in name}
     rows = summaries(measured)
     words = verdict(measured, _TAIL, radii) + verdict(measured, _HEAD, radii)
@@ -99,18 +92,17 @@ def run(job: Job, console: Console) -> Path:
 
 def _groups(paths: tuple[Path, ...], console: Console) -> list[Group]:
     """The runs to compare, which must have learned from the same data."""
-    if not paths:
-        raise UserError(
-            "no RUN_DIR was given: pass folders of runs, such as runs/* or runs."
-        )
-    runs, left_out = find_runs(paths)
-    by_data, repeated = grouped(runs)
-    left_out |= repeated
+    by_data, left_out = find_groups(paths)
     for folder, why in left_out.items():
         console.print(f"left out: {folder}, {why}", markup=False, soft_wrap=True)
-    if not runs:
+    if not by_data:
         raise UserError("there is no finished run to analyze.")
-    counts = {tuple(sorted(run.class_counts.tolist())) for run in runs}
+    counts = {
+        tuple(sorted(run.class_counts.tolist()))
+        for groups in by_data.values()
+        for group in groups
+        for run in group.runs
+    }
     if len(by_data) > 1 or len(counts) > 1:
         raise UserError(
             "runs are compared that have classes of the same sizes, and these have "

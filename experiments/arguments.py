@@ -1,12 +1,21 @@
 """Command lines that describe an experiment."""
 
 import argparse
-from typing import TypeVar
+from pathlib import Path
+from typing import Annotated, TypeVar
 
 import tyro
 
 from experiments.config import LOSSES, METHODS, OWN_DATA
 from experiments.configs import get_config
+
+RunDirs = Annotated[
+    tuple[Path, ...],
+    tyro.conf.Positional,
+    tyro.conf.arg(
+        metavar="RUN_DIR ...", help="folders of runs, or folders of such folders"
+    ),
+]
 
 _Job = TypeVar("_Job")
 

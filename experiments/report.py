@@ -9,14 +9,15 @@ import numpy as np
 import tyro
 from rich.console import Console
 
+from experiments.arguments import RunDirs
 from experiments.drawing import frequency_order
 from experiments.errors import UserError, exit_with
 from experiments.metrics import shot_of_class, shot_thresholds
 from experiments.records import report_dir, write_json
 from experiments.reporting import figures
-from experiments.reporting.groups import Group, grouped
+from experiments.reporting.groups import Group, find_groups
 from experiments.reporting.results import difference_rows, group_rows
-from experiments.reporting.runs import FinishedRun, find_runs
+from experiments.reporting.runs import FinishedRun
 from experiments.reporting.tables import (
     as_markdown,
     as_rich,
@@ -34,13 +35,7 @@ class Job:
     is best on it. Differences to plain SGD are paired by seed.
     """
 
-    run_dirs: Annotated[
-        tuple[Path, ...],
-        tyro.conf.Positional,
-        tyro.conf.arg(
-            metavar="RUN_DIR ...", help="folders of runs, or folders of such folders"
-        ),
-    ] = ()
+    run_dirs: RunDirs = ()
     out: Annotated[
         Path | None,
         tyro.conf.arg(help="new folder for the report; none: a new one in runs/"),
@@ -49,14 +44,8 @@ class Job:
 
 def run(job: Job, console: Console) -> Path:
     """Reads, compares, draws; returns the folder of the report."""
-    if not job.run_dirs:
-        raise UserError(
-            "no RUN_DIR was given: pass folders of runs, such as runs/* or runs."
-        )
-    runs, left_out = find_runs(job.run_dirs)
-    by_data, repeated = grouped(runs)
-    left_out |= repeated
-    if not runs:
+    by_data, left_out = find_groups(job.run_dirs)
+    if not by_data:
         reasons = "; ".join(f"{folder}: {why}" for folder, why in left_out.items())
         raise UserError(f"there is no finished run to report ({reasons}).")
 

@@ -27,9 +27,12 @@ def x64():
         yield
 
 
-@pytest.fixture
-def quick_compile():
+def _quick_compile():
     """Soon compiled and slow to run: for tests that make a few steps of many kinds."""
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
+
+
+quick_compile = pytest.fixture(_quick_compile)
+quick_compile_of_module = pytest.fixture(_quick_compile, scope="module")

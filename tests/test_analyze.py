@@ -42,15 +42,7 @@ RADII = {"rho": 0.05, "adaptive_rho": 0.5, "average_rho": 5.0}
 
 
 @pytest.fixture(scope="module")
-def soon_compiled():
-    """As ``quick_compile``, for what the module makes but once."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory, soon_compiled):
+def runs(tmp_path_factory, quick_compile_of_module):
     """Two methods with two seeds, trained for two epochs."""
     folder = tmp_path_factory.mktemp("runs")
     for method in ("sgd", "focal_sam"):

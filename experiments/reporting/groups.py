@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments.config import METHODS
-from experiments.reporting.runs import FinishedRun
+from experiments.errors import UserError
+from experiments.reporting.runs import FinishedRun, find_runs
 
 # What runs of one group may differ in: seeds, and what changes no number of a run.
 _FREE = {"seed", "subset_seed", "eval_every", "checkpoint_every", "sharpness_every"}
@@ -29,6 +30,27 @@ class Group(NamedTuple):
     name: str
     config: dict[str, Any]
     runs: list[FinishedRun]
+
+
+def find_groups(
+    paths: Sequence[Path],
+) -> tuple[dict[str, list[Group]], dict[Path, str]]:
+    """The groups of each data set in folders, and what was left out, with the reason.
+
+    Args:
+      paths: folders of runs, or folders that hold such folders.
+
+    Raises:
+      UserError: if there are none, one of them holds no run, or a file of a run cannot
+        be read.
+    """
+    if not paths:
+        raise UserError(
+            "no RUN_DIR was given: pass folders of runs, such as runs/* or runs."
+        )
+    runs, left_out = find_runs(paths)
+    by_data, repeated = grouped(runs)
+    return by_data, left_out | repeated
 
 
 def grouped(
