@@ -127,20 +127,16 @@ def make_train_step(
             mixed += (1 - batch.share) * losses(batch.other_labels)
             return mixed, (batch_stats, logits)
 
-        def mean_loss(params):
-            losses, aux = per_class_loss(params)
-            return jnp.sum(losses), aux
-
-        (value, (batch_stats, logits)), grads = jax.value_and_grad(
-            mean_loss, has_aux=True
-        )(state.params)
+        here = fsam.evaluate(per_class_loss, state.params, has_aux=True)
+        batch_stats, logits = here.aux
         # An image of two classes has no weight of its own.
         shared = model.per_example and batch.other_labels is None
         updates, opt_state = tx.update(
-            grads,
+            here.grads,
             state.opt_state,
             state.params,
             per_class_loss_fn=per_class_loss,
+            evaluation=here,
             per_example_labels=batch.labels if shared else None,
         )
         params = optax.apply_updates(state.params, updates)
@@ -150,7 +146,7 @@ def make_train_step(
 
         seen = {
             "steps": jnp.ones(()),
-            "loss": value,
+            "loss": here.loss,
             "train_accuracy": jnp.mean(logits.argmax(-1) == batch.labels),
         }
         seen |= {name: optax.tree.get(opt_state, name) for name in _SEEN}

@@ -12,6 +12,8 @@ from focal_sam_jax._class_weights import class_priors as class_priors
 from focal_sam_jax._class_weights import focal_weights as focal_weights
 from focal_sam_jax._class_weights import per_class_losses as per_class_losses
 from focal_sam_jax._class_weights import tail_weights as tail_weights
+from focal_sam_jax._evaluation import Evaluation as Evaluation
+from focal_sam_jax._evaluation import evaluate as evaluate
 from focal_sam_jax._gradient import (
     sharpness_aware_value_and_grad as sharpness_aware_value_and_grad,
 )
@@ -26,6 +28,7 @@ from focal_sam_jax._transforms import sam as sam
 __version__ = "0.1.0"
 
 __all__ = [
+    "Evaluation",
     "SharpnessAwareState",
     "SharpnessInfo",
     "apply_per_example",
@@ -33,6 +36,7 @@ __all__ = [
     "cc_sam_radii",
     "class_conditional_value_and_grad",
     "class_priors",
+    "evaluate",
     "focal_sam",
     "focal_weights",
     "imbsam",

@@ -16,12 +16,9 @@ import optax
 from focal_sam_jax._checks import ClassValues, check_scalar, is_concrete
 from focal_sam_jax._composition import check_composition
 from focal_sam_jax._devices import AxisName, cond, device_mean
-from focal_sam_jax._gradient import (
-    add_correction,
-    after,
-    check_class_weights,
-    evaluate,
-)
+from focal_sam_jax._evaluation import at_theta
+from focal_sam_jax._forward import after, forward
+from focal_sam_jax._gradient import add_correction, check_class_weights
 from focal_sam_jax._loss_functions import as_array_fn
 from focal_sam_jax._perturbation import Mask, perturb, widen
 from focal_sam_jax._transformation import (
@@ -92,8 +89,10 @@ def reuse_ascent(
     The transformation makes the whole gradient by itself and drops the updates that
     come in, so it must stand **first** in a chain: clipping, say, before it has no
     effect. Under ``jax.jit`` the compiler removes the caller's backward pass, which is
-    needed no more; its forward pass is merged with the one here in some networks, and
-    a third forward in others. Any tree like the parameters will do for ``grads``.
+    needed no more. Its forward pass serves here if it is handed on as ``evaluation``,
+    see :func:`focal_sam_jax.evaluate`; otherwise the compiler merges it with the one
+    here in some networks, and it is a third forward in others. Any tree like the
+    parameters will do for ``grads``.
 
     Args:
       class_weights: :math:`s`, shape ``(num_classes,)``, from
@@ -154,7 +153,9 @@ def reuse_ascent(
         per_class_loss_fn: Any = extra_args.get("per_class_loss_fn")
         check_composition("reuse_ascent", updates, params, per_class_loss_fn)
         loss_fn = as_array_fn(per_class_loss_fn, num_classes, has_aux)
-        here = evaluate(loss_fn, params, axis_name)
+        here, _ = at_theta(
+            extra_args.get("evaluation"), loss_fn, params, num_classes, axis_name
+        )
         rho_now = radius(rho, state.count)
         at_home = None
         if not all_climbs:
@@ -163,7 +164,7 @@ def reuse_ascent(
         point = perturb(
             here.params, state.ascent, rho_now, adaptive=adaptive, mask=mask
         )
-        there = evaluate(loss_fn, point.params, axis_name)
+        there = forward(loss_fn, point.params, axis_name)
         climbed = jax.tree.map(widen, there.pullback(weights))
         gradient = climbed
         if at_home is not None:
@@ -197,8 +198,9 @@ def looksam(
 
     The first step is exact. With ``every=1`` all are, and with nothing to add across
     :math:`g` the steps between are plain. A step between costs what a plain one does;
-    an exact one, whose passes run inside a ``jax.lax.cond``, one forward more than with
-    ``tx`` alone, and for SAM a backward more as well. On CPU, XLA runs convolutions
+    an exact one, whose passes run inside a ``jax.lax.cond``, what ``tx`` alone costs if
+    ``evaluation`` is handed on (see :func:`focal_sam_jax.evaluate`), without it one
+    forward more, and for SAM a backward more as well. On CPU, XLA runs convolutions
     inside a ``cond`` 20 to 150 times slower.
 
     Args:

@@ -20,13 +20,8 @@ import numpy as np
 
 from focal_sam_jax._checks import ClassValues, check_scalar, is_concrete
 from focal_sam_jax._devices import AxisName, device_any, device_mean
-from focal_sam_jax._gradient import (
-    Correction,
-    Evaluation,
-    add_correction,
-    after,
-    evaluate,
-)
+from focal_sam_jax._forward import Forward, after, forward
+from focal_sam_jax._gradient import Correction, add_correction
 from focal_sam_jax._loss_functions import (
     ArrayFn,
     PerClassLossFn,
@@ -58,7 +53,8 @@ class _Sums(NamedTuple):
 def class_conditional_correction(
     per_class_loss_fn: PerClassLossFn,
     loss_fn: ArrayFn,
-    here: Evaluation,
+    here: Forward,
+    plain: chex.ArrayTree | None,
     radii: jax.Array,
     *,
     mask: Mask,
@@ -76,7 +72,8 @@ def class_conditional_correction(
       per_class_loss_fn: what the user passed: a sequence is visited function by
         function.
       loss_fn: the same as one function, parameters to ``(losses, aux)``.
-      here: the evaluation at θ.
+      here: the forward pass at θ.
+      plain: this device's :math:`\nabla L(\theta)`, if it is there already.
       radii: :math:`\rho_c`, shape ``(num_classes,)``.
       mask: as in :func:`~focal_sam_jax._perturbation.perturb`.
       axis_name: the axis, or axes, over which the batch is split.
@@ -94,10 +91,9 @@ def class_conditional_correction(
         rise=nothing,
         moved=jnp.zeros_like(nothing, bool),
     )
-    visited = 1.0
     if isinstance(per_class_loss_fn, Sequence):
         for c, function in enumerate(each_as_array_fn(per_class_loss_fn)):
-            alone = evaluate(function, here.params, axis_name)
+            alone = forward(function, here.params, axis_name)
             sums = visit(sums, function, alone, 1.0, radii[c])
     elif jax.default_backend() == "cpu" and num_classes <= _MAX_UNROLLED_CLASSES:
         # Traced once and inlined for every class.
@@ -108,7 +104,8 @@ def class_conditional_correction(
             sums = visit(sums, losses_fn, here, one_hot, radius)
     else:
         present = device_any(here.losses != 0, axis_name)
-        visited = present.astype(here.losses.dtype)
+        # What is skipped here must be skipped there.
+        plain = here.pullback(present.astype(here.losses.dtype))
 
         def visit_if_present(sums, c):
             one_hot = jnp.arange(num_classes) == c
@@ -121,10 +118,10 @@ def class_conditional_correction(
 
         sums, _ = jax.lax.scan(visit_if_present, sums, jnp.arange(num_classes))
 
+    if plain is None:
+        plain = here.pullback(1.0)
     gradient = jax.tree.map(
-        lambda a, b: jnp.where(sums.moved, a - widen(b), 0),
-        sums.gradient,
-        here.pullback(visited),
+        lambda a, b: jnp.where(sums.moved, a - widen(b), 0), sums.gradient, plain
     )
     return Correction(gradient, jnp.sqrt(sums.squared_norm), sums.rise)
 
@@ -133,7 +130,7 @@ def _visit(sums, loss_fn, here, one_hot, radius, *, mask, axis_name) -> _Sums:
     """Adds one class: the one that ``one_hot`` weighs."""
     uphill = device_mean(here.pullback(one_hot), axis_name)
     point = perturb(here.params, uphill, radius, mask=mask)
-    there = evaluate(loss_fn, point.params, axis_name)
+    there = forward(loss_fn, point.params, axis_name)
     gradient = jax.tree.map(
         lambda total, g: total + widen(g), sums.gradient, there.pullback(one_hot)
     )
@@ -224,11 +221,12 @@ def class_conditional_value_and_grad(
         if isinstance(functions, Sequence):
             functions = [bound(function) for function in functions]
         loss_fn = bound(array_fn)
-        here = evaluate(loss_fn, params, axis_name)
+        here = forward(loss_fn, params, axis_name)
+        plain = here.pullback(1.0)
         correction = class_conditional_correction(
-            functions, loss_fn, here, radii, mask=mask, axis_name=axis_name
+            functions, loss_fn, here, plain, radii, mask=mask, axis_name=axis_name
         )
-        grads = add_correction(here.pullback(1.0), correction.gradient, alpha)
+        grads = add_correction(plain, correction.gradient, alpha)
         loss, grads = device_mean((jnp.sum(here.losses), grads), axis_name)
         return ((loss, here.aux), grads) if has_aux else (loss, grads)
 

@@ -22,33 +22,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from focal_sam_jax._checks import ClassValues, check_scalar, is_concrete
-from focal_sam_jax._devices import (
-    AxisName,
-    check_axis_named,
-    device_mean,
-    per_device,
-    share,
-)
+from focal_sam_jax._devices import AxisName, device_mean
+from focal_sam_jax._forward import Forward, forward, forward_shared
 from focal_sam_jax._loss_functions import ArrayFn, PerClassLossFn, as_array_fn
 from focal_sam_jax._perturbation import Mask, perturb, widen
-from focal_sam_jax._shared_backward import example_weights, pair
-
-
-class Evaluation(NamedTuple):
-    r"""The loss at a point, and how to differentiate it there.
-
-    Attributes:
-      params: the point, typed per device.
-      losses: :math:`L_c`, shape ``(num_classes,)``.
-      aux: what the loss function returned besides.
-      pullback: from weights :math:`w`, a scalar or shape ``(num_classes,)``, to this
-        device's :math:`\nabla \sum_c w_c L_c`, a tree like ``params``.
-    """
-
-    params: chex.ArrayTree
-    losses: jax.Array
-    aux: Any
-    pullback: Callable[[chex.Numeric], chex.ArrayTree]
 
 
 class Correction(NamedTuple):
@@ -65,53 +42,28 @@ class Correction(NamedTuple):
     sharpness: jax.Array
 
 
-def evaluate(
-    loss_fn: ArrayFn, params: chex.ArrayTree, axis_name: AxisName
-) -> Evaluation:
-    """Runs the forward pass once, for as many pullbacks as are wanted."""
-    theta = per_device(params, axis_name)
-    losses, vjp, aux = jax.vjp(loss_fn, theta, has_aux=True)
-    check_axis_named(params, losses, axis_name)
-    devices = share(losses, axis_name)
-
-    def pullback(weights):
-        cotangent = devices * weights * jnp.ones_like(losses)
-        (gradient,) = vjp(cotangent.astype(losses.dtype))
-        return gradient
-
-    return Evaluation(theta, losses, aux, pullback)
-
-
-def evaluate_shared(
-    loss_fn: ArrayFn,
-    params: chex.ArrayTree,
+def ascent_gradient(
+    here: Forward,
+    plain: chex.ArrayTree | None,
     class_weights: chex.Numeric,
-    labels: chex.Array,
-    axis_name: AxisName,
-) -> tuple[Evaluation, tuple[chex.ArrayTree, chex.ArrayTree]]:
-    r"""The evaluation, :math:`\nabla L` and :math:`g_s`, by one backward pass.
+    uniform: float | None,
+) -> chex.ArrayTree:
+    r"""This device's :math:`g_s`, from :math:`\nabla L` where it is there and serves.
 
     Args:
-      loss_fn: parameters to ``(losses, aux)``; it applies them per example.
-      params: θ.
-      class_weights: :math:`s`, shape ``(num_classes,)``.
-      labels: of the examples, int, shape ``(batch,)``.
-      axis_name: the axis, or axes, over which the batch is split.
+      here: the forward pass at θ.
+      plain: this device's :math:`\nabla L`, or ``None``.
+      class_weights: :math:`s`, a scalar or shape ``(num_classes,)``.
+      uniform: the weight that all classes share, ``None`` if there is none.
     """
-    weights = example_weights(class_weights, labels)
-
-    def loss_of_slots(slots):
-        plain, weighted = slots
-        return loss_fn(pair(plain, weighted, weights))
-
-    here: Any = evaluate(loss_of_slots, (params, params), axis_name)
-    theta, _ = here.params
-    return here._replace(params=theta), here.pullback(1.0)
+    if plain is None or uniform is None:
+        return here.pullback(class_weights)
+    return jax.tree.map(lambda g: uniform * g, plain)
 
 
 def sharpness_correction(
     loss_fn: ArrayFn,
-    here: Evaluation,
+    here: Forward,
     ascent_gradient: chex.ArrayTree,
     class_weights: chex.Numeric,
     rho: chex.Numeric,
@@ -125,7 +77,7 @@ def sharpness_correction(
 
     Args:
       loss_fn: parameters to ``(losses, aux)``.
-      here: the evaluation at θ.
+      here: the forward pass at θ.
       ascent_gradient: :math:`g_s`, this device's.
       class_weights: :math:`s`, a scalar or shape ``(num_classes,)``.
       rho: radius, scalar.
@@ -141,7 +93,7 @@ def sharpness_correction(
     if sync_perturbation:
         uphill = device_mean(uphill, axis_name)
     point = perturb(here.params, uphill, rho, adaptive=adaptive, mask=mask)
-    there = evaluate(loss_fn, point.params, axis_name)
+    there = forward(loss_fn, point.params, axis_name)
     gradient = jax.tree.map(
         lambda a, b: jnp.where(point.moved, widen(a) - widen(b), 0),
         there.pullback(class_weights),
@@ -149,17 +101,6 @@ def sharpness_correction(
     )
     rise = jnp.sum(class_weights * (there.losses - here.losses))
     return Correction(gradient, point.norm, rise)
-
-
-def after(tree: chex.ArrayTree, value: chex.Numeric) -> chex.Numeric:
-    """``value``, once all of the pass that makes the gradient ``tree`` has been made.
-
-    Two passes that could run side by side would both be in memory. A sum with nothing
-    keeps them apart where an optimization barrier is dropped, as on CPU.
-    """
-    # The first parameters are the last to get their gradient.
-    first = next((leaf for leaf in jax.tree.leaves(tree) if leaf.size), jnp.zeros(1))
-    return value + 0 * jnp.ravel(first)[0]
 
 
 def add_correction(
@@ -266,16 +207,13 @@ def sharpness_aware_value_and_grad(
 
         if uniform is None and per_example_labels is not None:
             labels = per_example_labels(*args, **kwargs)
-            here, (plain, ascent) = evaluate_shared(
+            here, (plain, ascent) = forward_shared(
                 loss_fn, params, weights, labels, axis_name
             )
         else:
-            here = evaluate(loss_fn, params, axis_name)
+            here = forward(loss_fn, params, axis_name)
             plain = here.pullback(1.0)
-            if uniform is None:
-                ascent = here.pullback(weights)
-            else:
-                ascent = jax.tree.map(lambda g: uniform * g, plain)
+            ascent = ascent_gradient(here, plain, weights, uniform)
         correction = sharpness_correction(
             loss_fn,
             here,

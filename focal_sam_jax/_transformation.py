@@ -51,9 +51,9 @@ def transformation(
     strength: chex.Numeric,
     axis_name: AxisName,
 ) -> optax.GradientTransformationExtraArgs:
-    """``updates + strength * correct(per_class_loss_fn, params, rho, labels)``.
+    """``updates + strength * correct(per_class_loss_fn, params, rho, **known)``.
 
-    With the labels that were passed as ``per_example_labels``, ``None`` without.
+    ``known`` has the ``labels`` and the ``evaluation`` of the batch, or ``None``.
     """
     check_rho(rho)
 
@@ -68,12 +68,19 @@ def transformation(
         *,
         per_class_loss_fn=None,
         per_example_labels=None,
+        evaluation=None,
         **extra_args,
     ):
         del extra_args
         check_composition(name, updates, params, per_class_loss_fn)
         rho_now = radius(rho, state.count)
-        correction = correct(per_class_loss_fn, params, rho_now, per_example_labels)
+        correction = correct(
+            per_class_loss_fn,
+            params,
+            rho_now,
+            labels=per_example_labels,
+            evaluation=evaluation,
+        )
         correction = device_mean(correction, axis_name)
         info = as_info(correction.ascent_norm, correction.sharpness)
         updates = add_correction(updates, correction.gradient, strength)

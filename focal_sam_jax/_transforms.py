@@ -14,7 +14,13 @@ from focal_sam_jax._checks import ClassValues, check_scalar
 from focal_sam_jax._class_conditional import class_conditional_correction
 from focal_sam_jax._class_weights import cc_sam_radii, focal_weights, tail_weights
 from focal_sam_jax._devices import AxisName
-from focal_sam_jax._gradient import evaluate, evaluate_shared, sharpness_correction
+from focal_sam_jax._evaluation import at_theta
+from focal_sam_jax._forward import forward_shared
+from focal_sam_jax._gradient import (
+    ascent_gradient,
+    check_class_weights,
+    sharpness_correction,
+)
 from focal_sam_jax._loss_functions import as_array_fn
 from focal_sam_jax._perturbation import Mask
 from focal_sam_jax._transformation import Rho, transformation
@@ -45,10 +51,11 @@ def focal_sam(
 
     Chain it in front of an optimizer, and hand the loss function to ``update``:
     ``updates, state = tx.update(grads, state, params, per_class_loss_fn=f)``. A step
-    costs two forwards and three backwards, however many classes there are: under
-    ``jax.jit`` the compiler merges the forward pass and the plain gradient of the
-    caller with those in here, provided both differentiate the same function, that is,
-    ``grads`` is the gradient of ``f(params).sum()``.
+    costs two forwards and three backwards, however many classes there are. For that
+    the forward pass of the caller must serve here too: either ``grads`` is the gradient
+    of ``f(params).sum()``, and under ``jax.jit`` the compiler merges the two passes,
+    which it can do in most networks; or loss and gradient come from
+    :func:`focal_sam_jax.evaluate`, whose result is handed on as ``evaluation``.
 
     Args:
       class_counts: training examples of each class, shape ``(num_classes,)``.
@@ -71,19 +78,21 @@ def focal_sam(
       An Optax transformation. Its ``update`` takes ``per_class_loss_fn``, a function
       from the parameters to the per-class losses :math:`L_c` of the batch, floats of
       shape ``(num_classes,)``, or a sequence of ``num_classes`` functions to scalars;
-      it ignores other extra arguments but ``per_example_labels``, ints of shape
-      ``(batch,)``: a promise, explained at
-      :func:`focal_sam_jax.sharpness_aware_value_and_grad`, that makes the backward pass
-      of the caller serve :math:`g_s` too. Updates leave in the dtype they came in. Its
-      state is a :class:`focal_sam_jax.SharpnessAwareState`.
+      optionally ``evaluation``, what :func:`focal_sam_jax.evaluate` returned for it;
+      and optionally ``per_example_labels``, ints of shape ``(batch,)``: a promise,
+      explained at :func:`focal_sam_jax.sharpness_aware_value_and_grad`, that makes the
+      backward pass of the caller serve :math:`g_s` too. Other extra arguments are
+      ignored. Updates leave in the dtype they came in. The state is a
+      :class:`focal_sam_jax.SharpnessAwareState`.
 
     Raises:
       ValueError: if the counts are not 1-D, empty, negative, not finite, or all in one
         class; if ``rho``, ``gamma`` or ``lam`` is negative or not finite; in
         ``update``, if ``params`` or ``per_class_loss_fn`` is missing, the losses have
-        the wrong shape, or a wrapper masked the parameters or accumulates gradients.
+        the wrong shape, a wrapper masked the parameters or accumulates gradients, or
+        the evaluation is of other parameters, classes or devices.
       TypeError: in ``update``, if ``per_class_loss_fn`` is not a function or returns a
-        pair without ``has_aux``.
+        pair without ``has_aux``, or ``evaluation`` is something else.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax
@@ -311,13 +320,16 @@ def cc_sam(
     check_scalar("alpha", alpha, low=0, high=1)
     unit_radii = cc_sam_radii(class_counts, rho=1.0)
 
-    def correct(per_class_loss_fn, params, rho, labels):
+    def correct(per_class_loss_fn, params, rho, *, labels, evaluation):
         del labels
-        loss_fn = as_array_fn(per_class_loss_fn, unit_radii.shape[0], has_aux)
+        num_classes = unit_radii.shape[0]
+        loss_fn = as_array_fn(per_class_loss_fn, num_classes, has_aux)
+        here, plain = at_theta(evaluation, loss_fn, params, num_classes, axis_name)
         return class_conditional_correction(
             per_class_loss_fn,
             loss_fn,
-            evaluate(loss_fn, params, axis_name),
+            here,
+            plain,
             rho * unit_radii,
             mask=mask,
             axis_name=axis_name,
@@ -330,16 +342,17 @@ def _sharpness_aware(name, weights, rho, lam, *, axis_name, has_aux, **options):
     """The family with class weights, which may be one scalar for any classes."""
     check_scalar("lam", lam, low=0)
     num_classes = np.shape(weights)[0] if np.ndim(weights) else None
+    uniform = check_class_weights(weights)
 
-    def correct(per_class_loss_fn, params, rho, labels):
+    def correct(per_class_loss_fn, params, rho, *, labels, evaluation):
         loss_fn = as_array_fn(per_class_loss_fn, num_classes, has_aux)
-        if labels is None or num_classes is None:
-            here = evaluate(loss_fn, params, axis_name)
-            ascent = here.pullback(weights)
-        else:
-            here, (_, ascent) = evaluate_shared(
+        if labels is not None and uniform is None:
+            here, (_, ascent) = forward_shared(
                 loss_fn, params, weights, labels, axis_name
             )
+        else:
+            here, plain = at_theta(evaluation, loss_fn, params, num_classes, axis_name)
+            ascent = ascent_gradient(here, plain, weights, uniform)
         return sharpness_correction(
             loss_fn,
             here,

@@ -37,6 +37,29 @@ def transform(make, *args, shared=False, **kwargs):
     return with_axis
 
 
+def evaluated(make, *args, **kwargs):
+    """One update from an evaluation, which makes the gradients, whatever is tracked."""
+
+    def with_axis(**axis):
+        tx = make(*args, **kwargs, **axis)
+        evaluate = partial(fsam.evaluate, axis_name=axis.get("axis_name"))
+
+        def step(_, params, loss_fn):
+            here = evaluate(loss_fn, params)
+            updates, state = tx.update(
+                here.grads,
+                tx.init(problem()[0]),
+                params,
+                per_class_loss_fn=loss_fn,
+                evaluation=here,
+            )
+            return updates, optax.tree.get(state, "info")
+
+        return step
+
+    return with_axis
+
+
 def approximation(make):
     """The second of two updates from the same place: the first only prepares it."""
 
@@ -58,7 +81,8 @@ def approximation(make):
 
 
 def looksam(**axis):
-    return fsam.looksam(fsam.focal_sam(COUNTS, rho=0.5, gamma=2.0, **axis), every=2)
+    exact = fsam.focal_sam(COUNTS, rho=0.5, gamma=2.0, lam=0.8, **axis)
+    return fsam.looksam(exact, every=2)
 
 
 def engine(make, *args, **kwargs):
@@ -83,6 +107,10 @@ SYNCHRONISED = {
     "sam": transform(fsam.sam, rho=0.5, mask={"in": True, "out": False}),
     "imbsam": transform(fsam.imbsam, COUNTS, rho=0.5, adaptive=True),
     "focal engine": engine(fsam.sharpness_aware_value_and_grad, (0.2, 0.6, 1), rho=0.5),
+    "evaluated focal_sam": evaluated(
+        fsam.focal_sam, COUNTS, rho=0.5, gamma=2.0, lam=0.8
+    ),
+    "evaluated sam": evaluated(fsam.sam, rho=0.5, mask={"in": True, "out": False}),
 }
 # The first and the last of these by one backward pass.
 SHARED = {
@@ -101,6 +129,8 @@ METHODS = SYNCHRONISED | {
     ),
     "reuse_ascent as sam": approximation(partial(fsam.reuse_ascent, rho=0.5)),
     "looksam": approximation(looksam),
+    "evaluated cc_sam": evaluated(fsam.cc_sam, COUNTS, rho=0.5, alpha=0.7),
+    "evaluated looksam": evaluated(looksam),
 }
 
 
@@ -161,8 +191,11 @@ def on_the_whole(step, params, batch):
 
 @cache
 def numbers_of_one_device(method):
-    # Of two backward passes, also where there is one.
-    return on_the_whole(METHODS[method.removeprefix("shared ")](), *problem())
+    # Of all passes that there could be, also where some are shared.
+    if method == "evaluated looksam":
+        method = "evaluated focal_sam"  # The first step is exact.
+    name = method.removeprefix("shared ").removeprefix("evaluated ")
+    return on_the_whole(METHODS[name](), *problem())
 
 
 def assert_same(actual, wanted):
