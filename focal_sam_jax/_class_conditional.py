@@ -224,7 +224,13 @@ def class_conditional_value_and_grad(
         here = forward(loss_fn, params, axis_name)
         plain = here.pullback(1.0)
         correction = class_conditional_correction(
-            functions, loss_fn, here, plain, radii, mask=mask, axis_name=axis_name
+            functions,
+            loss_fn,
+            here,
+            plain,
+            after(plain, radii),
+            mask=mask,
+            axis_name=axis_name,
         )
         grads = add_correction(plain, correction.gradient, alpha)
         loss, grads = device_mean((jnp.sum(here.losses), grads), axis_name)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from focal_sam_jax._devices import AxisName, check_axis_named, per_device, share
 from focal_sam_jax._loss_functions import ArrayFn
+from focal_sam_jax._perturbation import widen
 from focal_sam_jax._shared_backward import example_weights, pair
 
 
@@ -75,7 +76,7 @@ def forward_shared(
     return here._replace(params=theta), here.pullback(1.0)
 
 
-def after(tree: chex.ArrayTree, value: chex.Numeric) -> chex.Numeric:
+def after(tree: chex.ArrayTree, value: chex.Numeric) -> jax.Array:
     """``value``, once all of the pass that makes the gradient ``tree`` has been made.
 
     Two passes that could run side by side would both be in memory. A sum with nothing
@@ -83,4 +84,5 @@ def after(tree: chex.ArrayTree, value: chex.Numeric) -> chex.Numeric:
     """
     # The first parameters are the last to get their gradient.
     first = next((leaf for leaf in jax.tree.leaves(tree) if leaf.size), jnp.zeros(1))
-    return value + 0 * jnp.ravel(first)[0]
+    # Wide, as a radius has more digits than a gradient in bfloat16.
+    return value + 0 * widen(jnp.ravel(first)[0])

@@ -23,7 +23,7 @@ import numpy as np
 
 from focal_sam_jax._checks import ClassValues, check_scalar, is_concrete
 from focal_sam_jax._devices import AxisName, device_mean
-from focal_sam_jax._forward import Forward, forward, forward_shared
+from focal_sam_jax._forward import Forward, after, forward, forward_shared
 from focal_sam_jax._loss_functions import ArrayFn, PerClassLossFn, as_array_fn
 from focal_sam_jax._perturbation import Mask, perturb, widen
 
@@ -219,7 +219,7 @@ def sharpness_aware_value_and_grad(
             here,
             ascent,
             weights,
-            rho,
+            after(plain, rho),
             adaptive=adaptive,
             mask=mask,
             axis_name=axis_name,

@@ -11,6 +11,7 @@ import optax
 from focal_sam_jax._checks import check_scalar
 from focal_sam_jax._composition import check_composition
 from focal_sam_jax._devices import AxisName, device_mean
+from focal_sam_jax._forward import after
 from focal_sam_jax._gradient import Correction, add_correction
 
 Rho = chex.Numeric | optax.Schedule
@@ -73,7 +74,8 @@ def transformation(
     ):
         del extra_args
         check_composition(name, updates, params, per_class_loss_fn)
-        rho_now = radius(rho, state.count)
+        # The activations at θ can go before those at θ + ε come.
+        rho_now = after(updates, radius(rho, state.count))
         correction = correct(
             per_class_loss_fn,
             params,

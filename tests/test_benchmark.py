@@ -63,6 +63,18 @@ def test_steps_of_every_method_leave_rows_a_table_and_a_figure(tmp_path, quick_c
     assert path.with_suffix(".png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
+def test_on_two_devices_the_passes_are_not_in_memory_at_once(quick_compile):
+    workload = Workload("resnet20", 32, "float32")
+    point = growth.Point("devices", workload, devices=2)
+    sgd, ours = (
+        growth.growth_step(point, method).costs["peak_bytes"]
+        for method in ("sgd", "focal_sam")
+    )
+    # Side by side it would be twice as much.
+    assert ours <= 1.2 * sgd
+
+
 def test_the_other_parts_leave_theirs(tmp_path, monkeypatch, quick_compile):
     monkeypatch.setattr(growth, "CLASSES", (30,))
     monkeypatch.setattr(growth, "BATCH_SIZES", ())
