@@ -85,4 +85,4 @@ def after(tree: chex.ArrayTree, value: chex.Numeric) -> jax.Array:
     # The first parameters are the last to get their gradient.
     first = next((leaf for leaf in jax.tree.leaves(tree) if leaf.size), jnp.zeros(1))
     # Wide, as a radius has more digits than a gradient in bfloat16.
-    return value + 0 * widen(jnp.ravel(first)[0])
+    return jnp.add(value, 0 * widen(jnp.ravel(first)[0]))
