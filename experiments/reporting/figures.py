@@ -89,10 +89,12 @@ def per_class_accuracy(
     rank = np.arange(1, size + 1)
     neighbours = size // 20 | 1
     smooth = size > NAMED
+    lowest = 100.0
     for place, (name, values) in enumerate(accuracy.items()):
         height = 100 * values
         if smooth:
             height = moving_average(height, neighbours)
+        lowest = min(lowest, np.min(height, initial=100, where=~np.isnan(height)))
         dots = {"marker": "o", "ms": 4} if size <= NAMED // 2 else {}
         axes.plot(rank, height, label=name, lw=1.4, **_style(place), **dots)
     for shot in SHOTS:
@@ -101,11 +103,13 @@ def per_class_accuracy(
             columns, colour = edges(rank[chosen]), SHOT_COLOURS[shot]
             low, high = columns[[0, -1]]
             axes.axvspan(low, high, color=colour, alpha=0.12, lw=0)
-            axes.text((low + high) / 2, 101, shot, ha="center", color=GREY)
+            where = {"transform": axes.get_xaxis_transform(), "ha": "center"}
+            axes.text((low + high) / 2, 1.01, shot, color=GREY, **where)
             count_axes.stairs(class_counts[chosen], columns, fill=True, color=colour)
     mean = f"test accuracy (%),\nmean of {neighbours} classes"
     axes.set_ylabel(mean if smooth else "test accuracy (%)")
-    axes.set_ylim(0, 100)
+    # Whole tens below all that is shown: methods differ by little.
+    axes.set_ylim(min(90, np.floor(lowest / 10) * 10), 100)
     axes.set_xlim(0.5, size + 0.5)
     count_axis(count_axes, class_counts)
     count_axes.set_xlabel("class, by falling number of training examples")
