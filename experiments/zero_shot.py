@@ -23,8 +23,8 @@ from experiments.evaluation import scores
 from experiments.head_start import class_prompts
 from experiments.models import (
     class_embeddings,
+    fitting_clip,
     mean_over_views,
-    open_clip,
     zero_shot_clip,
 )
 from experiments.parts import part_batches
@@ -59,7 +59,7 @@ def run(job: Job, console: Console) -> dict:
         raise UserError(f"zero-shot scores are CLIP's, got --model {config.model}.")
     if job.out is not None and job.out.exists():
         raise UserError(f"--out {job.out} is there already: name another file.")
-    clip = open_clip(config.weights)
+    clip = fitting_clip(config)
     dataset = load_dataset(config, job.data_dir)
     classes = class_embeddings(clip, class_prompts(config, dataset))
     weights = clip.vision()

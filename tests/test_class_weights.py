@@ -10,6 +10,7 @@ import reference as ref
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from tracing import counted
 
 import focal_sam_jax as fsam
 
@@ -153,7 +154,7 @@ def test_counts_come_in_any_container(name, as_type):
 def test_numbers_may_be_traced():
     counts = [400, 50, 20, 19, 1]
 
-    @jax.jit
+    @counted
     def everything(value):
         return [
             fsam.focal_weights(counts, value),
@@ -161,12 +162,13 @@ def test_numbers_may_be_traced():
             fsam.cc_sam_radii(counts, value),
         ]
 
+    compiled = jax.jit(everything)
     for value in (2.5, 20.0):
-        focal, tail, radii = everything(value)
+        focal, tail, radii = compiled(value)
         np.testing.assert_allclose(focal, fsam.focal_weights(counts, value), rtol=1e-5)
         np.testing.assert_array_equal(tail, fsam.tail_weights(counts, value))
         np.testing.assert_allclose(radii, ref.radii(counts, value), rtol=1e-5)
-    assert everything._cache_size() == 1
+    assert everything.traces == 1
 
 
 # --- per-class losses -----------------------------------------------------------------

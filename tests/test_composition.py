@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 import reference as ref
+from tracing import counted
 
 import focal_sam_jax as fsam
 
@@ -124,14 +125,14 @@ def counts_for(name, as_type):
 def test_injected_numbers_can_be_changed_and_compile_nothing(name, as_type):
     counts = counts_for(name, as_type)
     tx = optax.inject_hyperparams(BUILDERS[name])(**counts, rho=0.1)
-    step = jax.jit(partial(update, tx))
-    state = tx.init(PARAMS)
+    traced = counted(partial(update, tx))
+    step, state = jax.jit(traced), tx.init(PARAMS)
     assert_same(step(state)[0], corrected(BUILDERS[name](**counts, rho=0.1)), 1e-5)
     for number, value in NUMBERS[name].items():
         state.hyperparams[number] = jnp.full_like(state.hyperparams[number], value)
     want = corrected(BUILDERS[name](**counts, **NUMBERS[name]))
     assert_same(step(state)[0], want, 1e-5)
-    assert step._cache_size() == 1
+    assert traced.traces == 1
 
 
 @every_transform

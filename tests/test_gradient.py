@@ -11,6 +11,7 @@ import reference as ref
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from tracing import counted
 
 import focal_sam_jax as fsam
 
@@ -234,14 +235,15 @@ def test_gradients_have_the_dtype_of_the_parameters(dtype, weights):
 
 
 def test_rho_and_lam_and_weights_may_be_traced():
-    @jax.jit
-    def step(weights, rho, lam):
+    @counted
+    def traced(weights, rho, lam):
         return engine(per_class_loss, weights, rho=rho, lam=lam)(PARAMS)[1]
 
+    step = jax.jit(traced)
     for rho, lam in ((0.3, 0.8), (0.1, 1.2)):
         want = ref.focal_sam(FULL, ref.COUNTS, rho=rho, gamma=2.5, lam=lam).gradient
         assert_same(step(FOCAL, rho, lam), want)
-    assert step._cache_size() == 1
+    assert traced.traces == 1
 
 
 def test_it_feeds_an_optimizer_that_drops_extra_arguments():

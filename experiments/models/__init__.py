@@ -13,6 +13,7 @@ from experiments.models.convert import from_pytorch as from_pytorch
 from experiments.models.functional import Model as Model
 from experiments.models.functional import mean_over_views as mean_over_views
 from experiments.models.make import bottleneck_of as bottleneck_of
+from experiments.models.make import fitting_clip as fitting_clip
 from experiments.models.make import make_model as make_model
 from experiments.models.make import vision_sizes as vision_sizes
 from experiments.models.resnet import resnet_cifar as resnet_cifar

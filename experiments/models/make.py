@@ -8,7 +8,7 @@ from experiments.config import Config
 from experiments.errors import UserError
 from experiments.models.clip.architecture import Transformer, Vision
 from experiments.models.clip.classifier import tuned_clip, vision_transformer
-from experiments.models.clip.files import open_clip
+from experiments.models.clip.files import Clip, open_clip
 from experiments.models.clip.tuners import bottleneck
 from experiments.models.functional import Model
 from experiments.models.resnet import resnet_cifar, resnet_digits
@@ -63,16 +63,26 @@ def bottleneck_of(config: Config, num_classes: int, sizes: Vision) -> int:
     return config.bottleneck or bottleneck(num_classes, sizes.transformer.layers)
 
 
-def _clip(config: Config, num_classes: int, options: dict[str, Any]) -> Model:
+def fitting_clip(config: Config) -> Clip:
+    """CLIP of ``config``'s weights, which must see images as large as they will be.
+
+    Raises:
+      UserError: if it does not, or there is none.
+    """
     clip = open_clip(config.weights)
-    sizes = clip.architecture.vision
-    if sizes.image_size != config.network_size:
+    size = clip.architecture.vision.image_size
+    if size != config.network_size:
         flag = "--input-size" if config.in_memory else "--image-size"
         raise UserError(
-            f"CLIP of --weights {config.weights} sees images of {sizes.image_size} "
-            f"pixels, not of {config.network_size}: set {flag} {sizes.image_size}."
+            f"CLIP of --weights {config.weights} sees images of {size} pixels, not of "
+            f"{config.network_size}: set {flag} {size}."
         )
-    weights = clip.vision()
+    return clip
+
+
+def _clip(config: Config, num_classes: int, options: dict[str, Any]) -> Model:
+    clip = fitting_clip(config)
+    sizes, weights = clip.architecture.vision, clip.vision()
     return tuned_clip(
         sizes,
         num_classes,
