@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 import reference as ref
+from tracing import counted
 
 import focal_sam_jax as fsam
 
@@ -94,26 +95,22 @@ def test_it_may_come_with_aux_and_from_the_middle_of_a_chain():
     [("focal_sam", 2), ("sam", 2), ("imbsam", 2), ("reuse_ascent", 2), ("cc_sam", 2)],
 )
 def test_the_loss_function_is_called_once_at_each_place(name, calls):
-    places = []
-
-    def counted(params):
-        places.append(params)
-        return per_class_loss(params)
+    f = counted(per_class_loss)
 
     @jax.jit
     def step(params):
-        here = fsam.evaluate(counted, params)
+        here = fsam.evaluate(f, params)
         tx = TRANSFORMS[name](rho=0.5)
         return tx.update(
             here.grads,
             tx.init(params),
             params,
-            per_class_loss_fn=counted,
+            per_class_loss_fn=f,
             evaluation=here,
         )
 
     step(PARAMS)
-    assert len(places) == calls
+    assert f.traces == calls
 
 
 def test_with_labels_the_shared_backward_pass_makes_one_of_its_own():

@@ -131,20 +131,19 @@ def test_a_mask_may_be_a_prefix_or_a_function(name, mask, full):
 def test_a_schedule_of_rho_runs_on_the_counter_in_the_state(name):
     make, oracle = MAKERS[name]
     tx = make(rho=optax.linear_schedule(0.0, 0.4, 2))
-    params, traces = to_jax(FULL), []
+    params = to_jax(FULL)
 
-    @jax.jit
-    def step(state):
-        traces.append(state)
+    @counted
+    def traced(state):
         grads = jax.grad(lambda p: loss_of()(p).sum())(params)
         return tx.update(grads, state, params, per_class_loss_fn=loss_of())
 
-    state = tx.init(params)
+    step, state = jax.jit(traced), tx.init(params)
     for count, rho in enumerate([0.0, 0.2, 0.4, 0.4]):
         assert state.count == count
         updates, state = step(state)
         assert_same(updates, oracle(params=FULL, rho=rho).gradient, 1e-5)
-    assert len(traces) == 1
+    assert traced.traces == 1
 
 
 @every_method
