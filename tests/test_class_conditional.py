@@ -245,12 +245,12 @@ def test_many_classes_are_a_loop_on_the_cpu_too():
 def test_the_loop_skips_absent_classes_when_it_runs(present):
     runs = []
 
-    def counted(params, y):
+    def observed(params, y):
         jax.debug.callback(lambda: runs.append(1))
         return per_class_loss(params, y=y)
 
     with backend("gpu"):
-        fn = jax.jit(engine(counted, RADII))
+        fn = jax.jit(engine(observed, RADII))
         jax.block_until_ready(fn(PARAMS, jnp.asarray(ref.Y) % present))
     jax.effects_barrier()
     # Once at theta, then there and at theta + epsilon for every class present.

@@ -245,5 +245,3 @@ def test_clip_is_judged_without_training(weights, tmp_path):
     assert status == 2 and "is there already" in said
     status, said = finish(start("zero_shot", *flags(weights=weights)))
     assert status == 2 and "of 32 pixels, not of 224: set --input-size 32." in said
-    status, said = finish(start("zero_shot", *flags(weights=weights)))
-    assert status == 2 and "of 32 pixels, not of 224: set --input-size 32." in said
