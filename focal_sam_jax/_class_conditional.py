@@ -6,8 +6,8 @@ r"""CC-SAM, where every class has a ball of its own.
       \Big[ \sum_c \nabla L_c(\theta + \epsilon_c) - \nabla L(\theta) \Big]
 
 The cost grows with the number of classes in the batch: a backward at θ and a forward
-and a backward at :math:`\theta + \epsilon_c` for each. On GPU and TPU one forward more
-for each, at θ, halves the memory.
+and a backward at :math:`\theta + \epsilon_c` for each. Where it is a loop, one forward
+more for each, at θ, halves the memory.
 """
 
 from collections.abc import Callable, Sequence
@@ -63,9 +63,9 @@ def class_conditional_correction(
 ) -> Correction:
     r""":math:`\sum_c \nabla L_c(\theta + \epsilon_c) - \nabla L(\theta)`.
 
-    Three forms of one sum. A list of functions is visited one by one. On GPU and TPU a
-    loop keeps memory independent of the number of classes, and a conditional skips the
-    classes whose loss is zero on all devices: those that are absent. The loop makes the
+    Three forms of one sum. A list of functions is visited one by one. A loop keeps
+    memory independent of the number of classes, and a conditional skips the classes
+    whose loss is zero on all devices: those that are absent. The loop makes the
     activations at θ anew for every class, a fifth more to compute at most: kept for all
     of them, they would lie beside those at :math:`\theta + \epsilon_c`, and double what
     is held. On CPU loops and conditionals around convolutions are far slower than
@@ -163,9 +163,10 @@ def class_conditional_value_and_grad(
       G = (1 - \alpha) \nabla L(\theta) + \alpha \sum_c \nabla L_c(\theta + \epsilon_c)
 
     Every class climbs in its own ball, so the cost grows with the classes in the batch.
-    On GPU and TPU a class costs nothing in a batch where its loss is exactly zero,
-    because it is absent or fitted to the last bit, and memory does not depend on their
-    number; on CPU every class is computed. Call it under ``jax.jit``.
+    A class costs nothing in a batch where its loss is exactly zero, because it is
+    absent or fitted to the last bit, and memory does not depend on their number. On CPU
+    this holds for more than 32 classes: fewer are all computed, one after the other,
+    which is faster there. Call it under ``jax.jit``.
 
     The whole model is perturbed, or what ``mask`` selects. The published code perturbs
     the linear classifier only, which is cheaper too: with parameters

@@ -96,7 +96,7 @@ def test_the_other_parts_leave_theirs(tmp_path, monkeypatch, quick_compile):
     assert (tmp_path / "r.png").stat().st_size > 10_000
 
 
-def test_cc_sam_is_left_out_where_it_would_pass_over_many_classes(monkeypatch):
+def test_cc_sam_is_left_out_of_many_classes_and_convolutions_on_cpu(monkeypatch):
     few, many = Workload("resnet32", 64, "float32"), {"num_classes": 1000}
     assert growth.can_run(growth.Point("batch_size", few), "cc_sam")
     point = growth.Point("classes", few._replace(**many))
@@ -104,9 +104,18 @@ def test_cc_sam_is_left_out_where_it_would_pass_over_many_classes(monkeypatch):
     assert not growth.can_run(point, "cc_sam") and not growth.can_run(
         point, "cc_sam_head"
     )
-    # On GPU a class that is not in the batch costs nothing.
+    no_convolutions = few._replace(model="vit_digits", **many)
+    assert growth.can_run(growth.Point("classes", no_convolutions), "cc_sam")
+    # On GPU convolutions are as fast in a loop.
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert growth.can_run(point, "cc_sam")
+
+
+def test_only_what_can_be_deepened_is():
+    def grows(model):
+        return {p.over for p in growth.points(Workload(model, 8, "float32"))}
+
+    assert grows("resnet20") - grows("vit_digits") == {"parameters"}
 
 
 def test_seeds_train_as_one_would(quick_compile):

@@ -119,7 +119,8 @@ def _growth(results):
         "## Growth",
         "",
         "One thing grows, the rest stays. Host devices share the cores of the machine. "
-        "CC-SAM on CPU passes over every class and is left out where there are many.",
+        "CC-SAM is left out where a convolutional network has many classes on CPU; "
+        "where it is a loop over them, the FLOPs are those of one turn.",
         "",
         *_table(columns, results["growth"]),
     ]
