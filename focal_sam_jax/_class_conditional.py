@@ -108,12 +108,18 @@ def class_conditional_correction(
             sums = visit(sums, losses_fn, here, one_hot, radius)
     else:
         present = device_any(here.losses != 0, axis_name)
-        # What is skipped here must be skipped there.
-        plain = here.pullback(present.astype(here.losses.dtype))
+        # What is skipped there must be skipped here. A class climbs by its gradient at
+        # θ, which is then at hand to be subtracted; with a mask only a part of it is.
+        subtract = mask is None
+        if subtract:
+            plain = jax.tree.map(jnp.zeros_like, here.params)
+        else:
+            plain = here.pullback(present.astype(here.losses.dtype))
 
         def visit_anew(sums, c):
             again = forward(loss_fn, here.params, axis_name)
-            return visit(sums, loss_fn, again, jnp.arange(num_classes) == c, radii[c])
+            one_hot = jnp.arange(num_classes) == c
+            return visit(sums, loss_fn, again, one_hot, radii[c], subtract=subtract)
 
         def visit_if_present(sums, c):
             return jax.lax.cond(
@@ -130,14 +136,18 @@ def class_conditional_correction(
     return Correction(gradient, jnp.sqrt(sums.squared_norm), sums.rise)
 
 
-def _visit(sums, loss_fn, here, one_hot, radius, *, mask, axis_name) -> _Sums:
-    """Adds one class: the one that ``one_hot`` weighs."""
-    uphill = device_mean(here.pullback(one_hot), axis_name)
+def _visit(
+    sums, loss_fn, here, one_hot, radius, *, mask, axis_name, subtract=False
+) -> _Sums:
+    """Adds the class that ``one_hot`` weighs, and may subtract its gradient at θ."""
+    climb = here.pullback(one_hot)
+    uphill = device_mean(climb, axis_name)
     point = perturb(here.params, uphill, radius, mask=mask)
     there = forward(loss_fn, point.params, axis_name)
-    gradient = jax.tree.map(
-        lambda total, g: total + widen(g), sums.gradient, there.pullback(one_hot)
-    )
+    gradient = jax.tree.map(widen, there.pullback(one_hot))
+    if subtract:
+        gradient = jax.tree.map(lambda g, b: g - widen(b), gradient, climb)
+    gradient = jax.tree.map(jnp.add, sums.gradient, gradient)
     rise = jnp.sum(one_hot * (there.losses - here.losses))
     return _Sums(
         gradient,

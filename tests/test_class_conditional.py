@@ -257,6 +257,17 @@ def test_the_loop_skips_absent_classes_when_it_runs(present):
     assert len(runs) == 1 + 2 * present
 
 
+@pytest.mark.parametrize("mask", [None, True])
+def test_what_the_loop_skips_keeps_its_plain_gradient(mask):
+    def losses(params):  # the second is zero, and has a slope
+        return jnp.stack([params[0] ** 2, params[1]])
+
+    with backend("gpu"):
+        fn = jax.jit(engine(losses, np.full(2, 0.5), mask=mask))
+        _, got = fn(jnp.array([1.0, 0.0]))
+    np.testing.assert_allclose(got, [2 * (1 + 0.5), 1])
+
+
 def test_the_classes_present_may_change_without_compiling():
     with backend("gpu"):
         traced = counted(engine(per_class_loss, RADII))
