@@ -70,7 +70,8 @@ def class_conditional_correction(
     of them, they would lie beside those at :math:`\theta + \epsilon_c`, and double what
     is held. On CPU loops and conditionals around convolutions are far slower than
     convolutions, so the loop over a moderate number of classes is written out there,
-    without the conditional, and with the activations at θ shared.
+    without the conditional. All classes then climb first, from one set of activations
+    at θ, for which a gradient of each is held.
 
     Args:
       per_class_loss_fn: what the user passed: a sequence is visited function by
@@ -98,14 +99,16 @@ def class_conditional_correction(
     if isinstance(per_class_loss_fn, Sequence):
         for c, function in enumerate(each_as_array_fn(per_class_loss_fn)):
             alone = forward(function, here.params, axis_name)
-            sums = visit(sums, function, alone, 1.0, radii[c])
+            sums = visit(sums, function, alone, alone.pullback(1.0), 1.0, radii[c])
     elif jax.default_backend() == "cpu" and num_classes <= _MAX_UNROLLED_CLASSES:
         # Traced once and inlined for every class.
         losses_fn = jax.jit(lambda theta: (loss_fn(theta)[0], None))
-        for c in range(num_classes):
-            one_hot = np.eye(num_classes)[c]
-            radius = after(sums.gradient, radii[c])
-            sums = visit(sums, losses_fn, here, one_hot, radius)
+        one_hots, climbs = np.eye(num_classes), []
+        for one_hot in one_hots:
+            climbs.append(here.pullback(after(climbs[-1:], one_hot)))
+        for c, (one_hot, climb) in enumerate(zip(one_hots, climbs, strict=True)):
+            radius = after((climbs[-1], sums.gradient), radii[c])
+            sums = visit(sums, losses_fn, here, climb, one_hot, radius)
     else:
         present = device_any(here.losses != 0, axis_name)
         # What is skipped there must be skipped here. A class climbs by its gradient at
@@ -119,7 +122,10 @@ def class_conditional_correction(
         def visit_anew(sums, c):
             again = forward(loss_fn, here.params, axis_name)
             one_hot = jnp.arange(num_classes) == c
-            return visit(sums, loss_fn, again, one_hot, radii[c], subtract=subtract)
+            climb = again.pullback(one_hot)
+            return visit(
+                sums, loss_fn, again, climb, one_hot, radii[c], subtract=subtract
+            )
 
         def visit_if_present(sums, c):
             return jax.lax.cond(
@@ -137,10 +143,12 @@ def class_conditional_correction(
 
 
 def _visit(
-    sums, loss_fn, here, one_hot, radius, *, mask, axis_name, subtract=False
+    sums, loss_fn, here, climb, one_hot, radius, *, mask, axis_name, subtract=False
 ) -> _Sums:
-    """Adds the class that ``one_hot`` weighs, and may subtract its gradient at θ."""
-    climb = here.pullback(one_hot)
+    """Adds the class that ``one_hot`` weighs, and may subtract its gradient at θ.
+
+    That is ``climb``, of this device.
+    """
     uphill = device_mean(climb, axis_name)
     point = perturb(here.params, uphill, radius, mask=mask)
     there = forward(loss_fn, point.params, axis_name)

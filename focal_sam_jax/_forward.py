@@ -82,7 +82,8 @@ def after(tree: chex.ArrayTree, value: chex.Numeric) -> jax.Array:
     Two passes that could run side by side would both be in memory. A sum with nothing
     keeps them apart where an optimization barrier is dropped, as on CPU.
     """
-    # The first parameters are the last to get their gradient.
-    first = next((leaf for leaf in jax.tree.leaves(tree) if leaf.size), jnp.zeros(1))
-    # Wide, as a radius has more digits than a gradient in bfloat16.
-    return jnp.add(value, 0 * widen(jnp.ravel(first)[0]))
+    # All arrays, since any may be the last to be made; their sums, since an array that
+    # is split over devices has no element to pick.
+    total = sum(jnp.sum(widen(leaf)) for leaf in jax.tree.leaves(tree))
+    never = (total < 0) & (total > 0)  # not known to the compiler, and never NaN
+    return jnp.add(value, never)

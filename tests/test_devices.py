@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import AxisType, Mesh, NamedSharding, reshard
 from jax.sharding import PartitionSpec as P
 
 import focal_sam_jax as fsam
@@ -161,7 +161,11 @@ def problem():
     return {"in": first, "out": last}, (x, LABELS)
 
 
-def loss_of(batch, averaged_over=()):
+def product(weights, x):
+    return x @ weights
+
+
+def loss_of(batch, averaged_over=(), product=product):
     x, y = batch
 
     def loss_fn(params):
@@ -173,10 +177,6 @@ def loss_of(batch, averaged_over=()):
 
     loss_fn.labels = y
     return loss_fn
-
-
-def product(weights, x):
-    return x @ weights
 
 
 def gradient(loss_fn, params):
@@ -214,9 +214,11 @@ def assert_different(actual, unwanted):
             assert np.linalg.norm(got - other) > 1e-2 * np.linalg.norm(other)
 
 
-def mesh(*shape):
-    # Not jax.make_mesh, whose axes are explicit from JAX 0.11 on.
-    return Mesh(np.array(jax.devices()).reshape(shape), BOTH_AXES[: len(shape)])
+def mesh(*shape, explicit=False):
+    kind = AxisType.Explicit if explicit else AxisType.Auto
+    names = BOTH_AXES[: len(shape)]
+    devices = np.array(jax.devices()).reshape(shape)
+    return Mesh(devices, names, axis_types=(kind,) * len(shape))
 
 
 # A transform wants the mean gradient over the devices as its updates. How a training
@@ -307,6 +309,21 @@ def test_jit_needs_no_axis_name_where_arrays_are_sharded(method, spec):
     params = jax.device_put(params, NamedSharding(mesh(4, 2), spec))
     batch = jax.device_put(batch, NamedSharding(mesh(4, 2), P(BOTH_AXES)))
     result = on_the_whole(METHODS[method](), params, batch)
+    assert_same(result, numbers_of_one_device(method))
+
+
+# The state that LookSAM has here is made of parameters that are not sharded.
+@pytest.mark.parametrize("method", [m for m in METHODS if "looksam" not in m])
+def test_nor_where_their_types_say_how_they_are_sharded(method):
+    def on_the_whole(params, batch):
+        loss_fn = loss_of(batch, product=lambda w, x: x @ reshard(w, P()))
+        return METHODS[method]()(gradient(loss_fn, params), params, loss_fn)
+
+    params, batch = problem()
+    whole = mesh(DEVICES, explicit=True)
+    with jax.set_mesh(whole):
+        params, batch = jax.device_put((params, batch), NamedSharding(whole, P("data")))
+        result = jax.jit(on_the_whole)(params, batch)
     assert_same(result, numbers_of_one_device(method))
 
 
