@@ -29,7 +29,7 @@ from focal_sam_jax._loss_functions import (
     as_array_fn,
     each_as_array_fn,
 )
-from focal_sam_jax._perturbation import Mask, perturb, widen
+from focal_sam_jax._perturbation import Mask, perturb, resolve_mask, widen
 
 # Up to here a program with one copy of the network a class compiles in reasonable time.
 _MAX_UNROLLED_CLASSES = 32
@@ -104,8 +104,12 @@ def class_conditional_correction(
         # Traced once and inlined for every class.
         losses_fn = jax.jit(lambda theta: (loss_fn(theta)[0], None))
         one_hots, climbs = np.eye(num_classes), []
+        selected = resolve_mask(mask, here.params)
         for one_hot in one_hots:
-            climbs.append(here.pullback(after(climbs[-1:], one_hot)))
+            climb = here.pullback(after(climbs[-1:], one_hot))
+            # Nothing waits for the rest, and so it is not computed.
+            climb = jax.tree.map(lambda keep, g: g if keep else None, selected, climb)
+            climbs.append(climb)
         for c, (one_hot, climb) in enumerate(zip(one_hots, climbs, strict=True)):
             radius = after((climbs[-1], sums.gradient), radii[c])
             sums = visit(sums, losses_fn, here, climb, one_hot, radius)

@@ -280,6 +280,16 @@ def test_the_classes_present_may_change_without_compiling():
     assert traced.traces == 1
 
 
+def test_gradients_of_what_does_not_climb_are_not_computed():
+    def flops(head_only):
+        with backend("cpu"):
+            arguments = PARAMS, ref.Y, jnp.asarray(RADII, float), 1.0
+            program = compiled("cpu", head_only).lower(*arguments).compile()
+        return program.cost_analysis()["flops"]
+
+    assert flops(head_only=True) <= 0.85 * flops(head_only=False)
+
+
 def test_memory_of_the_loop_does_not_grow_with_the_classes():
     def temporary(classes):
         fn, params = wide(classes)
