@@ -90,6 +90,7 @@ def class_conditional_correction(
     num_classes = here.losses.shape[0]
     nothing = jnp.zeros_like(here.losses[0])  # varies over devices as the losses do
     visit = partial(_visit, mask=mask, axis_name=axis_name)
+    mean = partial(device_mean, axis_name=axis_name)
     sums = _Sums(
         gradient=jax.tree.map(lambda p: jnp.zeros_like(widen(p)), here.params),
         squared_norm=jnp.zeros_like(nothing, jnp.result_type(radii, here.losses)),
@@ -99,26 +100,26 @@ def class_conditional_correction(
     if isinstance(per_class_loss_fn, Sequence):
         for c, function in enumerate(each_as_array_fn(per_class_loss_fn)):
             alone = forward(function, here.params, axis_name)
-            sums = visit(sums, function, alone, alone.pullback(1.0), 1.0, radii[c])
+            uphill = mean(alone.pullback(1.0))
+            sums = visit(sums, function, alone, uphill, 1.0, radii[c])
     elif jax.default_backend() == "cpu" and num_classes <= _MAX_UNROLLED_CLASSES:
         # Traced once and inlined for every class.
         losses_fn = jax.jit(lambda theta: (loss_fn(theta)[0], None))
-        one_hots, climbs = np.eye(num_classes), []
+        one_hots, uphills = np.eye(num_classes), []
         selected = resolve_mask(mask, here.params)
         for one_hot in one_hots:
-            climb = here.pullback(after(climbs[-1:], one_hot))
+            climb = here.pullback(after(uphills[-1:], one_hot))
             # Nothing waits for the rest, and so it is not computed.
             climb = jax.tree.map(lambda keep, g: g if keep else None, selected, climb)
-            climbs.append(climb)
-        for c, (one_hot, climb) in enumerate(zip(one_hots, climbs, strict=True)):
-            radius = after((climbs[-1], sums.gradient), radii[c])
-            sums = visit(sums, losses_fn, here, climb, one_hot, radius)
+            uphills.append(mean(climb))
+        for c, (one_hot, uphill) in enumerate(zip(one_hots, uphills, strict=True)):
+            radius = after((uphills[-1], sums.gradient), radii[c])
+            sums = visit(sums, losses_fn, here, uphill, one_hot, radius)
     else:
         present = device_any(here.losses != 0, axis_name)
         # What is skipped there must be skipped here. A class climbs by its gradient at
         # θ, which is then at hand to be subtracted; with a mask only a part of it is.
-        subtract = mask is None
-        if subtract:
+        if mask is None:
             plain = jax.tree.map(jnp.zeros_like, here.params)
         else:
             plain = here.pullback(present.astype(here.losses.dtype))
@@ -127,8 +128,9 @@ def class_conditional_correction(
             again = forward(loss_fn, here.params, axis_name)
             one_hot = jnp.arange(num_classes) == c
             climb = again.pullback(one_hot)
+            less = climb if mask is None else None
             return visit(
-                sums, loss_fn, again, climb, one_hot, radii[c], subtract=subtract
+                sums, loss_fn, again, mean(climb), one_hot, radii[c], less=less
             )
 
         def visit_if_present(sums, c):
@@ -147,18 +149,14 @@ def class_conditional_correction(
 
 
 def _visit(
-    sums, loss_fn, here, climb, one_hot, radius, *, mask, axis_name, subtract=False
+    sums, loss_fn, here, uphill, one_hot, radius, *, mask, axis_name, less=None
 ) -> _Sums:
-    """Adds the class that ``one_hot`` weighs, and may subtract its gradient at θ.
-
-    That is ``climb``, of this device.
-    """
-    uphill = device_mean(climb, axis_name)
+    """Adds the class that ``one_hot`` weighs, ``less`` its gradient at θ if given."""
     point = perturb(here.params, uphill, radius, mask=mask)
     there = forward(loss_fn, point.params, axis_name)
     gradient = jax.tree.map(widen, there.pullback(one_hot))
-    if subtract:
-        gradient = jax.tree.map(lambda g, b: g - widen(b), gradient, climb)
+    if less is not None:
+        gradient = jax.tree.map(lambda g, b: g - widen(b), gradient, less)
     gradient = jax.tree.map(jnp.add, sums.gradient, gradient)
     rise = jnp.sum(one_hot * (there.losses - here.losses))
     return _Sums(
