@@ -142,6 +142,7 @@ def example_weights(class_weights: chex.Numeric, labels: chex.Array) -> jax.Arra
             "per_example_labels must be the class ids of the batch, ints of shape "
             f"(batch,), got {labels.dtype} of shape {labels.shape}."
         )
+    # Split over devices as the labels are, which JAX asks for on explicit meshes.
     return class_weights.at[labels].get(out_sharding=jax.typeof(labels).sharding)
 
 

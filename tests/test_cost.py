@@ -311,14 +311,16 @@ def test_cc_sams_loop_over_classes_needs_no_memory_for_a_class(monkeypatch):
     assert many <= 1.05 * few
 
 
+# Activations are then eight times as large as parameters.
+WIDE_BATCH = (
+    jax.ShapeDtypeStruct((8 * BATCH, WIDTH), jnp.float32),
+    jax.ShapeDtypeStruct((8 * BATCH,), jnp.int32),
+)
+
+
 def wide_batch_scratch(method, num_classes):
-    """Of a step whose activations are eight times as large as its parameters."""
-    batch = (
-        jax.ShapeDtypeStruct((8 * BATCH, WIDTH), jnp.float32),
-        jax.ShapeDtypeStruct((8 * BATCH,), jnp.int32),
-    )
     loss_fn = dense(num_classes, scanned=False)
-    program = compiled(method, "transform", loss_fn, LAYERS, batch, num_classes)
+    program = compiled(method, "transform", loss_fn, LAYERS, WIDE_BATCH, num_classes)
     return _scratch(program)
 
 
@@ -348,16 +350,12 @@ def test_passes_wait_for_all_parameters(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     layers = dense(6, scanned=False)
     params = {"head": LAYERS.update(shape=(1, WIDTH, WIDTH)), "layers": LAYERS}
-    batch = (
-        jax.ShapeDtypeStruct((8 * BATCH, WIDTH), jnp.float32),
-        jax.ShapeDtypeStruct((8 * BATCH,), jnp.int32),
-    )
 
     def loss_fn(params, x, y):
         return layers(jnp.concatenate([params["layers"], params["head"]]), x, y)
 
     sam, ours = (
-        _scratch(compiled(method, "transform", loss_fn, params, batch, 6))
+        _scratch(compiled(method, "transform", loss_fn, params, WIDE_BATCH, 6))
         for method in ("sam", "cc_sam")
     )
     assert ours <= 1.15 * sam
