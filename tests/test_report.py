@@ -15,11 +15,14 @@ from run_folders import STEPS_PER_EPOCH, scores, write_run
 
 from experiments import report
 from experiments.config import Config
+from experiments.configs import get_config
 from experiments.errors import UserError
 from experiments.metrics import SCORES
 from experiments.records import read_manifest
+from experiments.reporting.cells import narrow
 from experiments.reporting.groups import grouped
 from experiments.reporting.runs import find_runs, step_seconds
+from experiments.reporting.tables import as_rich, report_tables
 
 ACCURACY = {
     "sgd": (0.80, 0.82, 0.81),
@@ -192,6 +195,28 @@ def test_one_seed_has_no_deviation(tmp_path):
     assert "chosen on validation" not in text
     (row, _) = results["data"]["digits"]["groups"]
     assert row["last"]["accuracy"]["spread"] is None and row["best"] is None
+
+
+def test_tables_fit_a_terminal():
+    numbers = {n: {"mean": 0.955, "spread": 0.087} for n in (*SCORES, "ece")}
+    row = {
+        "name": "focal_sam",
+        "seeds": [[0, 0], [1, 1], [2, 2]],
+        "config": dataclasses.asdict(get_config("digits_lt", "focal_sam")),
+        "last": numbers,
+        "best": {**numbers, "epochs": [145, 150, 155]},
+        "step_seconds": 1.2345,
+    }
+    difference = {"name": "focal_sam − sgd", "seeds": row["seeds"], **numbers}
+    tables = list(report_tables("digits", [row], [difference]))
+    assert len(tables) == 3
+    for table in tables:
+        console = Console(record=True, width=80, file=io.StringIO())
+        console.print(as_rich(table))
+        text = console.export_text()
+        name, *values = table.rows[-1]
+        for part in (*name.split(), *map(narrow, values)):
+            assert part in text
 
 
 def test_the_time_of_a_step_leaves_out_the_epoch_that_compiles(tmp_path):

@@ -44,14 +44,14 @@ def report_tables(
     yield ReportTable(
         f"{data}: test set, last epoch",
         "In percent: mean ± standard deviation over seeds; ECE: expected calibration "
-        f"error; time of a step.{_shot_sizes(rows)}",
-        ("", "seeds", *_NUMBER_HEADER, "time"),
+        f"error; ms: milliseconds of a step.{_shot_sizes(rows)}",
+        ("", "seeds", *_NUMBER_HEADER, "ms"),
         [
             (
                 row["name"],
                 str(len(row["seeds"])),
                 *_cells(row["last"], "{:.1f}"),
-                f"{1000 * row['step_seconds']:.1f} ms",
+                f"{1000 * row['step_seconds']:.1f}",
             )
             for row in rows
         ],
