@@ -127,11 +127,11 @@ class BatchNorm(nnx.Module):
         # One number a channel, and broadcast only then: other orders are compiled
         # differently with a backward pass and without, and are not recognised as one.
         factor = jax.lax.rsqrt(var + 1e-5) * self.scale[...]
-        mean, factor, bias = (
-            jnp.expand_dims(array, (0, 1, 2))
-            for array in (mean, factor, self.bias[...])
-        )
-        return ((wide - mean) * factor + bias).astype(x.dtype)
+        shift = self.bias[...] - mean * factor
+        # Not (x - mean) * factor: the backward pass would need x - mean beside x, which
+        # the variance needs anyway, and a third of what a ResNet holds would be that.
+        factor, shift = (jnp.expand_dims(array, (0, 1, 2)) for array in (factor, shift))
+        return (wide * factor + shift).astype(x.dtype)
 
     def _of_batch(self, x):
         """Mean and variance of the batch, which the running ones follow."""
