@@ -197,6 +197,27 @@ def _scratch(program):
 
 
 @pytest.mark.slow
+def test_a_resnet_holds_two_arrays_a_layer_for_its_backward_pass():
+    """What goes into a convolution and what comes out; with x - mean it is three."""
+    depth, width = 20, 16
+    model = resnet_cifar(depth=depth, num_classes=10)
+    params, batch_stats = jax.eval_shape(model.init, jax.random.key(0))
+    images = jax.ShapeDtypeStruct((32, 32, 32, 3), jnp.float32)
+
+    @jax.jit
+    @jax.grad
+    def gradient(params, batch_stats, images):
+        logits, _ = model.apply(params, batch_stats, images, train=True)
+        return jnp.square(logits).sum()
+
+    program = gradient.lower(params, batch_stats, images).compile(compiler_options=FAST)
+    # A stage has a third of the layers, and arrays half as large as the one before.
+    an_array = images.size / 3 * width * images.dtype.itemsize
+    layers = (1 + 1 / 2 + 1 / 4) * (depth - 2) / 3
+    assert _scratch(program) <= 2.5 * layers * an_array
+
+
+@pytest.mark.slow
 def test_the_state_has_no_copy_of_the_parameters():
     programs = [resnet_step(name, "transform") for name in ("sgd", "focal_sam")]
     sgd, ours = (p.memory_analysis().argument_size_in_bytes for p in programs)
