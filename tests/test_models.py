@@ -18,7 +18,7 @@ from experiments.models import (
     resnet_digits,
     resnext50_32x4d,
 )
-from experiments.models.layers import BatchNorm
+from experiments.models.layers import BatchNorm, relu_of_sum
 
 FLOAT32 = {np.dtype("float32")}
 
@@ -231,6 +231,21 @@ def test_batch_norm_at_bfloat16_subtracts_in_float32():
     y = norm(x)
     assert y.dtype == jnp.bfloat16
     np.testing.assert_allclose(y.astype(np.float32), -0.5, rtol=1e-2)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_a_block_ends_with_the_relu_of_a_sum(dtype):
+    def of(end, *numbers):
+        x = jnp.array(numbers, dtype)
+        value, pullback = jax.vjp(end, x, jnp.zeros_like(x))
+        return value, *pullback(jnp.full_like(x, 3.0))
+
+    numbers = (-2.0, -0.0, 0.0, 1.0, np.inf, -np.inf)
+    wanted = of(lambda x, y: jax.nn.relu(x + y), *numbers)
+    for actual, desired in zip(of(relu_of_sum, *numbers), wanted, strict=True):
+        assert actual.dtype == dtype
+        np.testing.assert_array_equal(*(a.astype(float) for a in (actual, desired)))
+    assert jnp.isnan(relu_of_sum(jnp.array(np.nan, dtype), 0))
 
 
 @pytest.mark.parametrize("head", ["linear", "cosine"])

@@ -21,6 +21,7 @@ from experiments.models.layers import (
     conv,
     kaiming_fan_in,
     mean_over_image,
+    relu_of_sum,
 )
 
 
@@ -142,7 +143,7 @@ class _Block(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         y = nnx.relu(self.bn1(self.conv1(x)))
         y = self.bn2(self.conv2(y))
-        return nnx.relu(y + self._shortcut(x))
+        return relu_of_sum(y, self._shortcut(x))
 
     def _shortcut(self, x):
         x = x[:, :: self._stride, :: self._stride]

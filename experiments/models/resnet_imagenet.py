@@ -20,6 +20,7 @@ from experiments.models.layers import (
     conv,
     kaiming_fan_out,
     mean_over_image,
+    relu_of_sum,
     uniform,
 )
 
@@ -149,4 +150,4 @@ class _Bottleneck(nnx.Module):
         y = self.bn3(self.conv3(y))
         if self._projects:
             x = self.shortcut_bn(self.shortcut_conv(x))
-        return nnx.relu(y + x)
+        return relu_of_sum(y, x)
