@@ -20,8 +20,8 @@ def make_method(
 ) -> optax.GradientTransformation:
     """The transformation that turns a plain gradient into that of ``config.method``.
 
-    Its ``update`` wants the extra argument ``per_class_loss_fn``, a function from the
-    parameters to ``(losses, aux)``; plain SGD ignores it.
+    Its ``update`` wants the extra argument ``evaluation``, what ``fsam.evaluate``
+    returned; plain SGD ignores it.
 
     Raises:
       UserError: if the method has no such approximation.
@@ -32,7 +32,7 @@ def make_method(
             return _exact(config, class_counts, rho)
         case "reuse_ascent":
             weights, lam = _class_weights(config, class_counts)
-            return fsam.reuse_ascent(weights, rho=rho, lam=lam, has_aux=True)
+            return fsam.reuse_ascent(weights, rho=rho, lam=lam)
         case "looksam":
             if config.method == "sgd":
                 raise _no_approximation(config)
@@ -48,23 +48,21 @@ def _exact(config, class_counts, rho):
         case "sgd":
             return optax.with_extra_args_support(optax.identity())
         case "sam":
-            return fsam.sam(rho=rho, has_aux=True)
+            return fsam.sam(rho=rho)
         case "imbsam":
             return fsam.imbsam(
                 class_counts,
                 rho=rho,
                 tail_threshold=config.tail_threshold,
-                has_aux=True,
             )
         case "cc_sam":
-            return fsam.cc_sam(class_counts, rho=rho, alpha=config.alpha, has_aux=True)
+            return fsam.cc_sam(class_counts, rho=rho, alpha=config.alpha)
         case "focal_sam":
             return fsam.focal_sam(
                 class_counts,
                 rho=rho,
                 gamma=config.gamma,
                 lam=config.lam,
-                has_aux=True,
             )
 
 

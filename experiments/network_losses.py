@@ -49,10 +49,8 @@ def network_losses(
         *map(jnp.asarray, (counts, dataset.mean, dataset.std)),
     )
     batches = _Batches(around, read)
-    loss_fn = _loss_fn(_what_matters(config), len(counts), channels)
-    return fsam.sharpness.class_losses(
-        loss_fn, list(batches) if config.in_memory else batches
-    )
+    losses = _class_losses(_what_matters(config), len(counts), channels)
+    return losses.over(list(batches) if config.in_memory else batches)
 
 
 def class_shares(class_counts: np.ndarray) -> np.ndarray:
@@ -72,7 +70,9 @@ class _Batches:
 
 
 @lru_cache(maxsize=8)
-def _loss_fn(config: Config, num_classes: int, channels: int) -> Callable[..., Any]:
+def _class_losses(
+    config: Config, num_classes: int, channels: int
+) -> fsam.sharpness.ClassLosses:
     model = make_model(config, num_classes, channels)
 
     def per_class_loss(params, batch_stats, frozen, class_counts, mean, std, *batch):
@@ -86,7 +86,7 @@ def _loss_fn(config: Config, num_classes: int, channels: int) -> Callable[..., A
         means = fsam.per_class_losses(losses, labels, num_classes, where=real)
         return means * jnp.sum(real) / jnp.sum(class_counts)
 
-    return per_class_loss
+    return fsam.sharpness.class_losses(per_class_loss)
 
 
 def _what_matters(config: Config) -> Config:

@@ -110,34 +110,40 @@ def make_train_step(
     def train_step(state: TrainState, batch: Batch) -> TrainState:
         epoch = state.step // steps_per_epoch
 
-        def per_class_loss(params):
-            logits, batch_stats = model.apply(
-                params, state.batch_stats, batch.images, train=True
-            )
+        def forward(params):
+            return model.apply(params, state.batch_stats, batch.images, train=True)
+
+        def per_example_losses(params):
+            logits, batch_stats = forward(params)
+            return loss(logits, batch.labels, epoch), (batch_stats, logits)
+
+        def mixed_losses(params):
+            logits, batch_stats = forward(params)
 
             def losses(labels):
                 return fsam.per_class_losses(
                     loss(logits, labels, epoch), labels, num_classes
                 )
 
-            if batch.other_labels is None:
-                return losses(batch.labels), (batch_stats, logits)
             # An image of two classes belongs to both, by their shares.
             mixed = batch.share * losses(batch.labels)
             mixed += (1 - batch.share) * losses(batch.other_labels)
             return mixed, (batch_stats, logits)
 
-        here = fsam.evaluate(per_class_loss, state.params, has_aux=True)
+        if batch.other_labels is None:
+            here = fsam.evaluate(
+                per_example_losses,
+                state.params,
+                labels=batch.labels,
+                num_classes=num_classes,
+                has_aux=True,
+                per_example=model.per_example,
+            )
+        else:
+            here = fsam.evaluate(mixed_losses, state.params, has_aux=True)
         batch_stats, logits = here.aux
-        # An image of two classes has no weight of its own.
-        shared = model.per_example and batch.other_labels is None
         updates, opt_state = tx.update(
-            here.grads,
-            state.opt_state,
-            state.params,
-            per_class_loss_fn=per_class_loss,
-            evaluation=here,
-            per_example_labels=batch.labels if shared else None,
+            here.grads, state.opt_state, state.params, evaluation=here
         )
         params = optax.apply_updates(state.params, updates)
         average = state.average and optax.incremental_update(

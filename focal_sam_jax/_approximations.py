@@ -13,20 +13,24 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from focal_sam_jax._checks import ClassValues, check_scalar, is_concrete
-from focal_sam_jax._composition import check_composition
+from focal_sam_jax._checks import (
+    ClassValues,
+    check_composition,
+    check_rho,
+    check_scalar,
+    is_concrete,
+)
 from focal_sam_jax._devices import AxisName, cond, device_mean
-from focal_sam_jax._evaluation import at_theta
-from focal_sam_jax._forward import after, forward
-from focal_sam_jax._gradient import add_correction, check_class_weights
-from focal_sam_jax._loss_functions import as_array_fn
-from focal_sam_jax._perturbation import Mask, perturb, widen
-from focal_sam_jax._transformation import (
+from focal_sam_jax._evaluation import at_theta, forward
+from focal_sam_jax._methods import add_correction, after
+from focal_sam_jax._perturbation import Mask, norm, perturb, resolve_mask, widen
+from focal_sam_jax._transforms import (
     Rho,
     SharpnessInfo,
     as_info,
-    check_rho,
-    radius,
+    at,
+    in_form_of,
+    weights_and_classes,
 )
 
 
@@ -137,12 +141,14 @@ def reuse_ascent(
       of an earlier step, as here
     """
     check_rho(rho)
-    check_scalar("lam", lam, low=0)
-    uniform = check_class_weights(class_weights)
-    weights = uniform if uniform is not None else jnp.asarray(class_weights, float)
-    num_classes = np.shape(class_weights)[0] if np.ndim(class_weights) else None
+    check_scalar("lam", lam)
+    weights, num_classes = weights_and_classes(class_weights)
     # All of the loss climbs, and none of it is differentiated at θ.
-    all_climbs = uniform is not None and is_concrete(lam) and float(uniform * lam) == 1
+    all_climbs = (
+        np.ndim(weights) == 0
+        and is_concrete((weights, lam))
+        and float(weights * lam) == 1
+    )
 
     def init(params):
         return ReuseAscentState(
@@ -150,33 +156,48 @@ def reuse_ascent(
         )
 
     def update(updates, state, params: Any = None, **extra_args: Any):
-        per_class_loss_fn: Any = extra_args.get("per_class_loss_fn")
-        check_composition("reuse_ascent", updates, params, per_class_loss_fn)
-        loss_fn = as_array_fn(per_class_loss_fn, num_classes, has_aux)
-        here, _ = at_theta(
-            extra_args.get("evaluation"), loss_fn, params, num_classes, axis_name
+        f, evaluation = map(extra_args.get, ("per_class_loss_fn", "evaluation"))
+        has_loss = f is not None or evaluation is not None
+        check_composition("reuse_ascent", updates, params, has_loss=has_loss)
+        here, loss = at_theta(
+            evaluation,
+            f,
+            params,
+            num_classes,
+            has_aux=has_aux,
+            labels=None,
+            axis_name=axis_name,
         )
-        rho_now = radius(rho, state.count)
+        if evaluation is not None:
+            _check_first(updates, evaluation.grads)
+        rho_now = at(rho, state.count)
         at_home = None
         if not all_climbs:
             at_home = here.pullback(1 - lam * weights)
             rho_now = after(at_home, rho_now)
         point = perturb(
-            here.params, state.ascent, rho_now, adaptive=adaptive, mask=mask
+            here.params,
+            in_form_of(here.params, state.ascent),
+            rho_now,
+            adaptive=adaptive,
+            selected=in_form_of(here.params, resolve_mask(mask, params)),
         )
-        there = forward(loss_fn, point.params, axis_name)
+        there = forward(loss, point.params, axis_name)
         climbed = jax.tree.map(widen, there.pullback(weights))
         gradient = climbed
         if at_home is not None:
             gradient = jax.tree.map(lambda h, c: h + lam * c, at_home, climbed)
         rise = jnp.sum(weights * (there.losses - here.losses))
-        gradient, climbed, norm, rise = device_mean(
+        gradient, climbed, length, rise = device_mean(
             (gradient, climbed, point.norm, rise), axis_name
         )
-        updates = jax.tree.map(lambda g, u: g.astype(u.dtype), gradient, updates)
-        ascent = _where(jnp.isfinite(optax.tree.norm(climbed)), climbed, like=params)
+        updates = jax.tree.map(
+            lambda g, u: g.astype(u.dtype), in_form_of(updates, gradient), updates
+        )
+        climbed = in_form_of(params, climbed)
+        ascent = _where(jnp.isfinite(norm(climbed)), climbed, like=params)
         count = jnp.asarray(optax.safe_increment(state.count))
-        return updates, ReuseAscentState(count, as_info(norm, rise), ascent)
+        return updates, ReuseAscentState(count, as_info(length, rise), ascent)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -251,7 +272,7 @@ def looksam(
         raise ValueError(
             f"every must be an int >= 1, got {every}; 1 makes every step exact."
         )
-    check_scalar("alpha", alpha, low=0)
+    check_scalar("alpha", alpha)
     tx = optax.with_extra_args_support(tx)
 
     def init(params):
@@ -266,7 +287,7 @@ def looksam(
 
         def between():
             across = jax.tree.map(widen, state.sideways)
-            length = alpha * _ratio(_norm(updates), _norm(across))
+            length = alpha * _ratio(norm(updates), norm(across))
             return add_correction(updates, across, length), state.inner, state.sideways
 
         updates, inner, sideways = cond(state.phase == 0, exact, between)
@@ -275,9 +296,19 @@ def looksam(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
+def _check_first(updates, grads):
+    pairs = zip(jax.tree.leaves(updates), jax.tree.leaves(grads), strict=True)
+    if not all(update is gradient for update, gradient in pairs):
+        raise ValueError(
+            "reuse_ascent makes the whole gradient by itself and must stand first in a "
+            "chain, got updates that are not evaluation.grads: what was done to them, "
+            "clipping for instance, would be lost. Do it after reuse_ascent."
+        )
+
+
 def _across(corrected, plain, like):
     """The part of ``corrected`` that is orthogonal to ``plain``."""
-    size = _norm(plain)
+    size = norm(plain)
     unit = jax.tree.map(lambda g: widen(g) * _ratio(1.0, size), plain)
     # Of the correction, not of the whole: most digits of the whole are those of g.
     added = jax.tree.map(lambda a, g: widen(a) - widen(g), corrected, plain)
@@ -286,7 +317,7 @@ def _across(corrected, plain, like):
     # What rounding alone could have left would be blown up to the length of g. The
     # comparison also fails for what is not finite.
     digits = max((jnp.finfo(g.dtype).eps for g in jax.tree.leaves(plain)), default=0)
-    significant = _norm(across) > digits * (size + _norm(corrected))
+    significant = norm(across) > digits * (size + norm(corrected))
     return _where(significant, across, like)
 
 
@@ -295,10 +326,6 @@ def _where(condition, tree, like):
     return jax.tree.map(
         lambda t, p: jnp.where(condition, t, 0).astype(p.dtype), tree, like
     )
-
-
-def _norm(tree):
-    return optax.tree.norm(jax.tree.map(widen, tree))
 
 
 def _ratio(numerator, denominator):

@@ -1,49 +1,67 @@
 """What a user can get wrong, said in one sentence each.
 
-Values are checked where they are concrete. A traced value has only a shape, so only
-its shape is checked: schedules and ``optax.inject_hyperparams`` keep working.
+Values are checked where they are concrete. A traced value has only a shape and a dtype,
+so only these are checked: schedules and ``optax.inject_hyperparams`` keep working.
 """
 
+import inspect
 import math
 from collections.abc import Sequence
 from typing import Any
 
+import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.core import Tracer
+from jax.typing import ArrayLike
 
 # One number for each class.
-ClassValues = jax.typing.ArrayLike | Sequence[float]
+ClassValues = ArrayLike | Sequence[float]
 
 
 def is_concrete(value: Any) -> bool:
     """Whether ``value`` can be looked at now, rather than when the program runs."""
-    return not isinstance(value, Tracer)
+    return not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(value))
 
 
-def check_scalar(name: str, value: Any, *, low: float, high: float = math.inf) -> None:
-    """Raises unless ``value`` is one finite number in ``[low, high]``.
+# --- numbers --------------------------------------------------------------------------
 
+
+def check_scalar(
+    name: str,
+    value: Any,
+    *,
+    low: float = 0,
+    high: float = math.inf,
+    above: bool = False,
+    below: bool = False,
+) -> None:
+    """Raises unless ``value`` is one finite number between ``low`` and ``high``.
+
+    Both ends belong to the range, unless it must be ``above`` or ``below`` them.
     ``ValueError`` for a bad number, ``TypeError`` for what is no number at all.
     """
-    wanted = f"a finite number >= {low:g}"
+    wanted = f"a finite number {'>' if above else '>='} {low:g}"
     if high < math.inf:
-        wanted += f" and <= {high:g}"
+        wanted += f" and {'<' if below else '<='} {high:g}"
     if callable(value):
         raise TypeError(
             f"{name} must be {wanted}, got the function {value!r}. A schedule is "
-            "accepted for the rho of the Optax transforms only: elsewhere call it with "
-            "the step and pass the result."
+            "accepted for the rho, class weights and radii of the Optax transforms "
+            "only: elsewhere call it with the step and pass the result."
         )
     if np.shape(value) != ():
         raise ValueError(f"{name} must be {wanted}, got shape {np.shape(value)}.")
     if not is_concrete(value):
         return
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise TypeError(f"{name} must be {wanted}, got {value!r}.") from None
-    if not (math.isfinite(number) and low <= number <= high):
+    if not jnp.issubdtype(np.asarray(value).dtype, np.number) or np.iscomplex(value):
+        raise TypeError(f"{name} must be {wanted}, got {value!r}.")
+    number = float(np.real(value))
+    too_low = number <= low if above else number < low
+    too_high = number >= high if below else number > high
+    if not math.isfinite(number) or too_low or too_high:
         raise ValueError(f"{name} must be {wanted}, got {value}.")
 
 
@@ -53,6 +71,15 @@ def check_at_least(name: str, value: int, low: int) -> None:
         raise ValueError(
             f"{name} must be a whole number of at least {low}, got {value}."
         )
+
+
+def check_rho(rho: Any, name: str = "rho") -> None:
+    """Raises unless ``rho`` is a radius or a schedule of radii."""
+    if not callable(rho):
+        check_scalar(name, rho)
+
+
+# --- classes --------------------------------------------------------------------------
 
 
 def check_class_counts(
@@ -81,3 +108,262 @@ def check_class_counts(
             "class_counts must have examples in at least two classes, got "
             f"{class_counts}: with all data in one class there is no tail to weigh."
         )
+
+
+def check_class_weights(class_weights: ClassValues) -> None:
+    """Raises ``ValueError`` unless these are finite: one number, or one a class."""
+    if np.ndim(class_weights) > 1 or np.size(class_weights) == 0:
+        raise ValueError(
+            "class_weights must be a scalar or have shape (num_classes,), got shape "
+            f"{np.shape(class_weights)}."
+        )
+    if is_concrete(class_weights):
+        weights = np.asarray(class_weights)
+        if not jnp.issubdtype(weights.dtype, np.number):
+            raise TypeError(f"class_weights must be numbers, got {class_weights!r}.")
+        if not np.all(np.isfinite(weights)):
+            raise ValueError(f"class_weights must be finite, got {class_weights}.")
+
+
+def check_radii(name: str, radii: ClassValues) -> None:
+    """Raises ``ValueError`` unless these are finite and not negative, one a group."""
+    if np.ndim(radii) != 1 or np.size(radii) == 0:
+        raise ValueError(
+            f"{name} must hold one radius per class, shape (num_classes,), or one per "
+            f"group of classes, got shape {np.shape(radii)}; "
+            "focal_sam_jax.cc_sam_radii makes them from counts."
+        )
+    if is_concrete(radii):
+        values = np.asarray(radii, dtype=np.float64)
+        if not np.all(np.isfinite(values)) or np.any(values < 0):
+            raise ValueError(f"{name} must be finite and >= 0, got {radii}.")
+
+
+def check_groups(groups: Any) -> None:
+    """Raises unless these name a group for every class, and were not traced."""
+    if not is_concrete(groups):
+        raise TypeError(
+            "groups must be known when the transformation is built, got a traced array."
+        )
+    array = np.asarray(groups)
+    if array.ndim != 1 or array.size == 0:
+        raise ValueError(
+            "groups must name a group for every class, ints of shape (num_classes,), "
+            f"got shape {array.shape}."
+        )
+    if not np.issubdtype(array.dtype, np.integer):
+        raise TypeError(f"groups must be ints, got {array.dtype}.")
+    if np.any(array < 0):
+        raise ValueError(f"groups must be counted from 0, got {groups}.")
+
+
+# --- parameters -----------------------------------------------------------------------
+
+
+def check_params(params: chex.ArrayTree) -> None:
+    """Raises ``TypeError`` unless every leaf is an array of real floats."""
+    for path, leaf in jax.tree.leaves_with_path(params):
+        dtype = leaf.dtype if hasattr(leaf, "dtype") else np.asarray(leaf).dtype
+        if jnp.issubdtype(dtype, jnp.floating):
+            continue
+        where = jax.tree_util.keystr(path) or "the root"
+        if jnp.issubdtype(dtype, jnp.complexfloating):
+            raise TypeError(
+                f"parameters must be real floats, got {dtype} at {where}: keep real "
+                "and imaginary parts in two arrays, and join them inside of the loss "
+                "with jax.lax.complex."
+            )
+        raise TypeError(
+            f"parameters must be floats, got {dtype} at {where}: split off the "
+            "trainable ones, for instance with flax.nnx.split(model, nnx.Param, ...), "
+            "and let the loss function close over the rest."
+        )
+
+
+# --- logits and labels ----------------------------------------------------------------
+
+
+def check_batch(logits: ArrayLike, labels: ArrayLike) -> tuple[jax.Array, jax.Array]:
+    """Raises unless this is a batch of logits with the id of a class for each.
+
+    Returns:
+      The logits in float32 or wider, and which class is the label; both of shape
+      ``(batch, num_classes)``.
+    """
+    logits, labels = jnp.asarray(logits), jnp.asarray(labels)
+    if logits.ndim != 2:
+        raise ValueError(
+            f"logits must have shape (batch, num_classes), got {logits.shape}; reshape "
+            "them, for instance with logits.reshape(-1, num_classes)."
+        )
+    if not jnp.issubdtype(logits.dtype, jnp.floating):
+        raise TypeError(f"logits must be floats, got {logits.dtype}; convert them.")
+    if labels.shape != logits.shape[:1]:
+        raise ValueError(
+            f"labels must have shape (batch,), here {logits.shape[:1]}, got "
+            f"{labels.shape}; for one-hot labels pass labels.argmax(-1)."
+        )
+    if not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise TypeError(f"labels must be ints, got {labels.dtype}; pass class ids.")
+    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    classes = jnp.arange(logits.shape[1], dtype=jnp.int32)
+    return logits, labels.astype(jnp.int32)[:, None] == classes[None, :]
+
+
+def check_per_class(
+    name: str, values: ClassValues, num_classes: int | None = None
+) -> jax.Array:
+    """Raises unless these are finite, not negative and not all zero, one a class.
+
+    Returns:
+      The values as floats, shape ``(num_classes,)``.
+    """
+    array = jnp.asarray(values, dtype=float)
+    if array.ndim != 1 or num_classes not in (None, array.size):
+        raise ValueError(
+            f"{name} must have shape ({num_classes or 'num_classes'},), got "
+            f"{array.shape}; pass one number for every column of the logits."
+        )
+    if not is_concrete(values):
+        return array
+    looked_at = np.asarray(values, dtype=float)
+    if not (np.all((looked_at >= 0) & (looked_at < np.inf)) and np.any(looked_at)):
+        raise ValueError(
+            f"{name} must be finite, >= 0 and not all zero, got {looked_at.tolist()}."
+        )
+    return array
+
+
+def check_per_example(
+    losses: jax.Array, labels: jax.Array, num_classes: int, where: jax.Array | None
+) -> None:
+    """Raises unless the losses have a label each, hard or soft, and a bool in where."""
+    if losses.ndim == 0:
+        raise ValueError(
+            "losses must have one entry per example, shape (batch,), got "
+            f"{losses.shape}; did you take the mean?"
+        )
+    if not jnp.issubdtype(losses.dtype, jnp.floating):
+        raise TypeError(f"losses must be floats, got {losses.dtype}.")
+    check_at_least("num_classes", num_classes, 1)
+    soft = jnp.issubdtype(labels.dtype, jnp.floating) and labels.ndim > losses.ndim
+    if soft and labels.shape != (*losses.shape, num_classes):
+        raise ValueError(
+            "soft labels must have the shape of losses and one axis for the classes, "
+            f"{(*losses.shape, num_classes)}, got {labels.shape}."
+        )
+    if not (soft or jnp.issubdtype(labels.dtype, jnp.integer)):
+        raise TypeError(
+            f"labels must be ints, got {labels.dtype} of shape {labels.shape}; floats "
+            "are soft labels, and have one axis more than the losses."
+        )
+    if not soft and labels.shape != losses.shape:
+        raise ValueError(
+            f"labels must have the shape of losses, {losses.shape}, got "
+            f"{labels.shape}; for one-hot labels pass labels.argmax(-1)."
+        )
+    if where is None:
+        return
+    if where.shape != losses.shape:
+        raise ValueError(
+            f"where must have the shape of losses, {losses.shape}, got {where.shape}."
+        )
+    if where.dtype != bool:
+        raise TypeError(
+            f"where must be bools, got {where.dtype}: pass a comparison such as "
+            "mask > 0. To weigh examples, multiply their losses."
+        )
+
+
+# --- compositions ---------------------------------------------------------------------
+
+# The gradient that comes in looks like any other; only the caller gives a wrapper away.
+_MULTI_STEPS: Any = optax.MultiSteps.update
+_APPLY_IF_FINITE: Any = optax.apply_if_finite(optax.identity(), 1).update
+_FLATTEN: Any = optax.flatten(optax.identity()).update
+
+
+def check_composition(
+    name: str, updates: chex.ArrayTree, params: Any, *, has_loss: bool
+) -> None:
+    """Raises unless ``update`` was called so that its result means something.
+
+    Args:
+      name: name of the transformation, for the messages.
+      updates: the incoming updates.
+      params: the parameters, or ``None`` if they were not passed.
+      has_loss: whether the loss function was passed, or an evaluation of it.
+
+    Raises:
+      ValueError: if something is missing, masked, wrapped, or does not match.
+      TypeError: if a parameter is not a real float.
+    """
+    if params is None:
+        raise ValueError(
+            f"{name} needs the parameters, got params=None: call tx.update(grads, "
+            "state, params, evaluation=here), or tx.update(grads, state, params, "
+            "per_class_loss_fn=f)."
+        )
+    _check_callers(name)
+    if not has_loss:
+        raise ValueError(
+            f"{name} needs the loss function: call tx.update(here.grads, state, "
+            "params, evaluation=here) with here = focal_sam_jax.evaluate(...), or "
+            "tx.update(grads, state, params, per_class_loss_fn=f), where f(params) "
+            "returns the per-class losses of the batch, shape (num_classes,). If you "
+            "did, a wrapper dropped it (optax.lookahead does): use "
+            "focal_sam_jax.sharpness_aware_value_and_grad there, which needs no extra "
+            "argument."
+        )
+    if _is_masked(params) or _is_masked(updates):
+        raise ValueError(
+            f"{name} got a masked parameter tree, as optax.masked and optax.partition "
+            "make it, and no loss function can be called on one. Chain it in front of "
+            "that wrapper; to perturb a part of the parameters only, use its own "
+            f"argument: {name}(..., mask=...)."
+        )
+    if jax.tree.structure(updates) != jax.tree.structure(params):
+        raise ValueError(
+            f"{name} needs updates and params of one structure, got "
+            f"{jax.tree.structure(updates)} and {jax.tree.structure(params)}."
+        )
+    check_params(params)
+
+
+def _check_callers(name):
+    frame = inspect.currentframe()
+    while frame is not None:
+        code = frame.f_code
+        # With one step to accumulate nothing is accumulated.
+        if code is _MULTI_STEPS.__code__ and not _is_one(frame.f_locals.get("k_steps")):
+            raise ValueError(
+                f"{name} is wrapped by optax.MultiSteps, which would correct the "
+                "gradient accumulated over many batches with the loss of the last one. "
+                f"Put it in front: optax.chain({name}(...), "
+                "optax.MultiSteps(optimizer, every_k_schedule))."
+            )
+        if code is _APPLY_IF_FINITE.__code__:
+            raise ValueError(
+                f"{name} is wrapped by optax.apply_if_finite, which looks at the plain "
+                "gradient only and would let a second gradient pass that is not "
+                f"finite. Put it in front: optax.chain({name}(...), "
+                "optax.apply_if_finite(optimizer, max_consecutive_errors))."
+            )
+        if code is _FLATTEN.__code__:
+            raise ValueError(
+                f"{name} is wrapped by optax.flatten, and no loss function can be "
+                "called on flat parameters. Put it in front: "
+                f"optax.chain({name}(...), optax.flatten(optimizer))."
+            )
+        frame = frame.f_back
+
+
+def _is_one(steps: Any) -> bool:
+    return isinstance(steps, int | np.integer) and steps == 1
+
+
+def _is_masked(tree: chex.ArrayTree) -> bool:
+    def is_node(leaf):
+        return isinstance(leaf, optax.MaskedNode)
+
+    return any(map(is_node, jax.tree.leaves(tree, is_leaf=is_node)))

@@ -3,8 +3,15 @@
 import chex
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
-from focal_sam_jax._checks import ClassValues, check_class_counts, check_scalar
+from focal_sam_jax._checks import (
+    ClassValues,
+    check_class_counts,
+    check_per_class,
+    check_per_example,
+    check_scalar,
+)
 
 
 def class_priors(class_counts: ClassValues) -> jax.Array:
@@ -63,7 +70,7 @@ def focal_weights(class_counts: ClassValues, gamma: chex.Numeric) -> jax.Array:
       Classification <https://arxiv.org/abs/2505.01660>`_, ICML 2025
     """
     check_class_counts(class_counts)
-    check_scalar("gamma", gamma, low=0)
+    check_scalar("gamma", gamma)
     counts = _as_floats(class_counts)
     total = counts.sum()
     # (N - n_c) / N keeps the digits that 1 - n_c / N loses for a dominant class.
@@ -97,7 +104,7 @@ def tail_weights(class_counts: ClassValues, threshold: chex.Numeric) -> jax.Arra
       Class-Imbalanced Recognition <https://arxiv.org/abs/2308.07815>`_, ICCV 2023
     """
     check_class_counts(class_counts)
-    check_scalar("threshold", threshold, low=0)
+    check_scalar("threshold", threshold)
     counts = _as_floats(class_counts)
     return (counts < threshold).astype(counts.dtype)
 
@@ -139,34 +146,39 @@ def cc_sam_radii(class_counts: ClassValues, rho: chex.Numeric) -> jax.Array:
       Recognition_CVPR_2023_paper.html>`_, CVPR 2023
     """
     check_class_counts(class_counts, allow_single_class=True)
-    check_scalar("rho", rho, low=0)
+    check_scalar("rho", rho)
     others = jnp.maximum(_as_floats(class_counts) - 1, 1)
     return jnp.asarray(rho) * (others.min() / others) ** 0.25
 
 
 def per_class_losses(
-    losses: jax.typing.ArrayLike,
-    labels: jax.typing.ArrayLike,
+    losses: ArrayLike,
+    labels: ArrayLike,
     num_classes: int,
     *,
-    where: jax.typing.ArrayLike | None = None,
+    where: ArrayLike | None = None,
 ) -> jax.Array:
     r"""Sorts the losses of a batch by class.
 
     .. math::
       L_c = \frac{1}{B} \sum_{j:\, y_j = c} \ell_j
+      \qquad\text{or, with soft labels } q_j, \qquad
+      L_c = \frac{1}{B} \sum_j q_{jc} \, \ell_j
 
     so that :math:`\sum_c L_c` is the mean loss of the batch and a class without
     examples has :math:`L_c = 0`. With ``where``, both the sum and :math:`B` run over
     the examples it keeps; a batch of which nothing is kept gives zeros.
 
     Args:
-      losses: per-example losses, floats of shape ``(batch,)``.
-      labels: class ids in ``[0, num_classes)``, ints of shape ``(batch,)``. An example
-        with an id outside belongs to no class, but still counts in :math:`B`.
+      losses: the loss of every example, floats of shape ``(batch,)``, or of any other
+        shape with at least one axis: of every token or pixel.
+      labels: class ids in ``[0, num_classes)``, ints of the shape of ``losses``; an
+        example with an id outside belongs to no class, but still counts in :math:`B`.
+        Or soft labels, the share of each example in every class, floats of shape
+        ``(*losses.shape, num_classes)``.
       num_classes: number of classes, a Python int.
-      where: optional mask of the examples to keep, bools of shape ``(batch,)``: pad the
-        last batch to full size and mask what was added.
+      where: optional mask of the examples to keep, bools of the shape of ``losses``:
+        pad the last batch to full size and mask what was added.
 
     Returns:
       Array of shape ``(num_classes,)``, in the dtype of ``losses`` but at least
@@ -174,7 +186,8 @@ def per_class_losses(
 
     Raises:
       ValueError: if a shape is not as above, or ``num_classes`` is less than one.
-      TypeError: if ``labels`` are not ints or ``losses`` not floats.
+      TypeError: if ``losses`` are not floats, ``labels`` neither ints nor floats, or
+        ``where`` is not bools.
 
     Example:
       >>> import jax.numpy as jnp
@@ -183,45 +196,101 @@ def per_class_losses(
       >>> labels = jnp.array([0, 2, 0, 2])
       >>> fsam.per_class_losses(losses, labels, 3).tolist()
       [1.0, 0.0, 1.5]
+      >>> soft = jnp.array([[1.0, 0.0], [0.5, 0.5], [0.0, 1.0], [0.0, 1.0]])
+      >>> fsam.per_class_losses(losses, soft, 2).tolist()
+      [0.5, 2.0]
     """
     losses, labels = jnp.asarray(losses), jnp.asarray(labels)
     where = None if where is None else jnp.asarray(where)
-    _check_per_class_inputs(losses, labels, num_classes, where)
-    losses = losses.astype(jnp.promote_types(losses.dtype, jnp.float32))
-    # A comparison, not a one-hot product: it stays exact in low precision, and a NaN
-    # stays in the class of its example.
-    member = labels[:, None] == jnp.arange(num_classes)[None, :]
-    count = jnp.asarray(losses.shape[0], losses.dtype)
-    if where is not None:
-        member &= where[:, None].astype(bool)
-        count = jnp.sum(where, dtype=losses.dtype)
-    sums = jnp.sum(jnp.where(member, losses[:, None], 0), axis=0)
-    return sums / jnp.maximum(count, 1)
+    check_per_example(losses, labels, num_classes, where)
+    losses = losses.astype(jnp.promote_types(losses.dtype, jnp.float32))[..., None]
+    # Comparisons, not products with zeros and ones: a NaN stays with its example.
+    if jnp.issubdtype(labels.dtype, jnp.floating):
+        parts = jnp.where(labels != 0, labels.astype(losses.dtype) * losses, 0)
+    else:
+        classes = jnp.arange(num_classes).reshape(*[1] * labels.ndim, -1)
+        member = labels.astype(classes.dtype)[..., None] == classes
+        parts = jnp.where(member, losses, 0)
+    examples = tuple(range(losses.ndim - 1))
+    if where is None:
+        count = jnp.asarray(max(losses.size, 1), losses.dtype)
+    else:
+        parts = jnp.where(where[..., None], parts, 0)
+        count = jnp.maximum(jnp.sum(where, dtype=losses.dtype), 1)
+    return jnp.sum(parts, axis=examples) / count
+
+
+def class_balanced_weights(
+    class_counts: ClassValues, beta: ArrayLike = 0.9999
+) -> jax.Array:
+    r"""Class weights from the effective number of examples.
+
+    .. math:: w_c \propto (1 - \beta) / (1 - \beta^{n_c}), \quad \sum_c w_c = C
+
+    Args:
+      class_counts: :math:`n`, shape ``(num_classes,)``; an empty class counts as one
+        example.
+      beta: scalar in ``[0, 1)``; zero gives ones, and towards one the weights become
+        inversely proportional to the counts.
+
+    Returns:
+      Weights, floats of shape ``(num_classes,)`` with mean one.
+
+    Raises:
+      ValueError, TypeError: if an argument is not as above.
+
+    Example:
+      >>> head, tail = class_balanced_weights([5000, 50])
+      >>> bool(head < 1 < tail)
+      True
+
+    References:
+      Cui et al., Class-Balanced Loss, CVPR 2019, arXiv:1901.05555
+    """
+    check_scalar("beta", beta, high=1, below=True)
+    counts = jnp.maximum(check_per_class("class_counts", class_counts), 1)
+    # 1 - beta before any rounding to float32; 1 - beta ** n would lose its digits.
+    weights = -1 / jnp.expm1(counts * jnp.log1p(-(1 - beta)))
+    return weights * (weights.size / weights.sum())
+
+
+def deferred_weights(
+    class_counts: ClassValues,
+    epoch: ArrayLike,
+    *,
+    start_epoch: ArrayLike = 160,
+    beta: ArrayLike = 0.9999,
+) -> jax.Array:
+    r"""Deferred re-weighting (DRW): class-balanced weights for the last epochs only.
+
+    Args:
+      class_counts: :math:`n`, shape ``(num_classes,)``; an empty class counts as one
+        example.
+      epoch: the epoch counted from zero, scalar >= 0; if it is traced, the change of
+        weights compiles nothing.
+      start_epoch: first epoch with class-balanced weights, scalar >= 0.
+      beta: as for :func:`class_balanced_weights`.
+
+    Returns:
+      Ones before ``start_epoch``, from then on :func:`class_balanced_weights`; floats
+      of shape ``(num_classes,)``.
+
+    Raises:
+      ValueError, TypeError: if an argument is not as above.
+
+    Example:
+      >>> deferred_weights([5000, 50], epoch=159).tolist()
+      [1.0, 1.0]
+
+    References:
+      Cao et al., LDAM and Deferred Re-weighting, NeurIPS 2019, arXiv:1906.07413
+    """
+    check_scalar("epoch", epoch)
+    check_scalar("start_epoch", start_epoch)
+    weights = class_balanced_weights(class_counts, beta)
+    return jnp.where(jnp.less(epoch, start_epoch), jnp.ones_like(weights), weights)
 
 
 def _as_floats(class_counts: ClassValues) -> jax.Array:
     # Floats first: the sum of int32 counts overflows at two billion examples.
     return jnp.asarray(class_counts, dtype=float)
-
-
-def _check_per_class_inputs(losses, labels, num_classes, where):
-    if losses.ndim != 1:
-        raise ValueError(
-            f"losses must have one entry per example, shape (batch,), got "
-            f"{losses.shape}; did you take the mean?"
-        )
-    if not jnp.issubdtype(losses.dtype, jnp.floating):
-        raise TypeError(f"losses must be floats, got {losses.dtype}.")
-    if labels.shape != losses.shape:
-        raise ValueError(
-            f"labels must have the shape of losses, {losses.shape}, got "
-            f"{labels.shape}; for one-hot labels pass labels.argmax(-1)."
-        )
-    if not jnp.issubdtype(labels.dtype, jnp.integer):
-        raise TypeError(f"labels must be ints, got {labels.dtype}.")
-    if where is not None and where.shape != losses.shape:
-        raise ValueError(
-            f"where must have the shape of losses, {losses.shape}, got {where.shape}."
-        )
-    if num_classes < 1:
-        raise ValueError(f"num_classes must be at least 1, got {num_classes}.")

@@ -88,6 +88,16 @@ def check_axis_named(
             )
 
 
+def zeros(aval: Any) -> jax.Array:
+    """Zeros of a type, which says over which devices they vary and are split."""
+    return _vary(
+        jax.lax.broadcast(
+            jnp.zeros((), aval.dtype), aval.shape, out_sharding=aval.sharding
+        ),
+        _axes(aval),
+    )
+
+
 def _names(axis_name: AxisName) -> tuple[str, ...]:
     if axis_name is None:
         return ()

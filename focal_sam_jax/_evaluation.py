@@ -1,15 +1,39 @@
-"""The caller's own evaluation, in a form in which the transformations use it again."""
+r"""The loss and its gradient at a point, by a forward pass that stays open.
 
-from dataclasses import dataclass
+Every method differentiates at θ once or twice, :math:`\nabla L` and
+:math:`\nabla \sum_c s_c L_c`, and the activations of one forward pass serve both.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import Any
 
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
 
-from focal_sam_jax._devices import AxisName, device_mean
-from focal_sam_jax._forward import Forward, forward
-from focal_sam_jax._loss_functions import ArrayFn, PerClassLossFn, as_array_fn
+from focal_sam_jax._checks import check_params
+from focal_sam_jax._class_weights import per_class_losses
+from focal_sam_jax._devices import (
+    AxisName,
+    check_axis_named,
+    device_mean,
+    per_device,
+    share,
+    zeros,
+)
+from focal_sam_jax._perturbation import widen
+from focal_sam_jax._shared_backward import (
+    Tape,
+    check_labels,
+    contracted,
+    example_weights,
+)
+
+PerClassLossFn = Callable[..., Any] | Sequence[Callable[..., chex.Numeric]]
 
 
 @dataclass(frozen=True)
@@ -30,113 +54,445 @@ class Evaluation:
     grads: chex.ArrayTree
     losses: jax.Array
     aux: Any
-    # For the transformations: the axis, the forward pass, this device's own gradient.
+    # For the transformations: the loss, the axis, and this device's forward pass.
+    loss_fn: "Loss"
     axis_name: AxisName
-    here: Forward
-    plain: chex.ArrayTree
+    here: "Forward"
 
 
 def evaluate(
-    per_class_loss_fn: PerClassLossFn,
+    loss_fn: PerClassLossFn,
     params: chex.ArrayTree,
     *,
+    labels: ArrayLike | None = None,
+    num_classes: int | None = None,
+    where: ArrayLike | None = None,
     has_aux: bool = False,
     axis_name: AxisName = None,
+    per_example: bool = False,
 ) -> Evaluation:
-    r"""The plain loss and gradient, and a forward pass that the method can use again.
+    r"""Loss and gradient of a batch, for the optimizer and for the method in front.
 
     .. math:: L(\theta) = \sum_c L_c(\theta), \qquad \nabla L(\theta)
 
-    In place of ``jax.value_and_grad`` in front of a transformation of this library.
-    Handed on to ``update`` as ``evaluation``, the forward pass runs once, certainly:
-    without, that is up to the compiler, which does not merge two forward passes that
-    are loops over layers, or that sum over devices as BatchNorm does. In SAM the
-    backward pass is shared too.
+    It takes the place of ``jax.value_and_grad`` in a training step. The result is
+    handed on, ``tx.update(here.grads, state, params, evaluation=here)``: the method
+    goes on from the same forward pass, and needs to be told nothing else.
 
     Args:
-      per_class_loss_fn: from the parameters to the per-class losses :math:`L_c` of the
-        batch, floats of shape ``(num_classes,)``; with ``has_aux`` to a pair of those
-        and anything. Or a sequence of functions, one a class, to a scalar.
+      loss_fn: with ``labels``, a function from the parameters to the loss of every
+        example, floats of the shape of ``labels``. Without, a function to the per-class
+        losses :math:`L_c` of the batch, floats of shape ``(num_classes,)``; for methods
+        that weigh all classes alike, such as SAM, also to a scalar. Or a sequence of
+        functions, one a class, each to a scalar.
       params: :math:`\theta`, a tree of float arrays.
+      labels: class ids, ints of any shape with at least one axis: of examples, tokens
+        or pixels. Or soft labels, floats with one axis more, of size ``num_classes``.
+        :func:`focal_sam_jax.per_class_losses` says what becomes of them.
+      num_classes: number of classes, a Python int; needed with ``labels``.
+      where: which losses count, bools of the shape of the losses; goes with ``labels``.
       has_aux: whether the function returns ``(losses, aux)``.
       axis_name: the ``pmap`` or ``shard_map`` axis, or tuple of axes, over which the
         batch is split: the one of the transformation. Loss and gradient are means over
-        it, whether ``shard_map`` checks ``vma`` or not.
+        it, whether ``shard_map`` checks ``vma`` or not; with ``where``, over all that
+        counts on any device.
+      per_example: a promise: no layer mixes examples, and all parameters are applied by
+        :func:`focal_sam_jax.apply_per_example`. One backward pass over the activations
+        at θ then serves both gradients. Goes with labels of one axis, or soft ones.
 
     Returns:
       An :class:`Evaluation`, with ``loss``, ``grads``, ``losses`` and ``aux``.
 
     Raises:
-      ValueError: if the losses have the wrong shape, or differ between devices whose
-        axis was not named.
-      TypeError: if ``per_class_loss_fn`` is not a function or returns a pair without
-        ``has_aux``.
+      ValueError: if the losses have the wrong shape, ``labels``, ``num_classes`` and
+        ``where`` do not fit each other, the losses differ between devices whose axis
+        was not named, or the promise is broken.
+      TypeError: if ``loss_fn`` is not a function or returns a pair without ``has_aux``,
+        a parameter is not a real float, or ``where`` is not bools.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax
       >>> import focal_sam_jax as fsam
-      >>> tx = optax.chain(fsam.sam(rho=0.1), optax.sgd(0.5))
-      >>> f = lambda p: 0.5 * jnp.sum(p**2)[None]
+      >>> x, y = jnp.eye(4), jnp.array([0, 0, 0, 1])
+      >>> tx = optax.chain(fsam.focal_sam([3, 1], rho=0.1), optax.sgd(0.5))
       >>> @jax.jit
       ... def step(params, state):
-      ...     here = fsam.evaluate(f, params)
-      ...     updates, state = tx.update(
-      ...         here.grads, state, params, per_class_loss_fn=f, evaluation=here)
+      ...     def loss_fn(params):
+      ...         return fsam.losses.cross_entropy(x @ params, y)
+      ...     here = fsam.evaluate(loss_fn, params, labels=y, num_classes=2)
+      ...     updates, state = tx.update(here.grads, state, params, evaluation=here)
       ...     return optax.apply_updates(params, updates), state, here.loss
-      >>> params = jnp.array([3.0, 4.0])
-      >>> params, state, loss = step(params, tx.init(params))
-      >>> float(loss)
-      12.5
+      >>> params = jnp.zeros((4, 2))
+      >>> params, state, before = step(params, tx.init(params))
+      >>> params, state, after = step(params, state)
+      >>> bool(after < before)
+      True
     """
-    array_fn = as_array_fn(per_class_loss_fn, None, has_aux)
-    here = forward(array_fn, params, axis_name)
-    plain = here.pullback(1.0)
-    losses, grads = device_mean((here.losses, plain), axis_name)
+    if labels is None:
+        loss = _without_labels(loss_fn, num_classes, where, has_aux, per_example)
+    else:
+        loss = _with_labels(
+            loss_fn, labels, num_classes, where, has_aux, axis_name, per_example
+        )
+    return evaluation_of(loss, params, axis_name)
+
+
+def evaluation_of(
+    loss: "Loss", params: chex.ArrayTree, axis_name: AxisName
+) -> Evaluation:
+    """:func:`evaluate` for a loss function that has its one form already."""
+    here = forward(loss, params, axis_name)
+    losses, grads = device_mean((here.losses, here.plain), axis_name)
     return Evaluation(
         loss=jnp.sum(losses),
         grads=grads,
         losses=losses,
         aux=here.aux,
+        loss_fn=loss,
         axis_name=axis_name,
         here=here,
-        plain=plain,
     )
+
+
+# --- the loss function in one form ----------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Loss:
+    r"""What users hand over, in one form.
+
+    Attributes:
+      raw: from the parameters to ``(losses, aux)``, the losses checked, of any kind.
+      by_class: from those losses to :math:`L_c`, shape ``(num_classes,)``; linear.
+      of_class: the loss of each class alone, if they came as a sequence of functions.
+      labels: of the examples, hard or soft, if the network does not mix them.
+    """
+
+    raw: Callable[[chex.ArrayTree], tuple[jax.Array, Any]]
+    by_class: Callable[[jax.Array], jax.Array] = lambda losses: losses
+    of_class: "tuple[Loss, ...] | None" = None
+    labels: jax.Array | None = None
+
+    def __call__(self, params: chex.ArrayTree) -> tuple[jax.Array, Any]:
+        """``(per-class losses, aux)``, the losses in float32 or wider."""
+        losses, aux = self.raw(params)
+        return self.by_class(widen(losses)), aux
+
+
+def as_loss(
+    per_class_loss_fn: PerClassLossFn,
+    num_classes: int | None,
+    has_aux: bool = False,
+    *,
+    allow_scalar: bool = True,
+) -> Loss:
+    """The loss that a function, or a sequence of functions, gives for each class.
+
+    Args:
+      per_class_loss_fn: ``f(params)`` that returns per-class losses of shape
+        ``(num_classes,)``, or with ``has_aux`` a pair of those and anything; or a
+        sequence of ``num_classes`` functions that return a scalar each.
+      num_classes: the number of classes, ``None`` if any will do.
+      has_aux: whether the function returns a pair.
+      allow_scalar: take a scalar for a single class if any number will do.
+
+    Raises:
+      ValueError: if a sequence has the wrong length or comes with ``has_aux``; and,
+        when the function runs, if the losses have the wrong shape.
+      TypeError: if there is no function; and, when it runs, if it returns no floats, a
+        pair without ``has_aux``, or no pair with it.
+    """
+    if isinstance(per_class_loss_fn, Sequence):
+        functions = per_class_loss_fn
+        if has_aux:
+            raise ValueError(
+                "has_aux=True needs one per_class_loss_fn that returns (losses, aux), "
+                "got a sequence of functions."
+            )
+        if not functions or num_classes not in (None, len(functions)):
+            raise ValueError(
+                "per_class_loss_fn must have one function for each of the "
+                f"{num_classes or ''} classes, got {len(functions)}."
+            )
+        of_class = tuple(Loss(partial(_stacked, (f,))) for f in functions)
+        return Loss(partial(_stacked, functions), of_class=of_class)
+    _check_function("per_class_loss_fn", per_class_loss_fn)
+
+    def raw(params):
+        out = per_class_loss_fn(params)
+        losses, aux = _split("per_class_loss_fn", out, has_aux)
+        _check_floats("per-class losses", losses)
+        if allow_scalar and num_classes is None and losses.ndim == 0:
+            losses = losses[None]
+        if losses.ndim != 1 or num_classes not in (None, losses.shape[0]):
+            wanted = "(num_classes,)" if num_classes is None else f"({num_classes},)"
+            raise ValueError(
+                f"per_class_loss_fn must return one loss per class, shape {wanted}, "
+                f"got shape {losses.shape}; did you take the mean? "
+                "focal_sam_jax.per_class_losses sorts per-example losses by class, and "
+                "so does focal_sam_jax.evaluate with labels."
+            )
+        return losses, aux
+
+    return Loss(raw)
+
+
+def _without_labels(loss_fn, num_classes, where, has_aux, per_example):
+    if where is not None or per_example:
+        name = "per_example" if where is None else "where"
+        raise ValueError(
+            f"{name} goes with labels, got none: pass labels and num_classes, and a "
+            "loss_fn that returns the loss of every example."
+        )
+    return as_loss(loss_fn, num_classes, has_aux)
+
+
+def _with_labels(loss_fn, labels, num_classes, where, has_aux, axis_name, per_example):
+    if num_classes is None:
+        raise ValueError("labels need num_classes, the number of classes; got None.")
+    _check_function("with labels, loss_fn", loss_fn)
+    labels = jnp.asarray(labels)
+    soft = jnp.issubdtype(labels.dtype, jnp.floating)
+    shape = labels.shape[:-1] if soft else labels.shape
+
+    def raw(params):
+        losses, aux = _split("loss_fn", loss_fn(params), has_aux)
+        _check_floats("per-example losses", losses)
+        if losses.shape != shape:
+            raise ValueError(
+                "with labels, loss_fn must return the loss of every example, shape "
+                f"{shape} as labels has, got {losses.shape}; did you take the mean?"
+            )
+        return losses, aux
+
+    def by_class(losses):
+        of_class = per_class_losses(losses, labels, num_classes, where=where)
+        if where is None or axis_name is None:
+            return of_class
+        # The mean over devices is then that over all examples that count.
+        counted = jnp.maximum(jnp.sum(where, dtype=of_class.dtype), 1)
+        return of_class * (counted / jnp.maximum(device_mean(counted, axis_name), 1))
+
+    promised = check_labels("with per_example, labels", labels) if per_example else None
+    return Loss(raw, by_class, labels=promised)
+
+
+def _stacked(functions, params):
+    losses = [jnp.asarray(function(params)) for function in functions]
+    for loss in losses:
+        if loss.shape != ():
+            raise ValueError(
+                "each function in per_class_loss_fn must return a scalar, got shape "
+                f"{loss.shape}."
+            )
+    stacked = jnp.stack(losses)
+    _check_floats("per-class losses", stacked)
+    return stacked, None
+
+
+def _check_function(name, function):
+    if not callable(function):
+        raise TypeError(
+            f"{name} must be a function of the parameters (or a sequence of them), got "
+            f"{type(function).__name__}; pass the function itself, not its value."
+        )
+
+
+def _split(name, out, has_aux):
+    if not has_aux:
+        if isinstance(out, tuple | list):
+            raise TypeError(
+                f"{name} must return an array of losses, got a {type(out).__name__} of "
+                f"{len(out)}; if that is (losses, aux), pass has_aux=True."
+            )
+        return out, None
+    if not (isinstance(out, tuple) and len(out) == 2):
+        raise TypeError(
+            f"with has_aux=True {name} must return (losses, aux), got "
+            f"{type(out).__name__}."
+        )
+    return out
+
+
+def _check_floats(name, losses):
+    if not isinstance(losses, jax.Array) or not jnp.issubdtype(
+        losses.dtype, jnp.floating
+    ):
+        kind = getattr(losses, "dtype", type(losses).__name__)
+        raise TypeError(f"{name} must be an array of floats, got {kind}.")
+
+
+# --- the forward pass that stays open -------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Forward:
+    r"""The loss at a point, and how to differentiate it there.
+
+    Attributes:
+      params: the point, typed per device.
+      losses: :math:`L_c`, shape ``(num_classes,)``, float32 or wider.
+      aux: what the loss function returned besides.
+      pullback: from weights :math:`w`, a scalar or shape ``(num_classes,)``, to this
+        device's :math:`\nabla \sum_c w_c L_c`, a tree like ``params``.
+    """
+
+    params: chex.ArrayTree
+    losses: jax.Array
+    aux: Any
+    pullback: Callable[[chex.Numeric], chex.ArrayTree]
+
+    @cached_property
+    def plain(self) -> chex.ArrayTree:
+        r"""This device's :math:`\nabla L`."""
+        return self.pullback(1.0)
+
+    def weighted(self, weights: chex.Numeric) -> chex.ArrayTree:
+        r"""This device's :math:`\nabla \sum_c w_c L_c`, from :math:`\nabla L` if it
+        serves."""
+        if np.ndim(weights) > 0:
+            return self.pullback(weights)
+        return jax.tree.map(lambda g: weights * widen(g), self.plain)
+
+
+def forward(loss: Loss, params: chex.ArrayTree, axis_name: AxisName) -> Forward:
+    """Runs the forward pass once, for as many pullbacks as are wanted."""
+    check_params(params)
+    theta = per_device(params, axis_name)
+    if loss.labels is not None:
+        return _forward_per_example(loss, params, theta, axis_name)
+    raw, vjp, aux = jax.vjp(loss.raw, theta, has_aux=True)
+    losses, to_raw = jax.vjp(loss.by_class, widen(raw))
+    cotangent = _cotangent(params, losses, axis_name, to_raw)
+
+    def pullback(weights):
+        return _exactly(vjp, cotangent(weights), raw.dtype, np.ndim(weights) == 0)[0]
+
+    return Forward(theta, losses, aux, pullback)
+
+
+def _forward_per_example(loss, params, theta, axis_name):
+    leaves, structure = jax.tree.flatten(theta)
+    batch_size = loss.labels.shape[0]
+
+    # Once on types alone: the probes have to be there before the layers are.
+    tape = Tape(batch_size)
+    jax.eval_shape(
+        lambda leaves: loss.raw(structure.unflatten(tape.watch(leaves)))[0], leaves
+    )
+    probes, indices = jax.tree.map(zeros, tape.types), tape.indices
+
+    def watched(leaves, probes):
+        tape = Tape(batch_size, iter(probes))
+        losses, aux = loss.raw(structure.unflatten(tape.watch(leaves)))
+        return losses, (aux, tape.pulls)
+
+    raw, vjp, (aux, pulls) = jax.vjp(watched, leaves, probes, has_aux=True)
+    losses, to_raw = jax.vjp(loss.by_class, widen(raw))
+    cotangent = _cotangent(params, losses, axis_name, to_raw)
+    plain, deltas = _exactly(vjp, cotangent(1.0), raw.dtype, True)
+
+    def pullback(weights):
+        if np.ndim(weights) == 0:
+            return structure.unflatten([_times(weights, leaf) for leaf in plain])
+        weights = example_weights(weights, loss.labels)
+        return structure.unflatten(contracted(leaves, pulls, indices, deltas, weights))
+
+    return Forward(theta, losses, aux, pullback)
+
+
+def _cotangent(params, losses, axis_name, to_raw):
+    """From weights of the classes to the cotangent of the losses as they came."""
+    check_axis_named(params, losses, axis_name)
+    devices = share(losses, axis_name)
+
+    def cotangent(weights):
+        weights = devices * weights * jnp.ones_like(losses)
+        return to_raw(weights.astype(losses.dtype))[0]
+
+    return cotangent
+
+
+def _exactly(vjp, cotangent, dtype, uniform):
+    """``vjp(cotangent)`` for losses of that dtype, no digit of the weights lost.
+
+    A cotangent in half precision keeps two or three digits. It goes in two parts, what
+    fits and what is left; one where all weights are the same, up to a factor.
+    """
+    if jnp.finfo(dtype).bits >= 32:
+        return vjp(cotangent.astype(dtype))
+    largest = jnp.max(jnp.abs(cotangent), initial=0)
+    mantissa = jax.lax.stop_gradient(jnp.frexp(largest)[0])
+    scale = jnp.where(mantissa > 0, mantissa, 1)
+    fits = (cotangent / scale).astype(dtype)
+    gradient = vjp(fits)
+    if not uniform:
+        left = (cotangent / scale - fits.astype(cotangent.dtype)).astype(dtype)
+        gradient = jax.tree.map(_plus, gradient, vjp(left))
+    return jax.tree.map(partial(_times, scale), gradient)
+
+
+def _plus(a, b):
+    return (widen(a) + widen(b)).astype(a.dtype)
+
+
+def _times(factor, array):
+    if array.dtype == jax.dtypes.float0:
+        return array
+    return (factor * widen(array)).astype(array.dtype)
 
 
 def at_theta(
     evaluation: Evaluation | None,
-    loss_fn: ArrayFn,
+    per_class_loss_fn: PerClassLossFn | None,
     params: chex.ArrayTree,
     num_classes: int | None,
+    *,
+    has_aux: bool,
+    labels: ArrayLike | None,
     axis_name: AxisName,
-) -> tuple[Forward, chex.ArrayTree | None]:
-    r"""The forward pass at θ, and this device's :math:`\nabla L` if the caller has it.
+) -> tuple[Forward, Loss]:
+    r"""The forward pass at θ, the caller's if there was an evaluation, and the loss.
 
     Raises:
       TypeError: if ``evaluation`` is something else.
       ValueError: if it is of other parameters, classes or devices.
     """
+    labels = None if labels is None else check_labels("per_example_labels", labels)
+    loss = None
+    if per_class_loss_fn is not None:
+        loss = as_loss(per_class_loss_fn, num_classes, has_aux)
     if evaluation is None:
-        return forward(loss_fn, params, axis_name), None
+        assert loss is not None  # check_composition has seen to it
+        # With one weight for all classes there is nothing to share.
+        shared = replace(loss, labels=None if num_classes is None else labels)
+        return forward(shared, params, axis_name), loss
     if not isinstance(evaluation, Evaluation):
         raise TypeError(
-            "evaluation must be what focal_sam_jax.evaluate(per_class_loss_fn, params) "
-            f"returned, got {type(evaluation).__name__}."
+            "evaluation must be what focal_sam_jax.evaluate(loss_fn, params) returned, "
+            f"got {type(evaluation).__name__}."
         )
-    found = jax.tree.structure(evaluation.grads), jax.tree.structure(params)
-    if found[0] != found[1]:
+    if _forms(evaluation.grads) != _forms(params):
         raise ValueError(
             "evaluation must be of the parameters that update gets, got one of "
-            f"{found[0]} for {found[1]}."
+            f"{jax.tree.structure(evaluation.grads)} for {jax.tree.structure(params)}, "
+            "or of arrays with other shapes or dtypes."
         )
-    if num_classes not in (None, evaluation.losses.shape[0]):
+    found = evaluation.losses.shape
+    if num_classes not in (None, found[0]):
+        hint = "; did you take the mean?" if found == (1,) else "."
         raise ValueError(
             f"evaluation must be of {num_classes} classes, as class_counts has, got "
-            f"losses of shape {evaluation.losses.shape}."
+            f"losses of shape {found}{hint}"
         )
     if evaluation.axis_name != axis_name:
         raise ValueError(
             "evaluate and the transformation must be given the same axis_name, got "
             f"{evaluation.axis_name!r} and {axis_name!r}."
         )
-    return evaluation.here, evaluation.plain
+    return evaluation.here, replace(loss or evaluation.loss_fn, labels=None)
+
+
+def _forms(tree):
+    # A wrapper, such as nnx.Optimizer, may have changed the containers on the way.
+    return [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(tree)]

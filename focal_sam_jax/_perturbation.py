@@ -1,13 +1,13 @@
 """The ascent step: from the parameters to the worst point nearby, to first order."""
 
 from collections.abc import Callable
+from functools import reduce
 from typing import NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 Mask = chex.ArrayTree | Callable[[chex.ArrayTree], chex.ArrayTree] | None
 
@@ -32,7 +32,7 @@ def perturb(
     rho: chex.Numeric,
     *,
     adaptive: bool = False,
-    mask: Mask = None,
+    selected: chex.ArrayTree | None = None,
 ) -> Perturbed:
     r"""Climbs the length :math:`\rho` along the gradient.
 
@@ -41,15 +41,15 @@ def perturb(
       T = 1 \text{ (SAM)} \quad\text{or}\quad T = |\theta| \text{ (adaptive: ASAM)}
 
     Norm and step are computed in float32 or wider whatever the parameters' dtype, and
-    the norm runs over the masked leaves only. A zero gradient has no direction:
-    :math:`\epsilon = 0` there.
+    the norm runs over the selected leaves only. A zero gradient has no direction:
+    :math:`\epsilon = 0` there, and so are its derivatives.
 
     Args:
       params: :math:`\theta`, a tree of float arrays.
       gradient: :math:`g`, a tree like ``params``.
       rho: radius, scalar.
       adaptive: scale the ball by the parameters.
-      mask: leaves to perturb, see :func:`resolve_mask`.
+      selected: leaves to perturb, bools like ``params``; ``None``: all.
 
     Returns:
       The perturbed parameters, the norm, and whether anything moved.
@@ -59,7 +59,8 @@ def perturb(
       Generalization <https://arxiv.org/abs/2010.01412>`_, ICLR 2021, eq. 2;
       Kwon et al., `ASAM <https://arxiv.org/abs/2102.11600>`_, ICML 2021, eq. 11
     """
-    selected = resolve_mask(mask, params)
+    if selected is None:
+        selected = jax.tree.map(lambda leaf: True, params)
 
     def scale(theta):
         return jnp.abs(widen(theta)) if adaptive else jnp.ones((), widen(theta).dtype)
@@ -70,18 +71,52 @@ def perturb(
         params,
         gradient,
     )
-    norm = optax.tree.norm(scaled)
-    length = jnp.where(norm > 0, rho / jnp.where(norm > 0, norm, 1), 0)
+    factor, root = _factor_and_root(scaled)
+    some = root > 0
+    length = jnp.where(some, rho / jnp.where(some, root, 1), 0)
 
     def climb(keep, theta, step):
         # An untouched leaf stays the very same array, so that the compiler can share
         # what depends on it between the two passes.
         if not keep:
             return theta
-        return (widen(theta) + length * scale(theta) * step).astype(theta.dtype)
+        wide = widen(theta)
+        step = (length * (factor * step)).astype(wide.dtype)
+        return (wide + scale(theta) * step).astype(theta.dtype)
 
     perturbed = jax.tree.map(climb, selected, params, scaled)
-    return Perturbed(perturbed, norm, moved=length != 0)
+    return Perturbed(perturbed, root / factor, moved=length != 0)
+
+
+def norm(tree: chex.ArrayTree) -> jax.Array:
+    """The L2 norm of all numbers, in float32 or wider, ()."""
+    factor, root = _factor_and_root(jax.tree.map(widen, tree))
+    return root / factor
+
+
+def _factor_and_root(tree):
+    r"""A power of two :math:`f` and :math:`\lVert f x \rVert_2`, which is in range.
+
+    The squares of float32 numbers beyond 1e19 or below 1e-19 are not. Three sums of
+    squares are made at once, and for one of their factors the sum is.
+    """
+    leaves = jax.tree.leaves(tree)
+    dtype = reduce(jnp.promote_types, (leaf.dtype for leaf in leaves), jnp.float32)
+    largest = int(jnp.finfo(dtype).maxexp)
+    low, limit = 2.0 ** -(5 * largest // 8), 2.0 ** (largest // 2 - 4)
+    factors = jnp.asarray([1.0, low, 1 / low], dtype)
+    squares = jnp.zeros(3, dtype)
+    for leaf in leaves:
+        sizes = jnp.abs(leaf.astype(dtype))[None]
+        sizes *= factors.reshape(3, *[1] * (sizes.ndim - 1))
+        # Also keeps the compiler from squaring the factor first, which overflows.
+        sizes = jnp.where(sizes >= limit, jnp.inf, sizes)
+        squares += jnp.sum(sizes**2, axis=tuple(range(1, sizes.ndim)))
+    too_large, too_small = jnp.isinf(squares[0]), squares[0] < low
+    choice = jnp.where(too_large, 1, jnp.where(too_small, 2, 0))
+    chosen = squares[choice]
+    root = jnp.where(chosen == 0, 0, jnp.sqrt(jnp.where(chosen == 0, 1, chosen)))
+    return factors[choice], root
 
 
 def resolve_mask(mask: Mask, params: chex.ArrayTree) -> chex.ArrayTree:
@@ -93,25 +128,45 @@ def resolve_mask(mask: Mask, params: chex.ArrayTree) -> chex.ArrayTree:
       params: the parameters.
 
     Raises:
-      ValueError: if the structures do not match.
+      ValueError: if the structures do not match, or nothing is selected.
       TypeError: if a leaf of the mask is not a bool.
     """
-    tree = mask(params) if callable(mask) else mask
+    # A module whose leaves are bools is a tree, even if it can be called.
+    is_tree = all(map(_is_bool, jax.tree.leaves(mask)))
+    tree = mask(params) if callable(mask) and not is_tree else mask
     if tree is None:
         tree = True
     for leaf in jax.tree.leaves(tree):
-        if not isinstance(leaf, bool | np.bool_):
+        if not _is_bool(leaf):
             raise TypeError(
                 "mask must have Python bools as leaves (True: perturb this array), got "
                 f"{leaf!r}; which arrays are perturbed is decided once, not per step."
+                f"{_INJECTED}"
             )
     try:
-        return jax.tree.broadcast(tree, params)
+        selected = jax.tree.broadcast(tree, params)
     except ValueError as error:
         raise ValueError(
             "mask must have the structure of the parameters, or a prefix of it: "
             f"{error}"
         ) from None
+    leaves = jax.tree.leaves(selected)
+    if leaves and not any(leaves):
+        raise ValueError(
+            "mask must select something to perturb, got False for all parameters."
+            f"{_INJECTED}"
+        )
+    return selected
+
+
+_INJECTED = (
+    ' Under optax.inject_hyperparams pass static_args="mask", or it takes a function '
+    "for a schedule."
+)
+
+
+def _is_bool(leaf):
+    return isinstance(leaf, bool | np.bool_)
 
 
 def widen(array: chex.Array) -> jax.Array:

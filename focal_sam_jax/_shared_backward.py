@@ -9,12 +9,12 @@ Let :math:`\ell_j` be the loss of example j and :math:`h_j` what a layer
   \nabla_\theta L = \sum_j J_j^T \delta_j, \qquad
   \nabla_\theta \sum_c s_c L_c = \sum_j J_j^T \big( s_{y_j} \delta_j \big)
 
-so that one pass over the activations, which computes :math:`\delta`, serves both, and
-only the contraction that makes a gradient of a parameter is done twice. BatchNorm in
-training mixes examples: there the first equation does not hold.
+so one pass over the activations, which computes :math:`\delta`, serves both gradients,
+and only the contraction that makes the gradient of a parameter is done twice.
+BatchNorm in training mixes examples: there the first equation does not hold.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NoReturn, TypeVar
 
@@ -22,41 +22,9 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 X = TypeVar("X")
-
-
-class Twin:
-    r"""A parameter in two slots of equal value, for the gradients by each.
-
-    To JAX it is no array and no tree of arrays: :func:`apply_per_example` alone knows
-    what to do with it, and all else has to refuse it rather than use one slot or both.
-
-    Attributes:
-      plain: the slot whose gradient is :math:`\nabla L`.
-      weighted: the slot whose gradient is :math:`\nabla \sum_c s_c L_c`.
-      weights: :math:`s_{y_j}`, shape ``(batch,)``.
-    """
-
-    def __init__(self, plain: jax.Array, weighted: jax.Array, weights: jax.Array):
-        self.plain, self.weighted, self.weights = plain, weighted, weights
-
-    def __getattr__(self, name: str) -> NoReturn:
-        # Also JAX's question whether this can be turned into an array.
-        self._refuse()
-
-    def _refuse(self, *_: Any) -> NoReturn:
-        # Not a TypeError, which jit would replace by one of its own.
-        raise ValueError(
-            "the loss function, called with per_example_labels, uses a parameter "
-            "outside of focal_sam_jax.apply_per_example (or hands it to a jitted, "
-            "scanned or rematerialised function): apply all parameters through it, or "
-            "leave per_example_labels out."
-        )
-
-    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = _refuse
-    __truediv__ = __rtruediv__ = __matmul__ = __rmatmul__ = _refuse
-    __pow__ = __neg__ = __abs__ = __getitem__ = __iter__ = __len__ = _refuse
 
 
 def apply_per_example(f: Callable[[Any, X], Any], theta: chex.ArrayTree, x: X) -> Any:
@@ -64,15 +32,14 @@ def apply_per_example(f: Callable[[Any, X], Any], theta: chex.ArrayTree, x: X) -
 
     .. math:: h_j = f(\theta, x_j)
 
-    This is how a network that mixes no examples says so: where it applies its
-    parameters through this function, layer by layer, ``per_example_labels`` of
-    :func:`focal_sam_jax.focal_sam`, :func:`focal_sam_jax.imbsam` and
-    :func:`focal_sam_jax.sharpness_aware_value_and_grad` makes one backward pass over
-    the activations serve both gradients at θ. Everywhere else it is the plain call.
+    A network whose layers do not mix examples says so by this function: it applies its
+    parameters through it, layer by layer. With ``per_example=True``
+    :func:`focal_sam_jax.evaluate` then needs one backward pass over the activations for
+    both gradients at θ. Everywhere else it is the plain call.
 
     Layers without parameters, attention among them, need no mention. The smaller the
     functions, the more is shared: what stands inside of one ``f`` is differentiated
-    twice. A scan over layers is one ``f``, right but without gain.
+    twice. A scan over layers is one ``f``: the result is right, and nothing is saved.
 
     Args:
       f: from parameters and inputs to outputs, trees of arrays. What it takes from
@@ -90,99 +57,167 @@ def apply_per_example(f: Callable[[Any, X], Any], theta: chex.ArrayTree, x: X) -
     Example:
       >>> import jax, jax.numpy as jnp
       >>> import focal_sam_jax as fsam
-      >>> def per_class_loss(params, x, y):
+      >>> x, y = jnp.ones((5, 3)), jnp.array([0, 0, 0, 0, 1])
+      >>> def losses(params):
       ...     h = fsam.apply_per_example(lambda w, x: x @ w, params["in"], x)
       ...     h = fsam.apply_per_example(lambda w, h: h @ w, params["out"], jnp.tanh(h))
-      ...     losses = fsam.losses.cross_entropy(h, y)
-      ...     return fsam.per_class_losses(losses, y, num_classes=2)
+      ...     return fsam.losses.cross_entropy(h, y)
       >>> params = {"in": jnp.ones((3, 4)), "out": jnp.eye(4, 2)}
-      >>> x, y = jnp.ones((5, 3)), jnp.array([0, 0, 0, 0, 1])
-      >>> fn = fsam.sharpness_aware_value_and_grad(
-      ...     per_class_loss, fsam.focal_weights([4, 1], gamma=1.0), rho=0.1,
-      ...     per_example_labels=lambda x, y: y)
-      >>> loss, grads = jax.jit(fn)(params, x, y)
-      >>> grads["in"].shape == params["in"].shape
+      >>> tx = fsam.focal_sam([4, 1])
+      >>> here = fsam.evaluate(
+      ...     losses, params, labels=y, num_classes=2, per_example=True)
+      >>> updates, _ = tx.update(here.grads, tx.init(params), params, evaluation=here)
+      >>> updates["in"].shape == params["in"].shape
       True
     """
-    leaves, tree = jax.tree.flatten(theta)
-    is_twin = [isinstance(leaf, Twin) for leaf in leaves]
-    if not any(is_twin):
+    leaves, structure = jax.tree.flatten(theta)
+    watched = [leaf for leaf in leaves if isinstance(leaf, Watched)]
+    if not watched:
         # A copy costs nothing once compiled, and makes what f sends back to x one sum,
-        # as it is below: the compiler merges but what was added in the same order.
+        # as it is below: the compiler merges only what is added in the same order.
         return f(theta, jax.tree.map(jnp.copy, x))
 
-    def applied(trained, frozen, x):
-        trained, frozen = iter(trained), iter(frozen)
-        leaves = [next(trained if twin else frozen) for twin in is_twin]
-        return f(tree.unflatten(leaves), x)
+    def applied(values, x):
+        values = iter(values)
+        given = [next(values) if isinstance(v, Watched) else v for v in leaves]
+        return f(structure.unflatten(given), x)
 
-    twins = [leaf for leaf in leaves if isinstance(leaf, Twin)]
-    frozen = [leaf for leaf in leaves if not isinstance(leaf, Twin)]
-    plain = [twin.plain for twin in twins]
-    weighted = [twin.weighted for twin in twins]
-    weights = twins[0].weights
-    _check_examples("inputs", x, weights)
-    out = _apply(applied, plain, weighted, frozen, x, weights)
-    _check_examples("outputs", out, weights)
+    tape = watched[0].tape
+    tape.check_examples("inputs", x)
+    x = jax.tree.map(jnp.copy, x)
+    values = [leaf.value for leaf in watched]
+    out, pull = jax.vjp(lambda values: applied(values, x), values)
+    tape.check_examples("outputs", out)
+    return tape.record(out, pull, [leaf.index for leaf in watched])
+
+
+class Watched:
+    """A parameter in a network that promised to treat every example by itself.
+
+    To JAX it is no array and no tree of arrays: only :func:`apply_per_example` knows
+    what to do with it, and everything else refuses it.
+    """
+
+    def __init__(self, value: jax.Array, index: int, tape: "Tape"):
+        self.value, self.index, self.tape = value, index, tape
+
+    def __getattr__(self, name: str) -> NoReturn:
+        # Also JAX's question whether this can be turned into an array.
+        self._refuse()
+
+    def _refuse(self, *_: Any) -> NoReturn:
+        # Not a TypeError, which jit would replace by one of its own.
+        raise ValueError(
+            "the loss function promised to treat every example by itself, and uses a "
+            "parameter outside of focal_sam_jax.apply_per_example (or hands it to a "
+            "jitted, scanned or rematerialised function): apply all parameters through "
+            "it, or leave out per_example, or per_example_labels."
+        )
+
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = _refuse
+    __truediv__ = __rtruediv__ = __matmul__ = __rmatmul__ = _refuse
+    __pow__ = __neg__ = __abs__ = __getitem__ = __iter__ = __len__ = _refuse
+
+
+class Tape:
+    r"""The layers of a network, in the order in which they are applied.
+
+    A layer's output passes a probe, whose gradient is :math:`\delta` at that layer.
+
+    Attributes:
+      types: of each layer's output.
+      pulls: of each layer, from a cotangent of its output to those of its parameters.
+      indices: of each layer's parameters among all of the network's.
+    """
+
+    def __init__(self, batch_size: int, probes: Iterator[Any] | None = None):
+        self.batch_size, self._probes = batch_size, probes
+        self.types: list[Any] = []
+        self.pulls: list[Callable[[Any], Any]] = []
+        self.indices: list[list[int]] = []
+
+    def watch(self, leaves: list[jax.Array]) -> list[Watched]:
+        """The parameters, for this tape to hear of."""
+        return [Watched(leaf, index, self) for index, leaf in enumerate(leaves)]
+
+    def record(self, out: Any, pull: Callable[[Any], Any], indices: list[int]) -> Any:
+        """Keeps a layer, and passes its output on."""
+        self.types.append(jax.tree.map(jax.typeof, out))
+        self.pulls.append(pull)
+        self.indices.append(indices)
+        return out if self._probes is None else _probed(out, next(self._probes))
+
+    def check_examples(self, what: str, tree: Any) -> None:
+        """Raises unless all arrays have the examples along the first axis."""
+        for leaf in jax.tree.leaves(tree):
+            if np.shape(leaf)[:1] != (self.batch_size,):
+                raise ValueError(
+                    f"the {what} of a function given to focal_sam_jax."
+                    "apply_per_example must have the examples along the first axis, "
+                    f"{self.batch_size} as the labels have, got shape "
+                    f"{np.shape(leaf)}."
+                )
+
+
+@jax.custom_vjp
+def _probed(out, probe):
+    del probe
     return out
 
 
-def pair(
-    plain: chex.ArrayTree, weighted: chex.ArrayTree, weights: jax.Array
-) -> chex.ArrayTree:
-    """The tree of twins with these trees in their slots."""
-    return jax.tree.map(partial(Twin, weights=weights), plain, weighted)
+_probed.defvjp(lambda out, probe: (out, None), lambda _, delta: (delta, delta))
 
 
-def example_weights(class_weights: chex.Numeric, labels: chex.Array) -> jax.Array:
-    r""":math:`s_{y_j}` from :math:`s` and :math:`y`, checked; shape ``(batch,)``."""
-    class_weights, labels = jnp.asarray(class_weights), jnp.asarray(labels)
-    if labels.ndim != 1 or not jnp.issubdtype(labels.dtype, jnp.integer):
+def contracted(
+    leaves: list[jax.Array],
+    pulls: list[Callable[[Any], Any]],
+    indices: list[list[int]],
+    deltas: list[Any],
+    weights: jax.Array,
+) -> list[jax.Array]:
+    r""":math:`\sum_j J_j^T (w_j \delta_j)`, summed over the layers of each parameter.
+
+    Args:
+      leaves: the network's parameters.
+      pulls: as in :class:`Tape`.
+      indices: as in :class:`Tape`.
+      deltas: :math:`\delta` of each layer, like its output.
+      weights: :math:`w`, shape ``(batch,)``.
+    """
+    sums = [jnp.zeros_like(leaf) for leaf in leaves]
+    for pull, places, delta in zip(pulls, indices, deltas, strict=True):
+        (gradients,) = pull(jax.tree.map(partial(_weigh, weights), delta))
+        for place, gradient in zip(places, gradients, strict=True):
+            sums[place] += gradient
+    return sums
+
+
+def _weigh(weights, delta):
+    """Every example's cotangent times its weight, the product rounded only once."""
+    if delta.dtype == jax.dtypes.float0:
+        return delta
+    weights = weights.reshape(-1, *[1] * (delta.ndim - 1))
+    return (weights * delta).astype(delta.dtype)
+
+
+def check_labels(name: str, labels: ArrayLike) -> jax.Array:
+    """The labels of the examples, hard or soft, of a network that does not mix them."""
+    labels = jnp.asarray(labels)
+    hard = labels.ndim == 1 and jnp.issubdtype(labels.dtype, jnp.integer)
+    soft = labels.ndim == 2 and jnp.issubdtype(labels.dtype, jnp.floating)
+    if not (hard or soft):
         raise ValueError(
-            "per_example_labels must be the class ids of the batch, ints of shape "
-            f"(batch,), got {labels.dtype} of shape {labels.shape}."
+            f"{name} must be the class ids of the batch, ints of shape (batch,), or "
+            f"soft labels, floats of shape (batch, num_classes), got {labels.dtype} of "
+            f"shape {labels.shape}."
         )
+    return labels
+
+
+def example_weights(class_weights: chex.Numeric, labels: jax.Array) -> jax.Array:
+    r""":math:`s_{y_j}`, or :math:`\sum_c q_{jc} s_c` of soft labels, ``(batch,)``."""
+    class_weights = jnp.asarray(class_weights)
+    if labels.ndim == 2:
+        return labels @ class_weights
     # Split over devices as the labels are, which JAX asks for on explicit meshes.
     return class_weights.at[labels].get(out_sharding=jax.typeof(labels).sharding)
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _apply(f, plain, weighted, frozen, x, weights):
-    del weighted, weights
-    return f(plain, frozen, x)
-
-
-def _forward(f, plain, weighted, frozen, x, weights):
-    del weighted
-    out, vjp = jax.vjp(f, plain, frozen, x)
-    return out, (vjp, weights)
-
-
-def _backward(f, residuals, cotangent):
-    del f
-    vjp, weights = residuals
-    to_plain, to_frozen, to_x = vjp(cotangent)
-    # What is computed here for frozen and x, nobody uses: the compiler drops it.
-    to_weighted, _, _ = vjp(jax.tree.map(partial(_weigh, weights), cotangent))
-    return to_plain, to_weighted, to_frozen, to_x, jnp.zeros_like(weights)
-
-
-_apply.defvjp(_forward, _backward)
-
-
-def _weigh(weights, cotangent):
-    """Every example's cotangent times its weight, the product rounded but once."""
-    if cotangent.dtype == jax.dtypes.float0:
-        return cotangent
-    weights = weights.reshape(-1, *[1] * (cotangent.ndim - 1))
-    return (weights * cotangent).astype(cotangent.dtype)
-
-
-def _check_examples(what, tree, weights):
-    for leaf in jax.tree.leaves(tree):
-        if np.shape(leaf)[:1] != weights.shape:
-            raise ValueError(
-                f"the {what} of a function given to focal_sam_jax.apply_per_example "
-                f"must have the examples along the first axis, {weights.shape[0]} as "
-                f"per_example_labels has, got shape {np.shape(leaf)}."
-            )

@@ -2,28 +2,281 @@ r"""The methods as Optax gradient transformations.
 
 Each takes the plain gradient :math:`\nabla L(\theta)` as its updates, as every Optax
 transformation does, and adds :math:`\lambda` times the correction of
-:mod:`focal_sam_jax._gradient` to it. What stands before it in a chain acts on the plain
+:mod:`focal_sam_jax._methods` to it. What stands before it in a chain acts on the plain
 gradient, what stands after it on the whole.
 """
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
 import chex
+import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
-from focal_sam_jax._checks import ClassValues, check_scalar
-from focal_sam_jax._class_conditional import class_conditional_correction
-from focal_sam_jax._class_weights import cc_sam_radii, focal_weights, tail_weights
-from focal_sam_jax._devices import AxisName
-from focal_sam_jax._evaluation import at_theta
-from focal_sam_jax._forward import forward_shared
-from focal_sam_jax._gradient import (
-    ascent_gradient,
+from focal_sam_jax._checks import (
+    ClassValues,
+    check_class_counts,
     check_class_weights,
-    sharpness_correction,
+    check_composition,
+    check_groups,
+    check_radii,
+    check_rho,
+    check_scalar,
+    is_concrete,
 )
-from focal_sam_jax._loss_functions import as_array_fn
-from focal_sam_jax._perturbation import Mask
-from focal_sam_jax._transformation import Rho, transformation
+from focal_sam_jax._class_weights import cc_sam_radii, focal_weights, tail_weights
+from focal_sam_jax._devices import AxisName, device_mean
+from focal_sam_jax._evaluation import at_theta
+from focal_sam_jax._methods import (
+    Correction,
+    add_correction,
+    after,
+    class_conditional_correction,
+    class_weighted_correction,
+)
+from focal_sam_jax._perturbation import Mask, resolve_mask
+
+Rho = chex.Numeric | optax.Schedule
+Scheduled = ClassValues | Callable[[jax.Array], ClassValues]
+
+
+class SharpnessInfo(NamedTuple):
+    r"""What the last step saw on its way, for free.
+
+    ``optax.tree.get(opt_state, "sharpness")`` reads it from any optimizer state.
+
+    Attributes:
+      ascent_norm: norm of the gradient that was climbed, :math:`\lVert g_s \rVert_2`;
+        with a ball for each group of classes, the root of the sum of the squared norms
+        of their gradients. float32, ().
+      sharpness: rise of the weighted loss on the batch,
+        :math:`\sum_c s_c [L_c(\theta + \epsilon) - L_c(\theta)]`. float32, ().
+    """
+
+    ascent_norm: jax.Array
+    sharpness: jax.Array
+
+
+class SharpnessAwareState(NamedTuple):
+    """State of the transformations: a counter and two numbers, no copy of parameters.
+
+    Attributes:
+      count: updates made so far, which drives the schedules. int32, ().
+      info: what the last update saw.
+    """
+
+    count: jax.Array
+    info: SharpnessInfo
+
+
+# --- the two general transformations --------------------------------------------------
+
+
+def sharpness_aware(
+    class_weights: Scheduled,
+    *,
+    rho: Rho = 0.05,
+    lam: chex.Numeric = 1.0,
+    adaptive: bool = False,
+    mask: Mask = None,
+    axis_name: AxisName = None,
+    sync_perturbation: bool = True,
+    has_aux: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Sharpness-aware minimisation with any class weights.
+
+    .. math::
+      g_s = \nabla \sum_c s_c L_c(\theta), \qquad
+      \epsilon = \rho \, g_s / \lVert g_s \rVert_2, \qquad
+      G = \nabla L(\theta) + \lambda
+          \Big[ \nabla \sum_c s_c L_c(\theta + \epsilon) - g_s \Big]
+
+    Chain it in front of an optimizer. The transformation :func:`focal_sam`,
+    :func:`sam` and :func:`imbsam` are this one with their class weights :math:`s`, and
+    WSAM is ``sharpness_aware(1.0, lam=gamma / (1 - gamma))``.
+
+    A step costs two forward and three backward passes, however many classes there are;
+    two and two with one weight for all classes, or with ``per_example`` in
+    :func:`evaluate` about two and two.
+
+    Its ``update(updates, state, params, **extra_args)`` takes
+
+    ======================  ==========================================================
+    ``updates``             the plain gradient :math:`\nabla L(\theta)`, or what earlier
+                            transformations made of it; a tree like ``params``
+    ``state``               a :class:`SharpnessAwareState`
+    ``params``              :math:`\theta`, a tree of float arrays; needed
+    ``evaluation``          what :func:`evaluate` returned for this batch; nothing else
+                            is needed then
+    ``per_class_loss_fn``   without ``evaluation``: a function from the parameters to
+                            the per-class losses :math:`L_c` of the batch, floats of
+                            shape ``(num_classes,)``, or a sequence of ``num_classes``
+                            functions to scalars; with scalar class weights also a
+                            function to a scalar. With both, it is the loss at
+                            :math:`\theta + \epsilon`
+    ``per_example_labels``  goes with ``per_class_loss_fn`` alone: class ids, ints of
+                            shape ``(batch,)``; the promise ``per_example`` of
+                            :func:`evaluate`
+    anything else           is ignored
+    ======================  ==========================================================
+
+    and returns updates in the dtype they came in.
+
+    Args:
+      class_weights: :math:`s`, finite, a scalar or shape ``(num_classes,)``, traced or
+        not; or a schedule, a function of the update count to either.
+      rho: radius of the perturbation: a scalar >= 0, traced or not, or an Optax
+        schedule of the update count.
+      lam: strength of the correction, a scalar >= 0. Zero is the plain gradient.
+      adaptive: scale the ball by the parameters, as ASAM does.
+      mask: arrays to perturb: a tree of bools like the parameters or a prefix of it, or
+        a function from the parameters to one. The norm runs over these alone; all
+        parameters get an update. ``None``: all.
+      axis_name: the ``pmap`` or ``shard_map`` axis, or tuple of axes, over which the
+        batch is split; the correction is the mean over it. Not needed under ``jit``
+        with shardings.
+      sync_perturbation: climb by the gradient of the whole batch. ``False`` is
+        m-sharpness: every device climbs by the gradient of its share.
+      has_aux: whether ``per_class_loss_fn`` returns ``(losses, aux)``; ``aux`` is
+        dropped. An evaluation knows by itself.
+
+    Returns:
+      An Optax transformation.
+
+    Raises:
+      ValueError: if a number is negative where it must not be, not finite, or of the
+        wrong shape; in ``update``, if ``params`` or the loss is missing, the losses
+        have the wrong shape, the mask selects nothing, a wrapper masked or flattened
+        the parameters, accumulates gradients or looks for those that are not finite, or
+        the evaluation is of other parameters, classes or devices.
+      TypeError: if what must be a number is none; in ``update``, if a parameter is not
+        a real float, ``per_class_loss_fn`` is not a function or returns a pair without
+        ``has_aux``, or ``evaluation`` is something else.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import focal_sam_jax as fsam
+      >>> tx = fsam.sharpness_aware(jnp.array([0.0, 1.0]), rho=0.1)
+      >>> params = jnp.array([3.0, 4.0])
+      >>> here = fsam.evaluate(lambda p: 0.5 * p**2, params)  # class c depends on p[c]
+      >>> sharp, state = tx.update(
+      ...     here.grads, tx.init(params), params, evaluation=here)
+      >>> [round(float(g), 3) for g in sharp]  # the second class alone was climbed
+      [3.0, 4.1]
+      >>> bool(state.info.sharpness > 0)
+      True
+
+    References:
+      Foret et al., `Sharpness-Aware Minimization for Efficiently Improving
+      Generalization <https://arxiv.org/abs/2010.01412>`_, ICLR 2021;
+      Li et al., `Focal-SAM: Focal Sharpness-Aware Minimization for Long-Tailed
+      Classification <https://arxiv.org/abs/2505.01660>`_, ICML 2025;
+      Yue et al., `Sharpness-Aware Minimization Revisited: Weighted Sharpness as a
+      Regularization Term <https://arxiv.org/abs/2305.15817>`_, KDD 2023
+    """
+    return _sharpness_aware(
+        "sharpness_aware",
+        class_weights,
+        rho,
+        lam,
+        adaptive=adaptive,
+        mask=mask,
+        axis_name=axis_name,
+        sync_perturbation=sync_perturbation,
+        has_aux=has_aux,
+    )
+
+
+def class_conditional(
+    radii: Scheduled,
+    *,
+    groups: ClassValues | None = None,
+    alpha: chex.Numeric = 1.0,
+    mask: Mask = None,
+    axis_name: AxisName = None,
+    has_aux: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Sharpness-aware minimisation with a ball for every group of classes.
+
+    .. math::
+      L_k = \sum_{c \in k} L_c, \qquad
+      \epsilon_k = \rho_k \, \nabla L_k / \lVert \nabla L_k \rVert_2, \qquad
+      G = (1 - \alpha) \nabla L(\theta)
+          + \alpha \sum_k \nabla L_k(\theta + \epsilon_k)
+
+    It is used as :func:`sharpness_aware` is, which documents the arguments of
+    ``update``, under ``jax.jit``: without, the network is compiled anew in every step.
+    :func:`cc_sam`, a ball for every class, and :func:`sse_sam`, one for the head and
+    one for the tail, are this one with their radii.
+
+    The cost grows with the number of groups:
+
+    ===========================  =======================  ===========================
+    groups                       passes besides the       memory, besides that of SAM
+                                 plain gradient's
+    ===========================  =======================  ===========================
+    1 or 2; on CPU up to 32      1 forward, 2 backward    a gradient for each group
+                                 per group
+    more, or on CPU more         2 forward, 2 backward    one gradient
+                                 per group that climbs
+    ===========================  =======================  ===========================
+
+    In the second row a group is skipped at run time if its radius is zero, or its loss
+    is exactly zero on all devices, as it is when the batch has none of its classes.
+
+    Args:
+      radii: :math:`\rho_k`, >= 0, shape ``(num_groups,)``, traced or not; or a
+        schedule, a function of the update count to that.
+      groups: which group each class is in, ints in ``[0, num_groups)``, shape
+        ``(num_classes,)``; known when the transformation is built. ``None``: every
+        class is a group of its own.
+      alpha: share of the perturbed gradients, a scalar in ``[0, 1]``.
+      mask: as in :func:`sharpness_aware`.
+      axis_name: as in :func:`sharpness_aware`; perturbations are always synchronised.
+      has_aux: as in :func:`sharpness_aware`.
+
+    Returns:
+      An Optax transformation. Its ``per_class_loss_fn`` may also be a sequence of
+      functions, one a class; each is then called for its own class only.
+
+    Raises:
+      ValueError: as :func:`sharpness_aware`; if a radius is negative or not finite, a
+        group has no radius, or ``alpha`` lies outside ``[0, 1]``.
+      TypeError: as :func:`sharpness_aware`, and if ``groups`` are not ints or traced.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> import focal_sam_jax as fsam
+      >>> tx = fsam.class_conditional([0.1, 0.2], groups=[0, 0, 1])
+      >>> params = jnp.array([3.0, 4.0, 1.0])
+      >>> @jax.jit
+      ... def sharp(params):
+      ...     here = fsam.evaluate(lambda p: 0.5 * p**2, params)  # class c: p[c]
+      ...     return tx.update(here.grads, tx.init(params), params, evaluation=here)[0]
+      >>> [round(float(g), 2) for g in sharp(params)]
+      [3.06, 4.08, 1.2]
+
+    References:
+      Zhou et al., `Class-Conditional Sharpness-Aware Minimization for Deep Long-Tailed
+      Recognition <https://openaccess.thecvf.com/content/CVPR2023/html/
+      Zhou_Class-Conditional_Sharpness-Aware_Minimization_for_Deep_Long-Tailed_
+      Recognition_CVPR_2023_paper.html>`_, CVPR 2023
+    """
+    return _class_conditional(
+        "class_conditional",
+        radii,
+        groups,
+        alpha,
+        mask=mask,
+        axis_name=axis_name,
+        has_aux=has_aux,
+    )
+
+
+# --- the methods by name --------------------------------------------------------------
 
 
 def focal_sam(
@@ -41,21 +294,11 @@ def focal_sam(
     r"""Focal-SAM: flattens the loss of every class, of rare classes more.
 
     .. math::
-      s_c = (1 - \pi_c)^\gamma, \quad \pi_c = n_c / \textstyle\sum_k n_k, \qquad
-      g_s = \nabla \sum_c s_c L_c(\theta), \quad
-      \epsilon = \rho \, g_s / \lVert g_s \rVert_2
+      s_c = (1 - \pi_c)^\gamma, \qquad \pi_c = n_c / \textstyle\sum_k n_k
 
-    .. math::
-      G = \nabla L(\theta) + \lambda
-          \Big[ \nabla \sum_c s_c L_c(\theta + \epsilon) - g_s \Big]
-
-    Chain it in front of an optimizer, and hand the loss function to ``update``:
-    ``updates, state = tx.update(grads, state, params, per_class_loss_fn=f)``. A step
-    costs two forwards and three backwards, however many classes there are. For that
-    the forward pass of the caller must serve here too: either ``grads`` is the gradient
-    of ``f(params).sum()``, and under ``jax.jit`` the compiler merges the two passes,
-    which it can do in most networks; or loss and gradient come from
-    :func:`focal_sam_jax.evaluate`, whose result is handed on as ``evaluation``.
+    in the equations of :func:`sharpness_aware`, which documents the arguments of
+    ``update``. A step costs two forward and three backward passes, however many
+    classes there are.
 
     Args:
       class_counts: training examples of each class, shape ``(num_classes,)``.
@@ -63,53 +306,30 @@ def focal_sam(
         schedule of the update count.
       gamma: focusing exponent, a scalar >= 0. Zero with ``lam=1`` is SAM.
       lam: strength of the correction, a scalar >= 0. Zero is the plain gradient.
-      adaptive: scale the ball by the parameters, as ASAM does.
-      mask: arrays to perturb: a tree of bools like the parameters or a prefix of it, or
-        a function from the parameters to one. The norm runs over these alone; all
-        parameters get an update. ``None``: all.
-      axis_name: the ``pmap`` or ``shard_map`` axis, or tuple of axes, over which the
-        batch is split; the correction is the mean over it. Not needed under ``jit``
-        with shardings.
-      sync_perturbation: climb by the gradient of the whole batch. ``False`` is
-        m-sharpness: every device climbs by the gradient of its share.
-      has_aux: whether the loss function returns ``(losses, aux)``; ``aux`` is dropped.
+      adaptive: as in :func:`sharpness_aware`, and so are ``mask``, ``axis_name``,
+        ``sync_perturbation`` and ``has_aux``.
 
     Returns:
-      An Optax transformation. Its ``update`` takes ``per_class_loss_fn``, a function
-      from the parameters to the per-class losses :math:`L_c` of the batch, floats of
-      shape ``(num_classes,)``, or a sequence of ``num_classes`` functions to scalars;
-      optionally ``evaluation``, what :func:`focal_sam_jax.evaluate` returned for it;
-      and optionally ``per_example_labels``, ints of shape ``(batch,)``: a promise,
-      explained at :func:`focal_sam_jax.sharpness_aware_value_and_grad`, that makes the
-      backward pass of the caller serve :math:`g_s` too. Other extra arguments are
-      ignored. Updates leave in the dtype they came in. The state is a
-      :class:`focal_sam_jax.SharpnessAwareState`.
+      An Optax transformation, as :func:`sharpness_aware` returns it.
 
     Raises:
-      ValueError: if the counts are not 1-D, empty, negative, not finite, or all in one
-        class; if ``rho``, ``gamma`` or ``lam`` is negative or not finite; in
-        ``update``, if ``params`` or ``per_class_loss_fn`` is missing, the losses have
-        the wrong shape, a wrapper masked the parameters or accumulates gradients, or
-        the evaluation is of other parameters, classes or devices.
-      TypeError: in ``update``, if ``per_class_loss_fn`` is not a function or returns a
-        pair without ``has_aux``, or ``evaluation`` is something else.
+      ValueError: as :func:`sharpness_aware`, and if the counts are not 1-D, empty,
+        negative, not finite, or all in one class.
+      TypeError: as :func:`sharpness_aware`.
 
     Example:
-      >>> import jax, jax.numpy as jnp, optax
+      >>> import jax.numpy as jnp, optax
       >>> import focal_sam_jax as fsam
       >>> x, y = jnp.eye(4), jnp.array([0, 0, 0, 1])
-      >>> def per_class_loss(params):
-      ...     losses = fsam.losses.cross_entropy(x @ params, y)
-      ...     return fsam.per_class_losses(losses, y, num_classes=2)
+      >>> def loss_fn(params):
+      ...     return fsam.losses.cross_entropy(x @ params, y)
       >>> tx = optax.chain(fsam.focal_sam([3, 1], rho=0.1), optax.sgd(0.5))
       >>> params = jnp.zeros((4, 2))
       >>> state = tx.init(params)
-      >>> before = per_class_loss(params).sum()
-      >>> grads = jax.grad(lambda p: per_class_loss(p).sum())(params)
-      >>> updates, state = tx.update(
-      ...     grads, state, params, per_class_loss_fn=per_class_loss)
+      >>> here = fsam.evaluate(loss_fn, params, labels=y, num_classes=2)
+      >>> updates, state = tx.update(here.grads, state, params, evaluation=here)
       >>> params = optax.apply_updates(params, updates)
-      >>> bool(per_class_loss(params).sum() < before)
+      >>> bool(loss_fn(params).mean() < here.loss)
       True
       >>> bool(optax.tree.get(state, "sharpness") > 0)
       True
@@ -118,10 +338,9 @@ def focal_sam(
       Li et al., `Focal-SAM: Focal Sharpness-Aware Minimization for Long-Tailed
       Classification <https://arxiv.org/abs/2505.01660>`_, ICML 2025
     """
-    weights = focal_weights(class_counts, gamma)
     return _sharpness_aware(
         "focal_sam",
-        weights,
+        focal_weights(class_counts, gamma),
         rho,
         lam,
         adaptive=adaptive,
@@ -147,34 +366,31 @@ def sam(
       \epsilon = \rho \, \nabla L(\theta) / \lVert \nabla L(\theta) \rVert_2, \qquad
       G = \nabla L(\theta + \epsilon)
 
-    which is Focal-SAM with :math:`s_c = 1` and :math:`\lambda = 1`. A step costs two
-    forwards and two backwards. It is used as :func:`focal_sam` is, which documents all
-    arguments, and with ``adaptive=True`` is ASAM.
+    which is :func:`sharpness_aware` with :math:`s_c = 1` and :math:`\lambda = 1`; that
+    documents the arguments of ``update``. The loss function may return a scalar, or the
+    losses of any number of classes. A step costs two forward and two backward passes.
+    With ``adaptive=True`` it is ASAM.
 
     Args:
       rho: radius of the perturbation: a scalar >= 0, traced or not, or an Optax
         schedule of the update count.
-      adaptive: as in :func:`focal_sam`.
-      mask: as in :func:`focal_sam`.
-      axis_name: as in :func:`focal_sam`.
-      sync_perturbation: as in :func:`focal_sam`.
-      has_aux: as in :func:`focal_sam`.
+      adaptive: as in :func:`sharpness_aware`, and so are ``mask``, ``axis_name``,
+        ``sync_perturbation`` and ``has_aux``.
 
     Returns:
-      An Optax transformation, as :func:`focal_sam` returns it; its
-      ``per_class_loss_fn`` may have any number of classes.
+      An Optax transformation, as :func:`sharpness_aware` returns it.
 
     Raises:
-      ValueError: as :func:`focal_sam`.
-      TypeError: as :func:`focal_sam`.
+      ValueError: as :func:`sharpness_aware`.
+      TypeError: as :func:`sharpness_aware`.
 
     Example:
-      >>> import jax, jax.numpy as jnp, optax
+      >>> import jax.numpy as jnp
       >>> import focal_sam_jax as fsam
       >>> tx = fsam.sam(rho=0.1)
       >>> params = jnp.array([3.0, 4.0])
-      >>> f = lambda p: 0.5 * jnp.sum(p**2)[None]
-      >>> sharp, _ = tx.update(params, tx.init(params), params, per_class_loss_fn=f)
+      >>> here = fsam.evaluate(lambda p: 0.5 * jnp.sum(p**2), params)
+      >>> sharp, _ = tx.update(here.grads, tx.init(params), params, evaluation=here)
       >>> bool(jnp.allclose(sharp, params * 1.02))  # the gradient a step of 0.1 uphill
       True
 
@@ -211,37 +427,34 @@ def imbsam(
     .. math::
       s_c = \mathbf{1}[n_c < \text{tail\_threshold}], \qquad \lambda = 1
 
-    in the equations of :func:`focal_sam`, which documents all arguments. With every
-    class in the tail it is SAM, with none the plain gradient, as it is for a batch
-    without tail examples. The published code also doubles the loss of tail examples;
-    that changes the loss, not the method, and is left to the loss.
+    in the equations of :func:`sharpness_aware`, which documents the arguments of
+    ``update``. With every class in the tail it is SAM, with none the plain gradient, as
+    it is for a batch without tail examples. The published code also doubles the loss of
+    tail examples; that changes the loss, not the method, and is left to the loss.
 
     Args:
       class_counts: training examples of each class, shape ``(num_classes,)``.
       rho: radius of the perturbation: a scalar >= 0, traced or not, or an Optax
         schedule of the update count.
       tail_threshold: classes with strictly fewer examples are the tail, scalar >= 0.
-      adaptive: as in :func:`focal_sam`.
-      mask: as in :func:`focal_sam`.
-      axis_name: as in :func:`focal_sam`.
-      sync_perturbation: as in :func:`focal_sam`.
-      has_aux: as in :func:`focal_sam`.
+      adaptive: as in :func:`sharpness_aware`, and so are ``mask``, ``axis_name``,
+        ``sync_perturbation`` and ``has_aux``.
 
     Returns:
-      An Optax transformation, as :func:`focal_sam` returns it.
+      An Optax transformation, as :func:`sharpness_aware` returns it.
 
     Raises:
       ValueError: as :func:`focal_sam`, and if ``tail_threshold`` is negative or not
         finite.
-      TypeError: as :func:`focal_sam`.
+      TypeError: as :func:`sharpness_aware`.
 
     Example:
       >>> import jax.numpy as jnp
       >>> import focal_sam_jax as fsam
       >>> tx = fsam.imbsam([100, 5], rho=0.1)
       >>> params = jnp.array([3.0, 4.0])
-      >>> f = lambda p: 0.5 * p**2  # class 0 depends on p[0], class 1 on p[1]
-      >>> sharp, _ = tx.update(params, tx.init(params), params, per_class_loss_fn=f)
+      >>> here = fsam.evaluate(lambda p: 0.5 * p**2, params)  # class c depends on p[c]
+      >>> sharp, _ = tx.update(here.grads, tx.init(params), params, evaluation=here)
       >>> [round(float(g), 3) for g in sharp]  # the tail class alone was climbed
       [3.0, 4.1]
 
@@ -249,10 +462,9 @@ def imbsam(
       Zhou et al., `ImbSAM: A Closer Look at Sharpness-Aware Minimization in
       Class-Imbalanced Recognition <https://arxiv.org/abs/2308.07815>`_, ICCV 2023
     """
-    weights = tail_weights(class_counts, tail_threshold)
     return _sharpness_aware(
         "imbsam",
-        weights,
+        tail_weights(class_counts, tail_threshold),
         rho,
         1.0,
         adaptive=adaptive,
@@ -278,36 +490,33 @@ def cc_sam(
       \epsilon_c = \rho_c \, \nabla L_c / \lVert \nabla L_c \rVert_2, \qquad
       G = (1 - \alpha) \nabla L(\theta) + \alpha \sum_c \nabla L_c(\theta + \epsilon_c)
 
-    with the radii of :func:`focal_sam_jax.cc_sam_radii`. The cost grows with the number
-    of classes in the batch, see
-    :func:`focal_sam_jax.class_conditional_value_and_grad`. The whole model is
-    perturbed; the published code perturbs the linear classifier only, for which pass a
-    ``mask`` that selects it. It is used as :func:`focal_sam` is, under ``jax.jit``:
-    without, the CPU compiles the network anew in every step.
+    which is :func:`class_conditional` with the radii of :func:`cc_sam_radii`; its cost,
+    which grows with the number of classes, is described there. The whole model is
+    perturbed. The published code perturbs the linear classifier only, which is cheaper:
+    with parameters ``{"backbone": ..., "head": ...}`` pass
+    ``mask={"backbone": False, "head": True}``.
 
     Args:
       class_counts: training examples of each class, shape ``(num_classes,)``.
       rho: radius of the rarest class: a scalar >= 0, traced or not, or an Optax
         schedule of the update count.
       alpha: share of the perturbed gradients, a scalar in ``[0, 1]``.
-      mask: as in :func:`focal_sam`.
-      axis_name: as in :func:`focal_sam`; perturbations are always synchronised.
-      has_aux: as in :func:`focal_sam`.
+      mask: as in :func:`class_conditional`, and so are ``axis_name`` and ``has_aux``.
 
     Returns:
-      An Optax transformation, as :func:`focal_sam` returns it.
+      An Optax transformation, as :func:`class_conditional` returns it.
 
     Raises:
-      ValueError: as :func:`focal_sam`, and if ``alpha`` lies outside ``[0, 1]``.
-      TypeError: as :func:`focal_sam`.
+      ValueError: as :func:`focal_sam` and :func:`class_conditional`.
+      TypeError: as :func:`class_conditional`.
 
     Example:
       >>> import jax.numpy as jnp
       >>> import focal_sam_jax as fsam
       >>> tx = fsam.cc_sam([17, 2], rho=0.1)
       >>> params = jnp.array([3.0, 4.0])
-      >>> f = lambda p: 0.5 * p**2  # class 0 depends on p[0], class 1 on p[1]
-      >>> sharp, _ = tx.update(params, tx.init(params), params, per_class_loss_fn=f)
+      >>> here = fsam.evaluate(lambda p: 0.5 * p**2, params)  # class c depends on p[c]
+      >>> sharp, _ = tx.update(here.grads, tx.init(params), params, evaluation=here)
       >>> [round(float(g), 3) for g in sharp]  # radii 0.05 and 0.1
       [3.05, 4.1]
 
@@ -317,50 +526,251 @@ def cc_sam(
       Zhou_Class-Conditional_Sharpness-Aware_Minimization_for_Deep_Long-Tailed_
       Recognition_CVPR_2023_paper.html>`_, CVPR 2023
     """
-    check_scalar("alpha", alpha, low=0, high=1)
-    unit_radii = cc_sam_radii(class_counts, rho=1.0)
+    check_rho(rho)
+    unit = cc_sam_radii(class_counts, rho=1.0)
+    radii = (lambda count: rho(count) * unit) if callable(rho) else rho * unit
+    return _class_conditional(
+        "cc_sam",
+        radii,
+        None,
+        alpha,
+        mask=mask,
+        axis_name=axis_name,
+        has_aux=has_aux,
+    )
 
-    def correct(per_class_loss_fn, params, rho, *, labels, evaluation):
-        del labels
-        num_classes = unit_radii.shape[0]
-        loss_fn = as_array_fn(per_class_loss_fn, num_classes, has_aux)
-        here, plain = at_theta(evaluation, loss_fn, params, num_classes, axis_name)
-        return class_conditional_correction(
-            per_class_loss_fn,
-            loss_fn,
-            here,
-            plain,
-            rho * unit_radii,
-            mask=mask,
-            axis_name=axis_name,
+
+def sse_sam(
+    class_counts: ClassValues,
+    *,
+    head_rho: Rho,
+    tail_rho: Rho,
+    tail_threshold: chex.Numeric,
+    switch_step: chex.Numeric,
+    mask: Mask = None,
+    axis_name: AxisName = None,
+    has_aux: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+    r"""SSE-SAM: head and tail climb in a ball each, and late in training the tail only.
+
+    .. math::
+      \epsilon_g = \rho_g \, \nabla L_g / \lVert \nabla L_g \rVert_2, \qquad
+      G = \nabla L_{\text{head}}(\theta + \epsilon_{\text{head}})
+          + \nabla L_{\text{tail}}(\theta + \epsilon_{\text{tail}})
+
+    which is :func:`class_conditional` with two groups. Both losses are sums over the
+    group divided by the size of the whole batch; a group that is absent from the batch
+    adds nothing. From ``switch_step`` on :math:`\rho_{\text{head}} = 0`, as in
+    :func:`imbsam`. Besides the plain gradient's, a step makes two forward and four
+    backward passes, also after the switch.
+
+    Args:
+      class_counts: training examples of each class, shape ``(num_classes,)``, not
+        traced.
+      head_rho: radius of the head: a scalar >= 0, traced or not, or an Optax schedule
+        of the update count.
+      tail_rho: radius of the tail, as ``head_rho``.
+      tail_threshold: classes with strictly fewer examples are the tail, a scalar >= 0,
+        not traced.
+      switch_step: number of updates in which the head climbs, a scalar >= 0.
+      mask: as in :func:`class_conditional`, and so are ``axis_name`` and ``has_aux``.
+
+    Returns:
+      An Optax transformation, as :func:`class_conditional` returns it.
+
+    Raises:
+      ValueError: as :func:`focal_sam` and :func:`class_conditional`.
+      TypeError: as :func:`class_conditional`, and if the counts or the threshold are
+        traced.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import focal_sam_jax as fsam
+      >>> tx = fsam.sse_sam([100, 5], head_rho=0.05, tail_rho=0.1, tail_threshold=20,
+      ...                   switch_step=1)
+      >>> params = jnp.array([3.0, 4.0])
+      >>> state = tx.init(params)
+      >>> here = fsam.evaluate(lambda p: 0.5 * p**2, params)  # class c depends on p[c]
+      >>> for _ in range(2):
+      ...     sharp, state = tx.update(here.grads, state, params, evaluation=here)
+      ...     print([round(float(g), 3) for g in sharp])
+      [3.05, 4.1]
+      [3.0, 4.1]
+
+    References:
+      Lyu et al., `SSE-SAM: Balancing Head and Tail Classes Gradually through
+      Stage-Wise SAM <https://arxiv.org/abs/2412.13715>`_, AAAI 2025
+    """
+    check_class_counts(class_counts)
+    check_scalar("tail_threshold", tail_threshold)
+    check_scalar("switch_step", switch_step)
+    for name, rho in (("head_rho", head_rho), ("tail_rho", tail_rho)):
+        check_rho(rho, name)
+    if not is_concrete((class_counts, tail_threshold)):
+        raise TypeError(
+            "sse_sam needs class_counts and tail_threshold when it is built, got "
+            "traced ones: they decide which classes climb together."
         )
+    is_tail = np.asarray(class_counts) < np.asarray(tail_threshold)
 
-    return transformation("cc_sam", correct, rho, alpha, axis_name)
+    def radii(count):
+        head = jnp.where(jnp.less(count, switch_step), at(head_rho, count), 0)
+        return jnp.stack([head, jnp.asarray(at(tail_rho, count), head.dtype)])
+
+    return _class_conditional(
+        "sse_sam",
+        radii,
+        is_tail.astype(np.int32),
+        1.0,
+        mask=mask,
+        axis_name=axis_name,
+        has_aux=has_aux,
+    )
 
 
-def _sharpness_aware(name, weights, rho, lam, *, axis_name, has_aux, **options):
-    """The family with class weights, which may be one scalar for any classes."""
-    check_scalar("lam", lam, low=0)
-    num_classes = np.shape(weights)[0] if np.ndim(weights) else None
-    uniform = check_class_weights(weights)
+# --- what they share ------------------------------------------------------------------
 
-    def correct(per_class_loss_fn, params, rho, *, labels, evaluation):
-        loss_fn = as_array_fn(per_class_loss_fn, num_classes, has_aux)
-        if labels is not None and uniform is None:
-            here, (_, ascent) = forward_shared(
-                loss_fn, params, weights, labels, axis_name
-            )
-        else:
-            here, plain = at_theta(evaluation, loss_fn, params, num_classes, axis_name)
-            ascent = ascent_gradient(here, plain, weights, uniform)
-        return sharpness_correction(
-            loss_fn,
+
+def _sharpness_aware(name, class_weights, rho, lam, *, axis_name, **options):
+    check_rho(rho)
+    check_scalar("lam", lam)
+    if not callable(class_weights):
+        check_class_weights(class_weights)
+    ball = {key: options.pop(key) for key in ("adaptive", "sync_perturbation")}
+
+    def correct(open_pass, selected, updates, count):
+        del updates
+        weights, num_classes = weights_and_classes(at(class_weights, count))
+        here, loss = open_pass(num_classes)
+        return class_weighted_correction(
+            loss,
             here,
-            ascent,
             weights,
-            rho,
+            at(rho, count),
+            selected=in_form_of(here.params, selected),
             axis_name=axis_name,
-            **options,
+            **ball,
         )
 
-    return transformation(name, correct, rho, lam, axis_name)
+    return _transformation(name, correct, lam, axis_name=axis_name, **options)
+
+
+def _class_conditional(name, radii, groups, alpha, *, axis_name, **options):
+    check_scalar("alpha", alpha, high=1)
+    if groups is not None:
+        check_groups(groups)
+    if not callable(radii):
+        _groups(radii, groups)
+
+    def correct(open_pass, selected, updates, count):
+        radii_now = at(radii, count)
+        of_class = _groups(radii_now, groups)
+        here, loss = open_pass(of_class.size)
+        return class_conditional_correction(
+            loss,
+            here,
+            # The activations at θ can go before those at θ + ε come.
+            after(updates, jnp.asarray(radii_now, float)),
+            of_class,
+            selected=in_form_of(here.params, selected),
+            axis_name=axis_name,
+        )
+
+    return _transformation(name, correct, alpha, axis_name=axis_name, **options)
+
+
+def _transformation(
+    name: str,
+    correct: Callable[..., Correction],
+    strength: chex.Numeric,
+    *,
+    mask: Mask,
+    axis_name: AxisName,
+    has_aux: bool,
+) -> optax.GradientTransformationExtraArgs:
+    """``updates + strength * correct(open_pass, selected, updates, count)``.
+
+    ``open_pass`` is :func:`~focal_sam_jax._evaluation.at_theta` for a number of classes
+    that ``correct`` knows, ``selected`` the mask as bools like the parameters.
+    """
+
+    def init(params):
+        del params
+        return SharpnessAwareState(jnp.zeros((), jnp.int32), as_info(0.0, 0.0))
+
+    def update(
+        updates,
+        state,
+        params: Any = None,
+        *,
+        per_class_loss_fn=None,
+        per_example_labels=None,
+        evaluation=None,
+        **extra_args,
+    ):
+        del extra_args
+        has_loss = per_class_loss_fn is not None or evaluation is not None
+        check_composition(name, updates, params, has_loss=has_loss)
+        open_pass = partial(
+            at_theta,
+            evaluation,
+            per_class_loss_fn,
+            params,
+            has_aux=has_aux,
+            labels=per_example_labels,
+            axis_name=axis_name,
+        )
+        selected = resolve_mask(mask, params)
+        correction = correct(open_pass, selected, updates, state.count)
+        correction = device_mean(correction, axis_name)
+        info = as_info(correction.ascent_norm, correction.sharpness)
+        updates = add_correction(updates, correction.gradient, strength)
+        count = jnp.asarray(optax.safe_increment(state.count))
+        return updates, SharpnessAwareState(count, info)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def weights_and_classes(class_weights: ClassValues) -> tuple[Any, int | None]:
+    """The weights, a scalar where all are known to be the same, and how many classes.
+
+    The number is ``None`` if the weights came as a scalar: any will do.
+    """
+    check_class_weights(class_weights)
+    num_classes = np.shape(class_weights)[0] if np.ndim(class_weights) else None
+    if is_concrete(class_weights):
+        values = np.asarray(class_weights, np.float64)
+        if np.ptp(values) == 0:
+            return float(values.flat[0]), num_classes
+    return jnp.asarray(class_weights, float), num_classes
+
+
+def _groups(radii: ClassValues, groups: ClassValues | None) -> np.ndarray:
+    """Which group every class is in."""
+    check_radii("radii", radii)
+    if groups is None:
+        return np.arange(np.size(radii))
+    of_class = np.asarray(groups)
+    if of_class.max() >= np.size(radii):
+        raise ValueError(
+            "groups must be counted from 0 and have a radius each, got a group "
+            f"{of_class.max()} for {np.size(radii)} radii."
+        )
+    return of_class
+
+
+def at(value: Any, count: jax.Array) -> Any:
+    """``value`` after ``count`` updates, if it is a schedule."""
+    return value(count) if callable(value) else value
+
+
+def in_form_of(like: chex.ArrayTree, tree: chex.ArrayTree) -> chex.ArrayTree:
+    """The leaves of ``tree`` in the containers of ``like``."""
+    return jax.tree.unflatten(jax.tree.structure(like), jax.tree.leaves(tree))
+
+
+def as_info(ascent_norm: chex.Numeric, sharpness: chex.Numeric) -> SharpnessInfo:
+    """In the dtype of the state."""
+    return SharpnessInfo(
+        jnp.asarray(ascent_norm, jnp.float32), jnp.asarray(sharpness, jnp.float32)
+    )

@@ -14,13 +14,18 @@ time take the arg-max of the logits as they are: the changes belong to training.
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike
 
-from focal_sam_jax._checks import ClassValues
-from focal_sam_jax._loss_checks import check_batch, check_number, check_per_class
-from focal_sam_jax._reweighting import class_balanced_weights as class_balanced_weights
-from focal_sam_jax._reweighting import deferred_weights as deferred_weights
+from focal_sam_jax._checks import (
+    ClassValues,
+    check_batch,
+    check_per_class,
+    check_scalar,
+)
+from focal_sam_jax._class_weights import (
+    class_balanced_weights as class_balanced_weights,
+)
+from focal_sam_jax._class_weights import deferred_weights as deferred_weights
 
 __all__ = [
     "class_balanced_weights",
@@ -100,7 +105,7 @@ def focal(
     References:
       Lin et al., Focal Loss for Dense Object Detection, ICCV 2017, arXiv:1708.02002
     """
-    check_number("gamma", gamma, lambda g: 0 <= g < np.inf, "finite and >= 0")
+    check_scalar("gamma", gamma)
     _, is_label = check_batch(logits, labels)
     losses = cross_entropy(logits, labels)
     # At p = 1 a power < 1 has infinite derivatives, times zero. The floor, far below
@@ -133,7 +138,7 @@ def ldam_margins(class_counts: ClassValues, max_margin: ArrayLike = 0.5) -> jax.
     References:
       Cao et al., LDAM and Deferred Re-weighting, NeurIPS 2019, arXiv:1906.07413
     """
-    check_number("max_margin", max_margin, lambda m: 0 <= m < np.inf, "finite and >= 0")
+    check_scalar("max_margin", max_margin)
     counts = check_per_class("class_counts", class_counts)
     rarest = jnp.min(counts, where=counts > 0, initial=jnp.inf)
     return (rarest / jnp.maximum(counts, rarest)) ** 0.25 * max_margin
@@ -175,7 +180,7 @@ def ldam(
     References:
       Cao et al., LDAM and Deferred Re-weighting, NeurIPS 2019, arXiv:1906.07413
     """
-    check_number("scale", scale, lambda s: 0 < s < np.inf, "finite and > 0")
+    check_scalar("scale", scale, above=True)
     logits, is_label = check_batch(logits, labels)
     check_per_class("class_counts", class_counts, logits.shape[1])
     margins = ldam_margins(class_counts, max_margin).astype(logits.dtype)
@@ -222,11 +227,15 @@ def vector_scaling(
       Kini et al., Label-Imbalanced and Group-Sensitive Classification under
       Overparameterization, NeurIPS 2021, arXiv:2103.01550
     """
-    check_number("gamma", gamma, lambda g: 0 <= g < np.inf, "finite and >= 0")
+    check_scalar("gamma", gamma)
     logits, is_label = check_batch(logits, labels)
     counts = check_per_class("class_counts", class_counts, logits.shape[1])
     shrink = ((counts / counts.max()) ** gamma).astype(logits.dtype)
-    losses = logit_adjusted(shrink[None, :] * logits, labels, class_counts, tau=tau)
+    # A logit of minus infinity masks its class, also where 1 / D_c is zero.
+    masked = jnp.isneginf(logits)
+    shrunk = shrink[None, :] * jnp.where(masked, 0, logits)
+    logits = jnp.where(masked, logits, shrunk)
+    losses = logit_adjusted(logits, labels, class_counts, tau=tau)
     return _weigh(losses, is_label, class_weights)
 
 
@@ -262,7 +271,7 @@ def logit_adjusted(
     References:
       Menon et al., Long-Tail Learning via Logit Adjustment, ICLR 2021, arXiv:2007.07314
     """
-    check_number("tau", tau, lambda t: 0 <= t < np.inf, "finite and >= 0")
+    check_scalar("tau", tau)
     logits, _ = check_batch(logits, labels)
     counts = check_per_class("class_counts", class_counts, logits.shape[1])
     # A maximum, where published code adds: the prior of no other class is changed.

@@ -162,14 +162,26 @@ def radii(counts, rho):
 
 def cc_sam(params, counts, *, rho, alpha, mask=None, x=X, y=Y):
     """Every class climbs on its own; alpha of the result is the perturbed gradient."""
-    _, plain = weighted(params, np.ones(len(counts)), x, y)
+    each = np.eye(len(counts))
+    return in_balls(params, each, radii(counts, rho), alpha, mask, x, y)
+
+
+def sse_sam(params, counts, *, head_rho, tail_rho, tail_threshold, mask=None, x=X, y=Y):
+    """Lyu et al.: the head climbs, the tail climbs, and both gradients are added."""
+    tail = np.array([1.0 if n < tail_threshold else 0.0 for n in counts])
+    return in_balls(params, [1 - tail, tail], [head_rho, tail_rho], 1.0, mask, x, y)
+
+
+def in_balls(params, groups, radii, alpha, mask, x, y):
+    """Groups of classes, as rows of zeros and ones, that climb in a ball each."""
+    _, plain = weighted(params, np.ones(CLASSES), x, y)
     gradient = tree_map(lambda g: (1 - alpha) * g, plain)
     squares, rise = 0.0, 0.0
-    for c, radius in enumerate(radii(counts, rho)):
-        uphill = class_gradient(params, c, x, y)
+    for group, radius in zip(groups, radii, strict=True):
+        before, uphill = weighted(params, group, x, y)
         epsilon, norm = ascent(params, uphill, radius, mask=mask)
-        there = add(params, epsilon)
-        gradient = add(gradient, class_gradient(there, c, x, y), alpha)
+        after, climbed = weighted(add(params, epsilon), group, x, y)
+        gradient = add(gradient, climbed, alpha)
         squares += norm**2
-        rise += class_loss(there, c, x, y) - class_loss(params, c, x, y)
+        rise += after - before
     return Step(gradient, np.sqrt(squares), rise)

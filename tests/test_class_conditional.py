@@ -14,7 +14,8 @@ from hypothesis.extra.numpy import arrays
 from tracing import counted
 
 import focal_sam_jax as fsam
-from focal_sam_jax import _class_conditional
+from focal_sam_jax import _methods
+from focal_sam_jax._methods import after
 
 FULL = ref.parameters()
 PARAMS = jax.tree.map(jnp.float32, FULL)
@@ -236,7 +237,7 @@ def test_the_form_follows_the_backend(form, loops):
 
 
 def test_many_classes_are_a_loop_on_the_cpu_too():
-    limit = _class_conditional._MAX_UNROLLED_CLASSES
+    limit = _methods._MAX_UNROLLED_GROUPS
     assert loops_in(*wide(limit)) == 0
     assert loops_in(*wide(limit + 1)) == 1
 
@@ -306,3 +307,29 @@ def test_programs_of_the_loop_do_not_grow_with_the_classes():
     with backend("gpu"):
         sizes = [len(str(jax.make_jaxpr(fn)(p))) for fn, p in (wide(4), wide(64))]
     assert sizes[1] < 1.1 * sizes[0]
+
+
+# --- the order of passes --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+@pytest.mark.parametrize("tree", [(), (0,), (3,)], ids=["scalar", "empty", "vector"])
+def test_waiting_takes_no_digit_from_what_waits(dtype, tree):
+    waited = after({"a": jnp.ones(tree, dtype)}, 0.1)
+    assert waited.dtype == np.float32 and waited == np.float32(0.1)
+    radii = jnp.array([0.1, 0.2])
+    np.testing.assert_array_equal(after({"a": jnp.ones(tree, dtype)}, radii), radii)
+
+
+def test_nor_in_double_precision(x64):
+    assert after({"a": jnp.ones(3, "bfloat16")}, jnp.float64(0.1)) == np.float64(0.1)
+
+
+def test_what_waits_depends_on_the_whole_pass():
+    """A compiler that saw through it would drop what it waits for."""
+
+    def waiting(x):
+        return after({"a": jnp.sin(x)}, 0.1)
+
+    compiled = jax.jit(waiting).lower(jnp.ones(3)).compile()
+    assert "sine" in compiled.as_text()

@@ -1,5 +1,8 @@
 """The losses to measure: batches, derivatives, what they refuse."""
 
+import gc
+import weakref
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -73,13 +76,49 @@ def test_one_compilation_serves_all_batches_and_classes():
 
     x, y = small.data()
     params = small.network()
+    losses = sharpness.class_losses(counted)
     for cut in (4, 10):
-        losses = sharpness.class_losses(counted, [(x[:cut], y[:cut])] * 3)
-        sharpness.class_sharpness(losses, params, 0.1)
+        some = losses.over([(x[:cut], y[:cut])] * 3)
+        sharpness.class_sharpness(some, params, 0.1)
     alone = len(traced)
-    losses = sharpness.class_losses(counted, [(x[5:9], y[5:9])])
-    sharpness.class_sharpness(losses, params, 0.2)
+    sharpness.class_sharpness(losses.over([(x[5:9], y[5:9])]), params, 0.2)
     assert len(traced) == alone
+
+
+def test_what_was_compiled_goes_with_the_losses():
+    x, y = small.data()
+    weight = np.ones(3)
+    held = weakref.ref(weight)
+
+    def measure(weight):
+        def scaled(params):
+            return jnp.asarray(weight) * small.loss(params, x, y)
+
+        losses = sharpness.class_losses(scaled)
+        sharpness.class_sharpness(losses, small.network(), 0.1)
+        losses.product(small.network(), 1.0, small.network())
+
+    measure(weight)
+    del weight
+    gc.collect()
+    assert held() is None
+
+
+def test_a_list_of_functions_and_a_callable_without_a_hash():
+    class Loss:
+        __hash__ = None
+
+        def __call__(self, params, x, y):
+            return small.loss(params, x, y)
+
+    functions = [lambda p, x, y, c=c: small.loss(p, x, y)[c] for c in range(3)]
+    params = small.network()
+    wanted = small.class_losses().gradient(params, small.COUNTS)
+    for given in (Loss(), functions):
+        losses = sharpness.class_losses(given, [small.data()])
+        got = losses.gradient(params, small.COUNTS)
+        for a, b in zip(*map(jax.tree.leaves, (got, wanted)), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
 def test_a_batch_split_over_devices_gives_the_same_numbers():

@@ -233,7 +233,7 @@ def test_a_label_outside_belongs_to_no_class_but_counts_in_the_batch():
 def test_sums_are_float32(dtype, masked):
     # 4096 ones: bfloat16 stops counting at 256, float16 at 2048.
     losses, labels = jnp.ones(4096, dtype), jnp.zeros(4096, jnp.uint8)
-    where = jnp.ones(4096, dtype) if masked else None
+    where = jnp.ones(4096, bool) if masked else None
     got = fsam.per_class_losses(losses, labels, 2, where=where)
     assert got.dtype == jnp.float32
     np.testing.assert_array_equal(got, [1.0, 0.0])
@@ -251,7 +251,7 @@ X, Y = jnp.ones(2), jnp.array([0, 1])
     ("arguments", "error", "words"),
     [
         ((X.mean(), Y, 2), ValueError, r"\(batch,\), got \(\); did you take the mean"),
-        ((X[:, None], Y, 2), ValueError, r"\(batch,\), got \(2, 1\)"),
+        ((X[:, None], Y, 2), ValueError, r"losses, \(2, 1\), got \(2,\)"),
         ((Y, Y, 2), TypeError, "losses must be floats, got int32"),
         (
             (X, Y[:, None], 2),
@@ -259,8 +259,11 @@ X, Y = jnp.ones(2), jnp.array([0, 1])
             r"\(2,\), got \(2, 1\); .*labels.argmax\(-1\)",
         ),
         ((X, X, 2), TypeError, "labels must be ints, got float32"),
-        ((X, Y, 0), ValueError, "num_classes must be at least 1, got 0"),
+        ((X, Y, 0), ValueError, "num_classes must be .* at least 1, got 0"),
         ((X, Y, 2, jnp.ones(3, bool)), ValueError, r"where .*\(2,\), got \(3,\)"),
+        ((X, jnp.ones((2, 3)), 2), ValueError, r"soft .*\(2, 2\), got \(2, 3\)"),
+        ((X, Y, 2, jnp.full(2, 0.5)), TypeError, "where must be bools, got float32"),
+        ((X, Y, 2, jnp.full(2, 255, "uint8")), TypeError, "must be bools, got uint8"),
     ],
 )
 def test_a_wrong_batch_is_explained(arguments, error, words):

@@ -135,7 +135,7 @@ def test_with_labels_the_shared_backward_pass_makes_one_of_its_own():
 @pytest.mark.parametrize(
     ("make", "error", "words"),
     [
-        (lambda: per_class_loss(PARAMS), TypeError, "focal_sam_jax.evaluate(per_class"),
+        (lambda: per_class_loss(PARAMS), TypeError, "focal_sam_jax.evaluate(loss_fn"),
         (
             lambda: fsam.evaluate(lambda p: per_class_loss(p)[:2], PARAMS),
             ValueError,

@@ -512,7 +512,7 @@ def test_wrong_counts_without_logits_are_explained(values, words):
         (lambda v: losses.logit_adjusted(X, Y, [3, 2, 1], tau=v), "tau .* >= 0"),
         (lambda v: losses.ldam(X, Y, [3, 2, 1], scale=v), "scale .* > 0"),
         (lambda v: losses.ldam(X, Y, [3, 2, 1], max_margin=v), "max_margin .* >= 0"),
-        (lambda v: losses.class_balanced_weights([2, 1], v), r"beta .* in \[0, 1\)"),
+        (lambda v: losses.class_balanced_weights([2, 1], v), "beta .* >= 0 and < 1"),
         (lambda v: losses.deferred_weights([2, 1], v), "epoch .* >= 0"),
         (lambda v: losses.deferred_weights([2, 1], 0, start_epoch=v), "start_epoch"),
     ],
@@ -521,16 +521,16 @@ def test_a_wrong_number_is_explained(call, words):
     for value in (-1.0, math.nan):
         with pytest.raises(ValueError, match=f"{words}.*, got {value}"):
             call(value)
-    with pytest.raises(ValueError, match=words + r".*got \[0.5 0.5\]"):
+    with pytest.raises(ValueError, match=words + r".*got shape \(2,\)"):
         call(np.array([0.5, 0.5]))
     with pytest.raises(TypeError, match=words + ".*got 'much'"):
         call("much")
-    with pytest.raises(ValueError, match=words + ".*got .*Tracer"):
+    with pytest.raises(ValueError, match=words + r".*got shape \(2,\)"):
         jax.eval_shape(call, np.array([0.5, 0.5]))
 
 
 def test_the_bounds_that_are_not_allowed():
     with pytest.raises(ValueError, match="scale must be .* > 0, got 0"):
         losses.ldam(X, Y, [3, 2, 1], scale=0)
-    with pytest.raises(ValueError, match=r"beta must be .* in \[0, 1\), got 1"):
+    with pytest.raises(ValueError, match="beta must be .* < 1, got 1"):
         losses.class_balanced_weights([2, 1], 1.0)

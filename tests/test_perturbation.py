@@ -51,7 +51,7 @@ def doubles(tree):
 @few_examples
 @given(some_tree, some_tree, some_rho, st.booleans(), some_mask)
 def test_agrees_with_the_oracle(params, gradient, rho, adaptive, mask):
-    point = perturb(params, gradient, rho, adaptive=adaptive, mask=mask)
+    point = perturb(params, gradient, rho, adaptive=adaptive, selected=mask)
     epsilon, norm = ref.ascent(doubles(params), doubles(gradient), rho, adaptive, mask)
     want = ref.add(doubles(params), epsilon)
     np.testing.assert_allclose(point.norm, norm, rtol=1e-5)
@@ -97,7 +97,7 @@ def test_the_adaptive_step_scales_with_the_parameters(params, gradient, factor):
 def test_the_norm_and_the_step_run_over_the_mask_only():
     params = {"a": jnp.zeros(2), "b": jnp.ones(2)}
     gradient = {"a": jnp.array([3.0, 4.0]), "b": jnp.array([1e6, jnp.nan])}
-    point = perturb(params, gradient, 1.0, mask={"a": True, "b": False})
+    point = perturb(params, gradient, 1.0, selected={"a": True, "b": False})
     assert point.norm == 5
     np.testing.assert_allclose(point.params["a"], [0.6, 0.8], rtol=1e-6)
     assert point.params["b"] is params["b"]
@@ -105,7 +105,7 @@ def test_the_norm_and_the_step_run_over_the_mask_only():
 
 def test_a_mask_of_nothing_moves_nothing():
     params = {"a": jnp.ones(2)}
-    point = perturb(params, params, 1.0, mask=False)
+    point = perturb(params, params, 1.0, selected={"a": False})
     assert point.params["a"] is params["a"]
     assert point.norm == 0 and not point.moved
 

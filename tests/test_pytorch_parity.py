@@ -18,7 +18,7 @@ from experiments.benchmark import pytorch_reference as reference  # noqa: E402
 from experiments.benchmark import pytorch_resnet  # noqa: E402
 
 STEPS, BATCH, CLASSES = 20, 8, 10
-RHO, GAMMA, LAM, TAIL = 0.05, 1.5, 0.7, 20
+RHO, GAMMA, LAM, TAIL, SWITCH = 0.05, 1.5, 0.7, 20, 12
 LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 0.02, 0.9, 5e-4
 COUNTS = np.array([500, 300, 180, 110, 65, 40, 24, 14, 9, 5])
 # As fsam.cc_sam_radii has them: rho (min m / m_c)^(1/4) with m = n - 1.
@@ -32,13 +32,18 @@ def only_head(params):
 # Functions, so that class weights are made in float64 and not when this is imported.
 JAX_METHODS = {
     "sgd": lambda: optax.with_extra_args_support(optax.identity()),
-    "sam": lambda: fsam.sam(rho=RHO, has_aux=True),
-    "imbsam": lambda: fsam.imbsam(COUNTS, rho=RHO, tail_threshold=TAIL, has_aux=True),
-    "focal_sam": lambda: fsam.focal_sam(
-        COUNTS, rho=RHO, gamma=GAMMA, lam=LAM, has_aux=True
+    "sam": lambda: fsam.sam(rho=RHO),
+    "imbsam": lambda: fsam.imbsam(COUNTS, rho=RHO, tail_threshold=TAIL),
+    "focal_sam": lambda: fsam.focal_sam(COUNTS, rho=RHO, gamma=GAMMA, lam=LAM),
+    "cc_sam": lambda: fsam.cc_sam(COUNTS, rho=RHO),
+    "cc_sam_head": lambda: fsam.cc_sam(COUNTS, rho=RHO, mask=only_head),
+    "sse_sam": lambda: fsam.sse_sam(
+        COUNTS,
+        head_rho=RHO,
+        tail_rho=2 * RHO,
+        tail_threshold=TAIL,
+        switch_step=SWITCH,
     ),
-    "cc_sam": lambda: fsam.cc_sam(COUNTS, rho=RHO, has_aux=True),
-    "cc_sam_head": lambda: fsam.cc_sam(COUNTS, rho=RHO, mask=only_head, has_aux=True),
 }
 TORCH_METHODS = {
     "sgd": (reference.sgd_step, {}),
@@ -56,6 +61,10 @@ TORCH_METHODS = {
         reference.cc_sam_step,
         {"radii": RADII, "perturbed": ("linear",)},
     ),
+    "sse_sam": (
+        reference.sse_sam_step,
+        {"is_tail": torch.from_numpy(COUNTS < TAIL), "tail_rho": 2 * RHO},
+    ),
 }
 
 
@@ -71,9 +80,11 @@ def train_in_pytorch(module, method):
     optimizer = torch.optim.SGD(
         module.parameters(), LEARNING_RATE, MOMENTUM, weight_decay=WEIGHT_DECAY
     )
-    for images, labels in batches():
+    for number, (images, labels) in enumerate(batches()):
         images = pytorch_resnet.images_to_torch(images)
         labels = torch.from_numpy(labels)
+        if method == "sse_sam":
+            options["head_rho"] = RHO if number < SWITCH else 0.0
         step(module, optimizer, reference.cross_entropy, images, labels, **options)
     return pytorch_resnet.to_jax(module)[0]
 

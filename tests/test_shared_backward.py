@@ -397,8 +397,8 @@ def test_training_shares_where_the_network_allows_and_labels_are_not_mixed(
 ):
     seen = []
 
-    def update(updates, state, params=None, *, per_example_labels=None, **extra):
-        seen.append(per_example_labels is not None)
+    def update(updates, state, params=None, *, evaluation, **extra):
+        seen.append(evaluation.loss_fn.labels is not None)
         return updates, state
 
     tx = optax.GradientTransformationExtraArgs(lambda params: (), update)

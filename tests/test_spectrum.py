@@ -8,7 +8,7 @@ import small_network as small
 from jax.flatten_util import ravel_pytree
 
 import focal_sam_jax as fsam
-from focal_sam_jax._lanczos import lanczos
+from focal_sam_jax.sharpness._spectrum import lanczos
 
 sharpness = fsam.sharpness
 KEY = jax.random.key(0)
@@ -63,7 +63,6 @@ def test_a_loss_without_curvature_has_zeros(x64):
     assert np.all(np.abs(top.values) < 1e-12)
     mean, error = sharpness.trace(losses, jnp.ones(4), 1.0, key=KEY)
     assert mean == 0 and error == 0
-    assert sharpness.trace_hutchpp(losses, jnp.ones(4), 1.0, key=KEY).mean == 0
 
 
 def test_the_largest_is_not_that_of_the_largest_magnitude(x64):
@@ -111,23 +110,21 @@ def test_matfree_comes_to_the_same_small_matrix(x64):
 
 
 @EVERY_CLASS
-@pytest.mark.parametrize("of", [sharpness.trace, sharpness.trace_hutchpp])
-def test_the_trace_is_within_its_error(x64, of, c):
+def test_the_trace_is_within_its_error(x64, c):
     params, losses = small.network(), small.class_losses()
     wanted = np.trace(small.dense_hessian(params, one_class(c)))
-    mean, error = of(losses, params, one_class(c), key=KEY, samples=12)
+    mean, error = sharpness.trace(losses, params, one_class(c), key=KEY, samples=12)
     assert abs(mean - wanted) < 4 * error
 
 
-@pytest.mark.parametrize("of", [sharpness.trace, sharpness.trace_hutchpp])
-def test_errors_of_the_trace_are_as_large_as_they_say(x64, of):
+def test_errors_of_the_trace_are_as_large_as_they_say(x64):
     size = 12
     turn = np.linalg.qr(np.random.default_rng(0).normal(size=(size, size)))[0]
     matrix = jnp.asarray(turn @ np.diag(np.arange(1.0, size + 1)) @ turn.T)
     losses = small.quadratic(matrix)
 
     def estimate(key):
-        return of(losses, jnp.ones(size), 1.0, key=key, samples=4)
+        return sharpness.trace(losses, jnp.ones(size), 1.0, key=key, samples=4)
 
     means, errors = jax.vmap(estimate)(jax.random.split(KEY, 2000))
     wanted = size * (size + 1) / 2
@@ -137,26 +134,6 @@ def test_errors_of_the_trace_are_as_large_as_they_say(x64, of):
         np.sqrt(np.mean(errors**2)),
         rtol=0.1,
     )
-
-
-def test_hutchpp_needs_fewer_draws_where_the_spectrum_falls(x64):
-    size = 60
-    turn = np.linalg.qr(np.random.default_rng(0).normal(size=(size, size)))[0]
-    matrix = turn @ np.diag(1.0 / np.arange(1, size + 1) ** 2) @ turn.T
-    losses = small.quadratic(jnp.asarray(matrix))
-    plain = sharpness.trace(losses, jnp.ones(size), 1.0, key=KEY, samples=30)
-    better = sharpness.trace_hutchpp(losses, jnp.ones(size), 1.0, key=KEY, samples=10)
-    assert better.standard_error < plain.standard_error / 3
-
-
-def test_with_as_many_draws_as_parameters_hutchpp_is_exact(x64):
-    params, losses = small.network(), small.class_losses()
-    dense = small.dense_hessian(params, 1.0)
-    mean, error = sharpness.trace_hutchpp(
-        losses, params, 1.0, key=KEY, samples=len(dense)
-    )
-    np.testing.assert_allclose(mean, np.trace(dense), rtol=1e-9)
-    assert error < 1e-9
 
 
 def test_the_density_has_the_moments_of_the_spectrum(x64):
@@ -218,7 +195,6 @@ def test_inside_jit_it_is_the_same(x64):
             top.values,
             jnp.sum(density.nodes * density.weights),
             sharpness.trace(losses, params, 1.0, key=key, samples=3),
-            sharpness.trace_hutchpp(losses, params, 1.0, key=key, samples=3),
         )
 
     for ours, compiled in zip(
@@ -252,9 +228,8 @@ def test_mistakes_are_explained(options, said):
 
 def test_at_least_one_of_everything():
     losses, w = small.quadratic(jnp.eye(3)), jnp.ones(3)
-    for of in (sharpness.trace, sharpness.trace_hutchpp):
-        with pytest.raises(ValueError, match="samples must be a whole number"):
-            of(losses, w, 1.0, key=KEY, samples=0)
+    with pytest.raises(ValueError, match="samples must be a whole number"):
+        sharpness.trace(losses, w, 1.0, key=KEY, samples=0)
     for name in ("steps", "samples"):
         with pytest.raises(ValueError, match=f"{name} must be a whole number"):
             sharpness.spectral_density(losses, w, 1.0, key=KEY, **{name: 0})

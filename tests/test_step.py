@@ -148,8 +148,8 @@ def test_nothing_in_a_new_state_is_there_twice():
 def test_a_mixed_image_belongs_to_both_classes_by_their_shares(share):
     seen = []
 
-    def tx_update(updates, state, params=None, *, per_class_loss_fn, **_):
-        seen.append(per_class_loss_fn(params)[0])
+    def tx_update(updates, state, params=None, *, evaluation, **_):
+        seen.append(evaluation.losses)
         return updates, state
 
     spy = optax.GradientTransformationExtraArgs(lambda _: (), tx_update)

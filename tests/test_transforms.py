@@ -20,6 +20,19 @@ HEAD_ONLY = ref.tree_map(lambda p: False, FULL) | {
     "head": ref.tree_map(lambda p: True, FULL["head"])
 }
 ONE_ARRAY = HEAD_ONLY | {"head": {"kernel": True, "bias": False}}
+ANY_WEIGHTS = np.array([0.3, -0.2, 1.5, 0.0])
+GROUPS = np.array([[0.0, 1, 0, 1], [0, 0, 1, 0], [1, 0, 0, 0]])
+
+
+def any_weights(params, rho, **options):
+    """Written in the other form: a part of every class stays, the rest climbs."""
+    before, uphill = ref.weighted(params, ANY_WEIGHTS)
+    epsilon, norm = ref.ascent(params, uphill, rho, **options)
+    after, climbed = ref.weighted(ref.add(params, epsilon), ANY_WEIGHTS)
+    _, home = ref.weighted(params, 1 - 0.7 * ANY_WEIGHTS)
+    return ref.Step(ref.add(home, climbed, 0.7), norm, after - before)
+
+
 MAKERS = {
     "sam": (fsam.sam, ref.sam),
     "imbsam": (
@@ -34,8 +47,42 @@ MAKERS = {
         partial(fsam.cc_sam, ref.COUNTS, alpha=0.6),
         partial(ref.cc_sam, counts=ref.COUNTS, alpha=0.6),
     ),
+    "sse_sam": (
+        lambda rho, **options: fsam.sse_sam(
+            ref.COUNTS,
+            head_rho=rho,
+            tail_rho=0.4,
+            tail_threshold=25,
+            switch_step=100,
+            **options,
+        ),
+        lambda rho, **options: ref.sse_sam(
+            counts=ref.COUNTS,
+            head_rho=rho,
+            tail_rho=0.4,
+            tail_threshold=25,
+            **options,
+        ),
+    ),
+    "sharpness_aware": (
+        partial(fsam.sharpness_aware, ANY_WEIGHTS, lam=0.7),
+        lambda params, rho, **options: any_weights(params, rho, **options),
+    ),
+    "class_conditional": (
+        lambda rho, **options: fsam.class_conditional(
+            (lambda count: jnp.array([1.0, 2.0, 0.5]) * rho(count))
+            if callable(rho)
+            else jnp.array([1.0, 2.0, 0.5]) * rho,
+            groups=[2, 0, 1, 0],
+            alpha=0.6,
+            **options,
+        ),
+        lambda params, rho, mask=None: ref.in_balls(
+            params, GROUPS, [rho, 2 * rho, rho / 2], 0.6, mask, ref.X, ref.Y
+        ),
+    ),
 }
-ADAPTIVE = ["sam", "imbsam", "focal_sam"]
+ADAPTIVE = ["sam", "imbsam", "focal_sam", "sharpness_aware"]
 every_method = pytest.mark.parametrize("name", MAKERS)
 few_examples = settings(deadline=None, max_examples=25)
 

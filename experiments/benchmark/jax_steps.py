@@ -101,7 +101,7 @@ def _optimizer_of_the_published_cc_sam(config, class_counts):
         return {name: name == "head" for name in params}
 
     return optax.chain(
-        fsam.cc_sam(class_counts, rho=config.rho, mask=mask, has_aux=True),
+        fsam.cc_sam(class_counts, rho=config.rho, mask=mask),
         optax.add_decayed_weights(config.weight_decay),
         optax.sgd(
             schedules.learning_rate(config, _STEPS_PER_EPOCH), momentum=config.momentum

@@ -128,6 +128,34 @@ def cc_sam_step(
     optimizer.step()
 
 
+def sse_sam_step(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    loss: Loss,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    is_tail: Tensor,
+    head_rho: float,
+    tail_rho: float,
+) -> None:
+    """SSE-SAM: head and tail climb in a ball each, and their gradients are added.
+
+    ``is_tail`` says so of each class, ``(num_classes,)``. With ``head_rho`` zero it is
+    the second stage.
+    """
+    tail = is_tail[labels].to(images.dtype)
+    total = [torch.zeros_like(p) for p in _trained(model)]
+    for a, rho in ((1 - tail, head_rho), (tail, tail_rho)):
+        if not a.any():
+            continue
+        uphill = _gradient(model, (a * loss(model(images), labels)).mean())
+        there = _gradient_after_climb(model, uphill, rho, loss, images, labels, a)
+        torch._foreach_add_(total, there)
+    _use(model, total)
+    optimizer.step()
+
+
 def _trained(model):
     return [p for p in model.parameters() if p.requires_grad]
 

@@ -1,15 +1,30 @@
-"""How much losses rise nearby: at worst within a ball, and on average around."""
+r"""How much losses rise nearby: at worst within a ball, and on average around.
+
+A ball is :math:`\lVert T^{-1} \epsilon \rVert_2 \leq \rho` with :math:`T = 1`, or,
+adaptive, :math:`T = |\theta|` entry by entry, which does not change when weights are
+rescaled and the network stays the same function. A point in it is
+:math:`\theta + T u` with the offset :math:`\lVert u \rVert_2 \leq \rho`.
+"""
+
+from functools import partial
+from typing import NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
+import optax
 
-from focal_sam_jax._ball import Ball
 from focal_sam_jax._checks import ClassValues, check_at_least, check_scalar
-from focal_sam_jax._class_losses import ClassLosses, one_hot
 from focal_sam_jax._class_weights import focal_weights
-from focal_sam_jax._estimates import Estimate, estimate
-from focal_sam_jax._loops import each, repeat
+from focal_sam_jax._perturbation import norm, perturb, widen
+from focal_sam_jax.sharpness._class_losses import (
+    ClassLosses,
+    Estimate,
+    each,
+    estimate,
+    one_hot,
+    repeat,
+)
 
 
 def sharpness(
@@ -74,7 +89,7 @@ def sharpness(
       Andriushchenko et al., `A Modern Look at the Relationship between Sharpness and
       Generalization <https://arxiv.org/abs/2302.07011>`_, ICML 2023, section 3
     """
-    check_scalar("rho", rho, low=0)
+    check_scalar("rho", rho)
     check_at_least("steps", steps, 1)
     check_at_least("restarts", restarts, 1)
     if restarts > 1 and key is None:
@@ -252,7 +267,7 @@ def average_sharpness(
       Generalization <https://arxiv.org/abs/2302.07011>`_, ICML 2023, section 3, whose
       radius is that of a single entry, :math:`\rho / \sqrt n`
     """
-    check_scalar("rho", rho, low=0)
+    check_scalar("rho", rho)
     check_at_least("samples", samples, 1)
     ball = Ball(params, adaptive)
     here = losses.values(params)
@@ -264,3 +279,155 @@ def average_sharpness(
         return (ahead + behind) / 2 - here
 
     return estimate(each(rise, jax.random.split(key, samples), params))
+
+
+# --- generalisation bounds -----------------------------------------------------------
+
+
+class BoundTerms(NamedTuple):
+    r"""Terms, not a bound: none of them certifies anything.
+
+    Attributes:
+      empirical_loss: :math:`\sum_c L_c(\theta)`, ().
+      class_losses: :math:`L_c(\theta)`, ``(num_classes,)``.
+      focal_sharpness: the rise that Focal-SAM penalises, ().
+      parameter_norm: :math:`\lVert \theta \rVert_2`, ().
+      num_parameters: n, ().
+      class_counts: training examples of each class, ``(num_classes,)``.
+    """
+
+    empirical_loss: jax.Array
+    class_losses: jax.Array
+    focal_sharpness: jax.Array
+    parameter_norm: jax.Array
+    num_parameters: jax.Array
+    class_counts: jax.Array
+
+
+def bound_terms(
+    losses: ClassLosses,
+    params: chex.ArrayTree,
+    class_counts: ClassValues,
+    rho: chex.Numeric,
+    gamma: chex.Numeric,
+) -> BoundTerms:
+    r"""What the generalisation bound of Focal-SAM is made of, as one report.
+
+    The bound is of the form: loss on the population ≤ loss on the training set + focal
+    sharpness + a term that grows with :math:`\lVert \theta \rVert_2^2 / \rho^2` and the
+    number of parameters, and falls with the number of examples. For networks of common
+    size that last term is far above any loss. The terms are for comparing networks, and
+    no sum of them is formed.
+
+    Args:
+      losses: of :func:`class_losses`.
+      params: :math:`\theta`.
+      class_counts: training examples of each class, shape ``(num_classes,)``.
+      rho: radius of the focal sharpness, a scalar >= 0.
+      gamma: its focusing exponent, a scalar >= 0.
+
+    Returns:
+      The terms.
+
+    Cost:
+      A gradient and three evaluations.
+
+    Raises:
+      ValueError: as :func:`focal_sharpness`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import focal_sam_jax as fsam
+      >>> losses = fsam.sharpness.class_losses(lambda w: jnp.stack([w @ w, w.sum()]))
+      >>> terms = fsam.sharpness.bound_terms(
+      ...     losses, jnp.array([3.0, 4.0]), [90, 10], rho=0.05, gamma=1.0)
+      >>> float(terms.parameter_norm), float(terms.empirical_loss)
+      (5.0, 32.0)
+
+    References:
+      Li et al., `Focal-SAM: Focal Sharpness-Aware Minimization for Long-Tailed
+      Classification <https://arxiv.org/abs/2505.01660>`_, ICML 2025, the theorem on
+      generalisation
+    """
+    of_class = losses.values(params)
+    size = sum(leaf.size for leaf in jax.tree.leaves(params))
+    return BoundTerms(
+        empirical_loss=jnp.sum(of_class),
+        class_losses=of_class,
+        focal_sharpness=focal_sharpness(losses, params, class_counts, rho, gamma),
+        parameter_norm=norm(params),
+        num_parameters=jnp.asarray(size),
+        class_counts=jnp.asarray(class_counts),
+    )
+
+
+# --- balls ----------------------------------------------------------------------------
+
+
+class Ball(NamedTuple):
+    r"""Points :math:`\theta + T u` around the parameters, by their offset :math:`u`."""
+
+    params: chex.ArrayTree
+    adaptive: bool
+
+    @property
+    def centre(self) -> chex.ArrayTree:
+        """No offset."""
+        return jax.tree.map(lambda leaf: jnp.zeros_like(widen(leaf)), self.params)
+
+    def point(self, offset: chex.ArrayTree) -> chex.ArrayTree:
+        r""":math:`\theta + T u`, in the dtypes of the parameters."""
+        return _point(self.params, offset, self.adaptive)
+
+    def climbed(
+        self,
+        offset: chex.ArrayTree,
+        gradient: chex.ArrayTree,
+        length: chex.Numeric,
+        rho: chex.Numeric,
+    ) -> chex.ArrayTree:
+        """Further along the gradient by the parameters, but not out of the ball."""
+        return _climbed(self.params, offset, gradient, length, rho, self.adaptive)
+
+    def gaussian(self, key: jax.Array, rho: chex.Numeric) -> chex.ArrayTree:
+        """An offset whose squared length is that of ``rho`` on average."""
+        return _gaussian(key, self.centre, rho)
+
+    def on_sphere(self, key: jax.Array, rho: chex.Numeric) -> chex.ArrayTree:
+        """An offset of that length in a random direction."""
+        return perturb(self.centre, self.gaussian(key, 1.0), rho).params
+
+
+# Each is one call, where the loops around them run on the host.
+@partial(jax.jit, static_argnums=2)
+def _point(params, offset, adaptive):
+    return jax.tree.map(
+        lambda theta, step: (widen(theta) + step).astype(theta.dtype),
+        params,
+        _scaled(params, offset, adaptive),
+    )
+
+
+@partial(jax.jit, static_argnums=5)
+def _climbed(params, offset, gradient, length, rho, adaptive):
+    # By the chain rule the gradient by the offset is T times that by the parameters.
+    uphill = _scaled(params, gradient, adaptive)
+    offset = perturb(offset, uphill, length).params
+    length = norm(offset)
+    factor = jnp.where(length > rho, rho / jnp.where(length > 0, length, 1), 1)
+    return jax.tree.map(lambda leaf: factor * leaf, offset)
+
+
+@jax.jit
+def _gaussian(key, like, rho):
+    size = sum(leaf.size for leaf in jax.tree.leaves(like))
+    normal = optax.tree.random_like(key, like, sampler=jax.random.normal)
+    return jax.tree.map(lambda leaf: rho / size**0.5 * leaf, normal)
+
+
+def _scaled(params, tree, adaptive):
+    if not adaptive:
+        return tree
+    return jax.tree.map(
+        lambda theta, leaf: jnp.abs(widen(theta)) * widen(leaf), params, tree
+    )

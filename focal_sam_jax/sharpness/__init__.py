@@ -10,7 +10,6 @@ which :func:`class_losses` describes: one class, a group of them, or all.
 :func:`average_sharpness`  the rise of every class at a random point around
 :func:`top_eigenpairs`     largest eigenvalues of the Hessian, and their vectors
 :func:`trace`              of the Hessian, by Hutchinson's estimator
-:func:`trace_hutchpp`      of the Hessian, by Hutch++
 :func:`spectral_density`   distribution of the Hessian's eigenvalues
 :func:`filter_normalised`  a direction to look along
 :func:`slice_1d`           the losses along a line
@@ -20,27 +19,30 @@ which :func:`class_losses` describes: one class, a group of them, or all.
 
 All are pure functions. Outside of ``jit`` their loops run on the host, and only
 gradients, products and evaluations are compiled: best on CPU, and the one way where
-batches come from disk. Inside of ``jit`` they are loops on the device.
+batches come from disk. Inside of ``jit`` steps, draws and classes are loops on the
+device; batches are not, the program holds each of them.
+
+Parameters in bfloat16 or float16 are rounded again after every small step, and what is
+measured is too small: convert them to float32 before.
 """
 
-from focal_sam_jax._bound import BoundTerms as BoundTerms
-from focal_sam_jax._bound import bound_terms as bound_terms
-from focal_sam_jax._class_losses import ClassLosses as ClassLosses
-from focal_sam_jax._class_losses import class_losses as class_losses
-from focal_sam_jax._estimates import Estimate as Estimate
-from focal_sam_jax._landscape import filter_normalised as filter_normalised
-from focal_sam_jax._landscape import slice_1d as slice_1d
-from focal_sam_jax._landscape import slice_2d as slice_2d
-from focal_sam_jax._sharpness import average_sharpness as average_sharpness
-from focal_sam_jax._sharpness import class_sharpness as class_sharpness
-from focal_sam_jax._sharpness import focal_sharpness as focal_sharpness
-from focal_sam_jax._sharpness import sharpness as sharpness
-from focal_sam_jax._spectrum import Eigenpairs as Eigenpairs
-from focal_sam_jax._spectrum import Spectrum as Spectrum
-from focal_sam_jax._spectrum import spectral_density as spectral_density
-from focal_sam_jax._spectrum import top_eigenpairs as top_eigenpairs
-from focal_sam_jax._trace import trace as trace
-from focal_sam_jax._trace import trace_hutchpp as trace_hutchpp
+from focal_sam_jax.sharpness._class_losses import ClassLosses as ClassLosses
+from focal_sam_jax.sharpness._class_losses import Estimate as Estimate
+from focal_sam_jax.sharpness._class_losses import class_losses as class_losses
+from focal_sam_jax.sharpness._landscape import filter_normalised as filter_normalised
+from focal_sam_jax.sharpness._landscape import slice_1d as slice_1d
+from focal_sam_jax.sharpness._landscape import slice_2d as slice_2d
+from focal_sam_jax.sharpness._rises import BoundTerms as BoundTerms
+from focal_sam_jax.sharpness._rises import average_sharpness as average_sharpness
+from focal_sam_jax.sharpness._rises import bound_terms as bound_terms
+from focal_sam_jax.sharpness._rises import class_sharpness as class_sharpness
+from focal_sam_jax.sharpness._rises import focal_sharpness as focal_sharpness
+from focal_sam_jax.sharpness._rises import sharpness as sharpness
+from focal_sam_jax.sharpness._spectrum import Eigenpairs as Eigenpairs
+from focal_sam_jax.sharpness._spectrum import Spectrum as Spectrum
+from focal_sam_jax.sharpness._spectrum import spectral_density as spectral_density
+from focal_sam_jax.sharpness._spectrum import top_eigenpairs as top_eigenpairs
+from focal_sam_jax.sharpness._spectrum import trace as trace
 
 __all__ = [
     "BoundTerms",
@@ -60,5 +62,4 @@ __all__ = [
     "spectral_density",
     "top_eigenpairs",
     "trace",
-    "trace_hutchpp",
 ]

@@ -4,9 +4,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from focal_sam_jax._class_losses import ClassLosses
-from focal_sam_jax._loops import each
 from focal_sam_jax._perturbation import widen
+from focal_sam_jax.sharpness._class_losses import ClassLosses, each
 
 
 def filter_normalised(params: chex.ArrayTree, key: jax.Array) -> chex.ArrayTree:

@@ -1,0 +1,279 @@
+r"""The two corrections: what turns a plain gradient into a sharpness-aware one.
+
+With the loss of a batch written class by class, :math:`L = \sum_c L_c`, a method either
+weighs the classes,
+
+.. math::
+  g_s = \nabla \sum_c s_c L_c(\theta), \qquad
+  \epsilon = \rho \, g_s / \lVert g_s \rVert_2, \qquad
+  G = \nabla L(\theta) + \lambda
+      \Big[ \nabla \sum_c s_c L_c(\theta + \epsilon) - g_s \Big]
+
+or lets every group :math:`k` of classes climb in a ball of its own,
+
+.. math::
+  \epsilon_k = \rho_k \, \nabla L_k / \lVert \nabla L_k \rVert_2, \qquad
+  G = \nabla L(\theta) + \alpha
+      \Big[ \sum_k \nabla L_k(\theta + \epsilon_k) - \nabla L(\theta) \Big],
+  \qquad L_k = \sum_{c \in k} L_c
+
+The bracket is the correction.
+"""
+
+from dataclasses import replace
+from functools import partial
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from focal_sam_jax._devices import AxisName, device_any, device_mean
+from focal_sam_jax._evaluation import Forward, Loss, forward
+from focal_sam_jax._perturbation import norm, perturb, widen
+
+# Up to here a program with one copy of the network a group compiles in reasonable time.
+_MAX_UNROLLED_GROUPS = 32
+
+
+class Correction(NamedTuple):
+    r"""What a method adds to the plain gradient, before :math:`\lambda`.
+
+    Attributes:
+      gradient: this device's correction, a tree like the parameters, float32 or wider.
+      ascent_norm: norm of the gradient that was climbed, ().
+      sharpness: rise of the weighted loss from θ to θ + ε, ().
+    """
+
+    gradient: chex.ArrayTree
+    ascent_norm: jax.Array
+    sharpness: jax.Array
+
+
+def class_weighted_correction(
+    loss: Loss,
+    here: Forward,
+    class_weights: chex.Numeric,
+    rho: chex.Numeric,
+    *,
+    adaptive: bool,
+    selected: chex.ArrayTree,
+    axis_name: AxisName,
+    sync_perturbation: bool,
+) -> Correction:
+    r""":math:`\nabla \sum_c s_c L_c(\theta + \epsilon) - g_s`.
+
+    Args:
+      loss: the loss function.
+      here: the forward pass at θ.
+      class_weights: :math:`s`, a scalar or shape ``(num_classes,)``.
+      rho: radius, scalar.
+      adaptive: as in :func:`~focal_sam_jax._perturbation.perturb`.
+      selected: as in :func:`~focal_sam_jax._perturbation.perturb`.
+      axis_name: the axis, or axes, over which the batch is split.
+      sync_perturbation: climb by the mean gradient of all devices, not by the own one.
+
+    Returns:
+      The correction; zero, exactly, if there was nothing to climb.
+    """
+    ascent = here.weighted(class_weights)
+    uphill = device_mean(ascent, axis_name) if sync_perturbation else ascent
+    point = perturb(here.params, uphill, rho, adaptive=adaptive, selected=selected)
+    there = forward(loss, point.params, axis_name)
+    gradient = jax.tree.map(
+        lambda a, b: jnp.where(point.moved, widen(a) - widen(b), 0),
+        there.pullback(class_weights),
+        ascent,
+    )
+    rise = jnp.sum(class_weights * (there.losses - here.losses))
+    return Correction(gradient, point.norm, rise)
+
+
+class _Sums(NamedTuple):
+    """What is summed over the groups.
+
+    Attributes:
+      gradient: this device's perturbed gradients, a tree like the parameters.
+      norm: root of the sum of the squared norms of the groups' gradients, ().
+      rise: rises of the groups' losses, ().
+      moved: whether any group moved, bool, ().
+    """
+
+    gradient: chex.ArrayTree
+    norm: jax.Array
+    rise: jax.Array
+    moved: jax.Array
+
+
+def class_conditional_correction(
+    loss: Loss,
+    here: Forward,
+    radii: jax.Array,
+    groups: np.ndarray,
+    *,
+    selected: chex.ArrayTree,
+    axis_name: AxisName,
+) -> Correction:
+    r""":math:`\sum_k \nabla L_k(\theta + \epsilon_k) - \nabla L(\theta)`.
+
+    Three forms of one sum:
+
+    - A sequence of functions is visited function by function.
+    - *Written out*, all groups climb first, from one set of activations at θ, for which
+      a gradient of each is held. So it is for one or two groups, and on CPU for a
+      moderate number, since loops and conditionals around convolutions are far slower
+      than convolutions there.
+    - Otherwise a *loop*: its memory does not grow with the groups, and it skips those
+      with nothing to climb, whose radius is zero or whose loss is zero on all devices.
+      It makes the activations at θ anew for every group, since kept for all of them
+      they would lie beside those at :math:`\theta + \epsilon_k`.
+
+    Args:
+      loss: the loss function.
+      here: the forward pass at θ.
+      radii: :math:`\rho_k`, shape ``(num_groups,)``.
+      groups: which group each class is in, ints, shape ``(num_classes,)``.
+      selected: as in :func:`~focal_sam_jax._perturbation.perturb`.
+      axis_name: the axis, or axes, over which the batch is split.
+
+    Returns:
+      The correction. Its ascent norm is the root of the sum of the squared norms, its
+      sharpness :math:`\sum_k L_k(\theta + \epsilon_k) - L_k(\theta)`.
+    """
+    nothing = jnp.zeros_like(here.losses[0])  # varies over devices as the losses do
+    sums = _Sums(
+        gradient=jax.tree.map(lambda p: jnp.zeros_like(widen(p)), here.params),
+        norm=jnp.zeros_like(nothing, jnp.result_type(radii, here.losses)),
+        rise=nothing,
+        moved=jnp.zeros_like(nothing, bool),
+    )
+    # Row k holds ones for the classes of group k.
+    members = np.arange(len(radii))[:, None] == groups[None, :]
+    members = members.astype(here.losses.dtype)
+    written_out = len(radii) <= 2 or (
+        jax.default_backend() == "cpu" and len(radii) <= _MAX_UNROLLED_GROUPS
+    )
+    visit = partial(_visit, selected=selected, axis_name=axis_name)
+    if loss.of_class is not None:
+        sums = _of_functions(visit, sums, loss.of_class, here, radii, groups, axis_name)
+        plain = here.plain
+    elif written_out:
+        sums = _written_out(
+            visit, sums, loss, here, radii, members, selected, axis_name
+        )
+        plain = here.plain
+    else:
+        sums, plain = _in_a_loop(
+            visit, sums, loss, here, radii, members, selected, axis_name
+        )
+    gradient = jax.tree.map(
+        lambda a, b: jnp.where(sums.moved, a - widen(b), 0), sums.gradient, plain
+    )
+    return Correction(gradient, sums.norm, sums.rise)
+
+
+def _of_functions(visit, sums, functions, here, radii, groups, axis_name):
+    for k in range(len(radii)):
+        group = [functions[c] for c in np.flatnonzero(groups == k)]
+        if group:
+            loss = _together(group)
+            alone = forward(loss, here.params, axis_name)
+            uphill = device_mean(alone.plain, axis_name)
+            sums = visit(sums, loss, alone, uphill, np.ones(len(group)), radii[k])
+    return sums
+
+
+def _together(losses):
+    def raw(params):
+        return jnp.concatenate([loss.raw(params)[0] for loss in losses]), None
+
+    return Loss(raw)
+
+
+def _written_out(visit, sums, loss, here, radii, members, selected, axis_name):
+    # Traced once and inlined for every group.
+    inlined = replace(loss, raw=jax.jit(lambda theta: (loss.raw(theta)[0], None)))
+    uphills = []
+    for member in members:
+        climb = here.pullback(after(uphills[-1:], member))
+        # Nothing waits for the rest, and so it is not computed.
+        climb = jax.tree.map(lambda keep, g: g if keep else None, selected, climb)
+        uphills.append(device_mean(climb, axis_name))
+    for member, uphill, radius in zip(members, uphills, radii, strict=True):
+        radius = after((uphills[-1], sums.gradient), radius)
+        sums = visit(sums, inlined, here, uphill, member, radius)
+    return sums
+
+
+def _in_a_loop(visit, sums, loss, here, radii, members, selected, axis_name):
+    present = device_any(here.losses != 0, axis_name)
+    climbs = (members @ present.astype(members.dtype) > 0) & (radii != 0)
+    # What is skipped there must be skipped here. A group climbs by its gradient at θ,
+    # which is then at hand to be subtracted; with a mask only a part of it is.
+    whole = all(jax.tree.leaves(selected))
+    if whole:
+        plain = jax.tree.map(jnp.zeros_like, here.params)
+    else:
+        plain = here.pullback(climbs.astype(members.dtype) @ members)
+
+    def visit_anew(sums, k):
+        again = forward(loss, here.params, axis_name)
+        member = jnp.asarray(members)[k]
+        climb = again.pullback(member)
+        less = climb if whole else None
+        uphill = device_mean(climb, axis_name)
+        return visit(sums, loss, again, uphill, member, radii[k], less=less)
+
+    def visit_if_it_climbs(sums, k):
+        return jax.lax.cond(climbs[k], visit_anew, lambda sums, k: sums, sums, k), None
+
+    sums, _ = jax.lax.scan(visit_if_it_climbs, sums, jnp.arange(len(members)))
+    return sums, plain
+
+
+def _visit(
+    sums, loss, here, uphill, member, radius, *, selected, axis_name, less=None
+) -> _Sums:
+    """Adds the group that ``member`` weighs, ``less`` its gradient at θ if given."""
+    point = perturb(here.params, uphill, radius, selected=selected)
+    there = forward(loss, point.params, axis_name)
+    gradient = jax.tree.map(widen, there.pullback(member))
+    if less is not None:
+        gradient = jax.tree.map(lambda g, b: g - widen(b), gradient, less)
+    gradient = jax.tree.map(jnp.add, sums.gradient, gradient)
+    rise = jnp.sum(member * (there.losses - here.losses))
+    return _Sums(
+        gradient,
+        norm((sums.norm, point.norm)).astype(sums.norm.dtype),
+        sums.rise + rise.astype(sums.rise.dtype),
+        sums.moved | point.moved,
+    )
+
+
+def add_correction(
+    gradient: chex.ArrayTree,
+    correction: chex.ArrayTree,
+    strength: chex.Numeric,
+) -> chex.ArrayTree:
+    """``gradient + strength * correction``, like ``gradient`` in form and dtypes."""
+    leaves, structure = jax.tree.flatten(gradient)
+    added = [
+        (widen(g) + strength * c).astype(g.dtype)
+        for g, c in zip(leaves, jax.tree.leaves(correction), strict=True)
+    ]
+    return structure.unflatten(added)
+
+
+def after(tree: chex.ArrayTree, value: chex.Numeric) -> jax.Array:
+    """``value``, once all of the pass that makes the gradient ``tree`` has been made.
+
+    Two passes that could run side by side would both be in memory. A sum with nothing
+    keeps them apart where an optimization barrier is dropped, as on CPU.
+    """
+    # All arrays, since any may be the last to be made; their sums, since an array that
+    # is split over devices has no element to pick.
+    total = sum(jnp.sum(widen(leaf)) for leaf in jax.tree.leaves(tree))
+    never = (total < 0) & (total > 0)  # not known to the compiler, and never NaN
+    value = jnp.asarray(value)
+    return value + jnp.asarray(never, value.dtype)

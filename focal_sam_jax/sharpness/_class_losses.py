@@ -1,0 +1,222 @@
+r"""The losses of a whole data set, class by class, and the loops that measure them.
+
+All that is measured is of a weighted sum :math:`\sum_c s_c L_c(\theta)`: of one class,
+of a group, of all. The weights are an argument, so that what was compiled for one class
+serves all of them.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from focal_sam_jax._checks import check_params, is_concrete
+from focal_sam_jax._evaluation import PerClassLossFn, as_loss
+
+Batches = Iterable[tuple[Any, ...]] | None
+Carry = TypeVar("Carry")
+
+
+class ClassLosses:
+    r"""What :func:`class_losses` makes; :math:`L_c` in the docstrings of this module.
+
+    It owns what is compiled for it, which goes when it goes.
+    """
+
+    def __init__(self, compiled: "_Compiled", batches: Batches):
+        if isinstance(batches, Iterator):
+            raise TypeError(
+                "batches must be a list, or anything that can be gone through again "
+                f"and again, got {type(batches).__name__}, which ends after the first "
+                "time: pass list(batches), or an object whose __iter__ starts anew."
+            )
+        self._compiled, self._batches = compiled, batches
+
+    def over(self, batches: Batches) -> "ClassLosses":
+        """The same losses of other batches, without compiling them again."""
+        return ClassLosses(self._compiled, batches)
+
+    def values(self, params: chex.ArrayTree) -> jax.Array:
+        """:math:`L_c`, float, shape ``(num_classes,)``."""
+        return self._total(self._compiled.values, params)
+
+    def gradient(
+        self, params: chex.ArrayTree, class_weights: chex.Numeric
+    ) -> chex.ArrayTree:
+        r""":math:`\nabla \sum_c s_c L_c`, a tree like the parameters.
+
+        Args:
+          params: :math:`\theta`.
+          class_weights: :math:`s`, a scalar or shape ``(num_classes,)``.
+        """
+        return self._total(self._compiled.gradient, params, class_weights)
+
+    def product(
+        self,
+        params: chex.ArrayTree,
+        class_weights: chex.Numeric,
+        vector: chex.ArrayTree,
+    ) -> chex.ArrayTree:
+        r""":math:`\nabla^2 \big(\sum_c s_c L_c\big) v`, a tree like the parameters.
+
+        Args:
+          params: :math:`\theta`.
+          class_weights: :math:`s`, a scalar or shape ``(num_classes,)``.
+          vector: :math:`v`, a tree like the parameters.
+        """
+        return self._total(self._compiled.product, params, class_weights, vector)
+
+    def _total(self, function, params, *rest):
+        check_params(params)
+        so_far = None
+        for batch in [()] if self._batches is None else self._batches:
+            more = function(params, batch, *rest)
+            so_far = more if so_far is None else jax.tree.map(jnp.add, so_far, more)
+        if so_far is None:
+            raise ValueError("there is no batch to measure the losses of.")
+        return so_far
+
+
+def class_losses(
+    per_class_loss_fn: PerClassLossFn, batches: Batches = None
+) -> ClassLosses:
+    r"""The losses to measure, of one batch or of the sum over many.
+
+    .. math::
+      L_c(\theta) = \sum_k f_c(\theta, \text{batch}_k)
+
+    Batches are visited one after the other. Outside of ``jit`` each is a call of a
+    compiled function, memory does not grow with their number, and they may come from
+    disk; inside of ``jit`` they are all part of one program. Arrays that are split over
+    devices stay so, as in training under ``jit``.
+
+    For the mean over a set of N examples, ``f`` divides the sums of its batch by N:
+    ``fsam.per_class_losses(losses, y, num_classes) * len(y) / N``. The mean over the
+    examples of a class is that over the class's share of the set,
+    :math:`L_c / \pi_c`, and so are its sharpness and its curvature.
+
+    Args:
+      per_class_loss_fn: ``f(params, *batch)`` to floats of shape ``(num_classes,)``, or
+        a sequence of functions to scalars, one a class; a network with BatchNorm or
+        dropout in evaluation mode.
+      batches: tuples of arguments for ``f``, in a list or anything else that can be
+        gone through again and again. ``None``: ``f`` takes the parameters alone.
+
+    Returns:
+      The losses. ``losses.over(other_batches)`` are those of other batches, by the same
+      compiled functions.
+
+    Raises:
+      TypeError: if ``batches`` can be gone through only once.
+      ValueError: when it is used, if there is no batch, or the losses are not 1-D.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import focal_sam_jax as fsam
+      >>> def f(w, x, y):
+      ...     losses = (x @ w - y) ** 2
+      ...     return fsam.per_class_losses(losses, y, num_classes=2) * len(y) / 4
+      >>> x, y = jnp.eye(4), jnp.array([0, 0, 0, 1])
+      >>> whole = fsam.sharpness.class_losses(f, [(x, y)])
+      >>> parts = fsam.sharpness.class_losses(f, [(x[:3], y[:3]), (x[3:], y[3:])])
+      >>> w = jnp.ones(4)
+      >>> whole.values(w).tolist() == parts.values(w).tolist()
+      True
+    """
+    return ClassLosses(_compile(per_class_loss_fn), batches)
+
+
+class _Compiled(NamedTuple):
+    """A batch's part in the values, the gradient and the product."""
+
+    values: Callable[..., jax.Array]
+    gradient: Callable[..., chex.ArrayTree]
+    product: Callable[..., chex.ArrayTree]
+
+
+def _compile(per_class_loss_fn: PerClassLossFn) -> _Compiled:
+    def of_batch(function, batch):
+        return lambda params: function(params, *batch)
+
+    def values(params, batch):
+        functions = per_class_loss_fn
+        if isinstance(functions, Sequence):
+            functions = [of_batch(function, batch) for function in functions]
+        elif callable(functions):
+            functions = of_batch(functions, batch)
+        return as_loss(functions, None, allow_scalar=False)(params)[0]
+
+    def weighted(params, batch, class_weights):
+        return jnp.sum(class_weights * values(params, batch))
+
+    gradient = jax.grad(weighted)
+
+    def product(params, batch, class_weights, vector):
+        # Forward over reverse: one gradient and its derivative along the vector.
+        def of_params(params):
+            return gradient(params, batch, class_weights)
+
+        return jax.jvp(of_params, (params,), (vector,))[1]
+
+    return _Compiled(jax.jit(values), jax.jit(gradient), jax.jit(product))
+
+
+def one_hot(losses: ClassLosses, params: chex.ArrayTree) -> jax.Array:
+    """Weights that single out each class in turn, ``(num_classes, num_classes)``."""
+    values = jax.eval_shape(losses.values, params)
+    return jnp.eye(values.shape[0], dtype=values.dtype)
+
+
+# --- loops ----------------------------------------------------------------------------
+
+# On the host every turn calls functions that are compiled already, and may read batches
+# from disk. It also spares XLA's CPU backend convolutions inside of loops, which run
+# many times slower than outside.
+
+
+def repeat(turns: int, body: Callable[[Any, Carry], Carry], carry: Carry) -> Carry:
+    """``carry = body(turn, carry)``, so many times."""
+    if not all(map(is_concrete, jax.tree.leaves(carry))):
+        return jax.lax.fori_loop(0, turns, body, carry)
+    for turn in range(turns):
+        carry = body(turn, carry)
+    return carry
+
+
+def each(function: Callable[[Any], Any], inputs: Any, *around: Any) -> Any:
+    """The results for every row of ``inputs``, stacked.
+
+    Args:
+      function: of a row, a tree.
+      inputs: a tree of arrays with one leading axis.
+      around: what else the function takes from outside; tells where it runs.
+    """
+    if not all(map(is_concrete, jax.tree.leaves((inputs, around)))):
+        return jax.lax.map(function, inputs)
+    rows = zip(*jax.tree.leaves(inputs), strict=True)
+    structure = jax.tree.structure(inputs)
+    results = [function(structure.unflatten(row)) for row in rows]
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *results)
+
+
+class Estimate(NamedTuple):
+    """A mean over random draws.
+
+    Attributes:
+      mean: float array.
+      standard_error: of the mean, the same shape; NaN for a single draw.
+    """
+
+    mean: jax.Array
+    standard_error: jax.Array
+
+
+def estimate(draws: jax.Array) -> Estimate:
+    """Mean over the first axis and its standard error."""
+    number = draws.shape[0]
+    if number == 1:
+        return Estimate(draws[0], jnp.full_like(draws[0], jnp.nan))
+    error = jnp.std(draws, axis=0, ddof=1) / number**0.5
+    return Estimate(jnp.mean(draws, axis=0), error)
