@@ -1,6 +1,11 @@
-"""Inside Optax's wrappers and Flax's optimizer: it works, or it explains itself."""
+"""Inside Optax's wrappers and Flax's optimizer: it works, or it explains itself.
 
+A test names the rows of ``docs/compositions.md`` that it checks.
+"""
+
+import re
 from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -17,9 +22,38 @@ TRANSFORMS = {
     "imbsam": partial(fsam.imbsam, ref.COUNTS, tail_threshold=25),
     "focal_sam": partial(fsam.focal_sam, ref.COUNTS, gamma=2.0, lam=0.8),
     "cc_sam": partial(fsam.cc_sam, ref.COUNTS, alpha=0.7),
+    "sse_sam": lambda rho=0.05, **options: fsam.sse_sam(
+        ref.COUNTS,
+        head_rho=rho,
+        tail_rho=rho,
+        tail_threshold=25,
+        switch_step=9,
+        **options,
+    ),
+    "sharpness_aware": partial(fsam.sharpness_aware, (0.2, 0.4, 0.7, 1.0)),
+    "class_conditional": lambda rho=0.05, **options: fsam.class_conditional(
+        [rho, 2 * rho], groups=[0, 0, 1, 1], **options
+    ),
 }
 every_transform = pytest.mark.parametrize("name", TRANSFORMS)
 PARAMS = jax.tree.map(jnp.float32, ref.parameters())
+
+
+PAGE = Path(__file__).parents[1] / "docs" / "compositions.md"
+CHECKED = []
+
+
+def row(composition):
+    """Marks the test of a row, given by its first cell."""
+    CHECKED.append(composition)
+    return lambda test: test
+
+
+def test_every_row_of_the_page_has_a_test():
+    cells = re.findall(r"^\| (.*?) \|", PAGE.read_text(), re.M)
+    rows = [cell for cell in cells if cell != "composition"]
+    assert len(rows) > 20
+    assert sorted(rows) == sorted(CHECKED)
 
 
 def loss_on(rows):
@@ -61,6 +95,7 @@ def scaled(tree, factor):
 # --- chains ---------------------------------------------------------------------------
 
 
+@row("`chain(focal_sam(...), opt)`")
 @every_transform
 def test_in_a_chain_the_optimizer_sees_the_corrected_gradient(name):
     tx = TRANSFORMS[name](rho=0.2)
@@ -68,6 +103,7 @@ def test_in_a_chain_the_optimizer_sees_the_corrected_gradient(name):
     assert_same(updates, scaled(corrected(tx), -0.5))
 
 
+@row('`named_chain(("method", focal_sam(...)), ("opt", opt))`')
 @every_transform
 def test_a_named_chain_is_a_chain(name):
     tx = TRANSFORMS[name](rho=0.2)
@@ -77,6 +113,7 @@ def test_a_named_chain_is_a_chain(name):
     assert state["method"].count == 1
 
 
+@row("`chain(clip_by_global_norm(c), focal_sam(...), opt)`")
 @every_transform
 def test_clipping_before_clips_the_plain_gradient(name):
     tx = TRANSFORMS[name](rho=0.2)
@@ -87,6 +124,7 @@ def test_clipping_before_clips_the_plain_gradient(name):
     assert_same(updates, ref.add(clipped, correction), 1e-5)
 
 
+@row("`chain(focal_sam(...), clip_by_global_norm(c), opt)`")
 @every_transform
 def test_clipping_after_clips_the_whole(name):
     tx = TRANSFORMS[name](rho=0.2)
@@ -95,6 +133,7 @@ def test_clipping_after_clips_the_whole(name):
     assert_same(updates, scaled(whole, 0.01 / optax.tree.norm(whole)))
 
 
+@row("`chain(add_decayed_weights(w), focal_sam(...), opt)`")
 @every_transform
 @pytest.mark.parametrize("first", [True, False])
 def test_weight_decay_takes_no_part_in_the_ascent(name, first):
@@ -113,14 +152,15 @@ NUMBERS = {
     "focal_sam": {"rho": 0.3, "gamma": 0.5, "lam": 0.9},
     "cc_sam": {"rho": 0.3, "alpha": 0.4},
 }
-BUILDERS = {n: getattr(t, "func", t) for n, t in TRANSFORMS.items()}
+BUILDERS = {n: getattr(fsam, n) for n in NUMBERS}
 
 
 def counts_for(name, as_type):
     return {} if name == "sam" else {"class_counts": as_type(ref.COUNTS)}
 
 
-@every_transform
+@row("`inject_hyperparams(focal_sam)(..., rho=r)`")
+@pytest.mark.parametrize("name", NUMBERS)
 @pytest.mark.parametrize("as_type", [list, np.array], ids=["list", "array"])
 def test_injected_numbers_can_be_changed_and_compile_nothing(name, as_type):
     counts = counts_for(name, as_type)
@@ -135,7 +175,7 @@ def test_injected_numbers_can_be_changed_and_compile_nothing(name, as_type):
     assert traced.traces == 1
 
 
-@every_transform
+@pytest.mark.parametrize("name", NUMBERS)
 def test_an_injected_schedule_drives_rho(name):
     counts = counts_for(name, list)
     schedule = optax.linear_schedule(0.0, 0.4, 2)
@@ -146,9 +186,24 @@ def test_an_injected_schedule_drives_rho(name):
         assert_same(updates, corrected(BUILDERS[name](**counts, rho=rho)), 1e-5)
 
 
+@row('`inject_hyperparams(focal_sam, static_args="mask")(..., mask=f)`')
+@row("`inject_hyperparams(focal_sam)(..., mask=f)`")
+@pytest.mark.parametrize("name", NUMBERS)
+def test_an_injected_mask_is_static_or_explained(name):
+    def mask(params):
+        return jax.tree.map(lambda p: p.ndim == 2, params)
+
+    options = {**counts_for(name, list), "rho": 0.2, "mask": mask}
+    static = optax.inject_hyperparams(BUILDERS[name], static_args="mask")(**options)
+    assert_same(corrected(static), corrected(BUILDERS[name](**options)))
+    with pytest.raises((TypeError, ValueError), match='static_args="mask"'):
+        update(optax.inject_hyperparams(BUILDERS[name])(**options))
+
+
 # --- wrappers that skip or accumulate -------------------------------------------------
 
 
+@row("`chain(focal_sam(...), apply_if_finite(opt, n))`")
 @every_transform
 def test_apply_if_finite_after_the_method_catches_the_second_gradient(name):
     def barrier(params):  # finite here, NaN a little uphill
@@ -164,6 +219,34 @@ def test_apply_if_finite_after_the_method_catches_the_second_gradient(name):
     assert state[1].total_notfinite == 1
 
 
+@row("`apply_if_finite(chain(focal_sam(...), opt), n)`")
+@every_transform
+def test_apply_if_finite_around_the_method_is_explained(name):
+    whole = optax.apply_if_finite(optax.chain(TRANSFORMS[name](), optax.sgd(0.5)), 3)
+    message = rf"optax.chain\({name}\(\.\.\.\), optax.apply_if_finite\(optimizer"
+    with pytest.raises(ValueError, match=message):
+        update(whole)
+
+
+@row("`MultiSteps(chain(focal_sam(...), opt), 1)`")
+@every_transform
+def test_multi_steps_of_one_step_is_the_method(name):
+    tx = optax.chain(TRANSFORMS[name](rho=0.2), optax.sgd(0.5))
+    updates, _ = jax.jit(partial(update, optax.MultiSteps(tx, 1)))()
+    assert_same(updates, corrected(tx), 1e-5)
+
+
+def test_a_schedule_of_rho_counts_micro_batches():
+    tx = fsam.sam(rho=lambda count: 0.1 * (1 + count))
+    whole = optax.chain(tx, optax.MultiSteps(optax.sgd(1.0), every_k_schedule=2))
+    state = whole.init(PARAMS)
+    _, state = update(whole, state, FIRST)
+    updates, _ = update(whole, state, SECOND)
+    parts = corrected(fsam.sam(rho=0.1), FIRST), corrected(fsam.sam(rho=0.2), SECOND)
+    assert_same(updates, scaled(ref.add(*parts), -0.5), 1e-5)
+
+
+@row("`chain(focal_sam(...), MultiSteps(opt, k))`")
 @every_transform
 @pytest.mark.parametrize("wrapped", [False, True], ids=["object", "transformation"])
 def test_multi_steps_after_the_method_averages_corrected_gradients(name, wrapped):
@@ -178,6 +261,7 @@ def test_multi_steps_after_the_method_averages_corrected_gradients(name, wrapped
     assert_same(updates, scaled(both, -0.5 / 2), 1e-5)
 
 
+@row("`MultiSteps(chain(focal_sam(...), opt), k)`")
 @every_transform
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "jit"])
 def test_multi_steps_around_the_method_is_explained(name, compiled):
@@ -196,6 +280,8 @@ def test_multi_steps_in_a_chain_around_the_method_is_explained(name):
         update(optax.chain(optax.clip(1.0), multi))
 
 
+@row("`partition({True: focal_sam(...), False: opt}, labels)`")
+@row("`masked(focal_sam(...), m)`")
 @every_transform
 @pytest.mark.parametrize("wrapper", ["masked", "partition"])
 def test_a_masked_tree_is_refused_with_the_name_of_the_argument(name, wrapper):
@@ -208,6 +294,7 @@ def test_a_masked_tree_is_refused_with_the_name_of_the_argument(name, wrapper):
         update(whole)
 
 
+@row("`chain(focal_sam(...), partition({...}, labels))`")
 @every_transform
 def test_in_front_of_partition_it_works(name):
     tx = TRANSFORMS[name](rho=0.2)
@@ -218,9 +305,104 @@ def test_in_front_of_partition_it_works(name):
     assert_same(updates["head"], scaled(corrected(tx)["head"], -1.0))
 
 
+def test_weights_that_are_frozen_after_the_method_are_perturbed_unless_masked():
+    frozen = {"body": "frozen", "head": "trained"}
+    groups = {"frozen": optax.set_to_zero(), "trained": optax.identity()}
+    norms = []
+    for mask in (None, {"body": False, "head": True}):
+        tx = fsam.sam(rho=0.2, mask=mask)
+        updates, state = update(optax.chain(tx, optax.partition(groups, frozen)))
+        assert optax.tree.norm(updates["body"]) == 0
+        norms.append(optax.tree.get(state, "ascent_norm"))
+    of_all, of_head = optax.tree.norm(gradient()), optax.tree.norm(gradient()["head"])
+    np.testing.assert_allclose(norms, [of_all, of_head], rtol=1e-6)
+
+
+@row("`flatten(chain(focal_sam(...), opt))`")
+@row("`chain(focal_sam(...), flatten(opt))`")
+@every_transform
+def test_in_front_of_flatten_it_works_and_behind_it_is_explained(name):
+    tx = TRANSFORMS[name](rho=0.2)
+    updates, _ = update(optax.chain(tx, optax.flatten(optax.sgd(0.5))))
+    assert_same(updates, scaled(corrected(tx), -0.5))
+    message = rf"optax.chain\({name}\(\.\.\.\), optax.flatten\(optimizer"
+    with pytest.raises(ValueError, match=message):
+        update(optax.flatten(optax.chain(tx, optax.sgd(0.5))))
+
+
+@row("`chain(focal_sam(...), lbfgs())`")
+@every_transform
+def test_a_line_search_needs_a_loss_that_takes_what_is_not_for_it(name):
+    tx = optax.chain(TRANSFORMS[name](rho=0.05), optax.lbfgs())
+
+    @partial(jax.jit, static_argnums=0)
+    def after_a_step(value_fn, params):
+        here = fsam.evaluate(ALL, params)
+        updates, _ = tx.update(
+            here.grads,
+            tx.init(params),
+            params,
+            evaluation=here,
+            value=here.loss,
+            grad=here.grads,
+            value_fn=value_fn,
+        )
+        return ALL(optax.apply_updates(params, updates)).sum()
+
+    assert after_a_step(lambda p, evaluation: ALL(p).sum(), PARAMS) < ALL(PARAMS).sum()
+    with pytest.raises(TypeError, match="not consumed by `value_fn`"):
+        after_a_step(lambda p: ALL(p).sum(), PARAMS)
+
+
+# --- calls ----------------------------------------------------------------------------
+
+
+@row("`focal_sam(..., mask=m)` with nothing in `m`")
+@every_transform
+@pytest.mark.parametrize("mask", [False, {"body": False, "head": False}])
+def test_a_mask_that_selects_nothing_is_explained(name, mask):
+    with pytest.raises(ValueError, match="mask must select something"):
+        update(TRANSFORMS[name](mask=mask))
+
+
+@row("`update(grads, state, params)`")
+@every_transform
+def test_a_call_without_the_loss_is_explained(name):
+    tx = TRANSFORMS[name]()
+    with pytest.raises(ValueError, match="needs the loss function.*evaluation=here"):
+        tx.update(PARAMS, tx.init(PARAMS), PARAMS)
+
+
+@row("`update(..., per_class_loss_fn=f)` with `f` returning `(losses, aux)`")
+@every_transform
+def test_aux_that_was_not_announced_is_explained(name):
+    with pytest.raises(TypeError, match="pass has_aux=True"):
+        update(TRANSFORMS[name](), f=lambda p: (ALL(p), 1), grads=PARAMS)
+
+
+@row("`jit(update)(..., per_class_loss_fn=f)`")
+@every_transform
+def test_a_loss_that_went_through_jit_is_named_by_jax(name):
+    tx = TRANSFORMS[name]()
+    with pytest.raises(TypeError, match="function.* at path per_class_loss_fn"):
+        jax.jit(tx.update)(PARAMS, tx.init(PARAMS), PARAMS, per_class_loss_fn=ALL)
+
+
+@row("`chain(clip_by_global_norm(c), reuse_ascent(...))` with `evaluation=here`")
+def test_what_reuse_ascent_would_lose_is_explained():
+    here, reuse = fsam.evaluate(ALL, PARAMS), fsam.reuse_ascent(rho=0.1)
+    tx = optax.chain(optax.clip_by_global_norm(0.01), reuse)
+    with pytest.raises(ValueError, match="must stand first in a chain"):
+        tx.update(here.grads, tx.init(PARAMS), PARAMS, evaluation=here)
+    first = optax.chain(reuse, optax.clip_by_global_norm(0.01))
+    updates, _ = first.update(here.grads, first.init(PARAMS), PARAMS, evaluation=here)
+    np.testing.assert_allclose(optax.tree.norm(updates), 0.01, rtol=1e-5)
+
+
 # --- wrappers that keep parameters of their own ---------------------------------------
 
 
+@row("`schedule_free(chain(focal_sam(...), sgd(lr)), lr)`")
 @every_transform
 def test_schedule_free_hands_the_loss_function_on(name):
     tx = TRANSFORMS[name](rho=0.2)
@@ -235,6 +417,7 @@ def test_schedule_free_hands_the_loss_function_on(name):
     assert optax.tree.get(state, "sharpness") > 0
 
 
+@row("`lookahead(chain(focal_sam(...), opt), ...)`")
 @every_transform
 def test_lookahead_drops_the_loss_function_and_is_told_what_to_use(name):
     whole = optax.lookahead(TRANSFORMS[name](), sync_period=2, slow_step_size=0.5)
@@ -245,6 +428,7 @@ def test_lookahead_drops_the_loss_function_and_is_told_what_to_use(name):
         whole.update(gradient(), state, params)
 
 
+@row("`opt` after `sharpness_aware_value_and_grad(f, s, rho=r)`")
 def test_the_gradient_function_works_with_lookahead():
     fn = fsam.sharpness_aware_value_and_grad(ALL, 1.0, rho=0.2)
     tx = optax.lookahead(optax.sgd(0.5), sync_period=2, slow_step_size=0.5)
@@ -262,8 +446,10 @@ def test_the_gradient_function_works_with_lookahead():
     assert_same(params.fast, halfway)
 
 
+@row("`nnx.Optimizer(model, chain(focal_sam(...), opt), wrt=nnx.Param)`")
 @every_transform
-def test_an_nnx_optimizer_hands_the_loss_function_on(name):
+@pytest.mark.parametrize("evaluated", [True, False], ids=["evaluation", "function"])
+def test_an_nnx_optimizer_hands_the_loss_on(name, evaluated):
     nnx = pytest.importorskip("flax.nnx")
     tx = TRANSFORMS[name](rho=0.2)
 
@@ -281,8 +467,12 @@ def test_an_nnx_optimizer_hands_the_loss_function_on(name):
 
     before = jax.tree.map(jnp.copy, before)  # the model changes its arrays in place
     want = corrected(tx, f, before)
-    grads = nnx.grad(lambda model: per_class_loss(model).sum())(model)
-    optimizer.update(model, grads, per_class_loss_fn=f)
+    if evaluated:
+        here = fsam.evaluate(f, nnx.state(model, nnx.Param))
+        optimizer.update(model, here.grads, evaluation=here)
+    else:
+        grads = nnx.grad(lambda model: per_class_loss(model).sum())(model)
+        optimizer.update(model, grads, per_class_loss_fn=f)
     after = nnx.state(model, nnx.Param)
     for new, old, g in zip(*map(jax.tree.leaves, (after, before, want)), strict=True):
         np.testing.assert_allclose(new, old - 0.5 * g, rtol=1e-5)
