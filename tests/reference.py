@@ -93,6 +93,11 @@ def flat(tree):
     return np.asarray(tree).astype(np.float64).ravel()
 
 
+def norm(tree):
+    """The length of all numbers of a tree."""
+    return np.linalg.norm(flat(tree))
+
+
 def error(got, want):
     """The distance of two trees, relative to the length of the second."""
     return np.linalg.norm(flat(got) - flat(want)) / np.linalg.norm(flat(want))

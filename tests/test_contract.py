@@ -1,5 +1,7 @@
 """What every transform promises to Optax: finite, typed, compiled once, donated."""
 
+import gc
+import weakref
 from functools import partial
 
 import jax
@@ -24,6 +26,20 @@ ALL = TRANSFORMS | {
     "reuse_ascent": partial(fsam.reuse_ascent, FOCAL_WEIGHTS, lam=0.8),
     "reuse_ascent as sam": fsam.reuse_ascent,
     "looksam": lambda rho: fsam.looksam(TRANSFORMS["focal_sam"](rho=rho), every=2),
+}
+APPROXIMATIONS = ALL.keys() - TRANSFORMS.keys()
+ALL |= {
+    "sharpness_aware": partial(fsam.sharpness_aware, FOCAL_WEIGHTS),
+    "scheduled weights": partial(
+        fsam.sharpness_aware, lambda count: jnp.array(FOCAL_WEIGHTS) * (count < 2)
+    ),
+    "sse_sam": lambda rho: fsam.sse_sam(
+        ref.COUNTS, head_rho=rho, tail_rho=rho, tail_threshold=25, switch_step=1
+    ),
+    "class_conditional": lambda rho: fsam.class_conditional(
+        (lambda n: rho(n) * jnp.ones(3)) if callable(rho) else [rho] * 3,
+        groups=[0, 1, 1, 2],
+    ),
 }
 # The same without a class to climb for: class weights, or radii, that are all zero.
 NOTHING_TO_CLIMB = {
@@ -205,7 +221,7 @@ def test_the_state_is_three_numbers(name):
     assert forms == [((), dtype, False) for dtype in ("int32", "float32", "float32")]
 
 
-@pytest.mark.parametrize("name", [n for n in ALL if n not in TRANSFORMS])
+@pytest.mark.parametrize("name", sorted(APPROXIMATIONS))
 @in_every_dtype
 def test_the_state_of_an_approximation_holds_one_tree_more(name, dtype):
     params = parameters(dtype)
@@ -248,8 +264,9 @@ def test_the_second_step_compiles_nothing(name, x64):
 
 
 @pytest.mark.parametrize(
-    "name", [n for n in ALL if n not in ("cc_sam", "looksam")]
-)  # which wants jit
+    "name",
+    [n for n in ALL if n not in ("cc_sam", "sse_sam", "class_conditional", "looksam")],
+)  # which want jit
 def test_the_second_update_without_jit_compiles_nothing(name, caplog):
     tx, params = ALL[name](rho=0.1), parameters()
     grads = gradient(network, params)
@@ -309,3 +326,111 @@ def test_jit_changes_nothing(name):
     compiled, _ = jax.jit(partial(update, tx))(params)
     eager, _ = update(tx, params)
     assert ref.error(compiled, eager) < 1e-5
+
+
+# --- closures, promotion, derivatives -------------------------------------------------
+
+
+@every_one
+@pytest.mark.parametrize("form", ["evaluation", "function", "engine"])
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "jit"])
+def test_nothing_keeps_what_a_loss_function_closes_over(name, form, compiled):
+    if compiled is False and name in ("cc_sam", "sse_sam", "class_conditional"):
+        pytest.skip("compiles a copy of the network in every step")
+    if form == "engine" and name not in ("sam", "cc_sam"):
+        pytest.skip("there is one for class weights and one for balls")
+
+    def run(weight):
+        def f(params):
+            return jnp.asarray(weight) * network(params)
+
+        def step(params):
+            tx = ALL[name](rho=0.1)
+            if form == "engine":
+                engine = fsam.sharpness_aware_value_and_grad
+                if name == "cc_sam":
+                    engine = fsam.class_conditional_value_and_grad
+                    return engine(f, np.full(4, 0.1))(params)
+                return engine(f, 1.0, rho=0.1)(params)
+            here = fsam.evaluate(f, params)
+            loss = {"evaluation": here} if form == "evaluation" else {}
+            loss = loss or {"per_class_loss_fn": f}
+            return tx.update(here.grads, tx.init(params), params, **loss)
+
+        jax.block_until_ready((jax.jit(step) if compiled else step)(parameters()))
+
+    weight = np.ones(ref.CLASSES, np.float32)
+    held = weakref.ref(weight)
+    run(weight)
+    del weight
+    gc.collect()
+    assert held() is None
+
+
+@every_one
+def test_strict_promotion_of_dtypes(name):
+    tx, params = ALL[name](rho=0.1), parameters()
+
+    def step(p):
+        return _evaluated(tx, fsam.evaluate(network, p), p)
+
+    want, _ = jax.jit(step)(params)
+    with jax.numpy_dtype_promotion("strict"):
+        got, _ = jax.jit(step)(params)
+    assert ref.error(got, want) < 1e-6
+
+
+def _evaluated(tx, here, params):
+    return tx.update(here.grads, tx.init(params), params, evaluation=here)
+
+
+NOTHING = {
+    "sam": lambda: fsam.sam(rho=0.0),
+    "a weight of zero": lambda: fsam.sharpness_aware(0.0),
+    "weights of zero": lambda: fsam.sharpness_aware([0.0] * 4, rho=0.1),
+    "imbsam without a tail": lambda: fsam.imbsam(ref.COUNTS, tail_threshold=0),
+    "cc_sam": lambda: fsam.cc_sam(ref.COUNTS, rho=0.0),
+    "sse_sam": lambda: fsam.sse_sam(
+        ref.COUNTS, head_rho=0, tail_rho=0, tail_threshold=25, switch_step=1
+    ),
+    "reuse_ascent, first step": lambda: fsam.reuse_ascent(FOCAL_WEIGHTS, rho=0.1),
+}
+
+
+@pytest.mark.parametrize("make", NOTHING.values(), ids=NOTHING)
+def test_a_derivative_of_an_update_is_the_plain_one_where_nothing_climbs(make):
+    tx, params = make(), parameters()
+
+    def squares(step):
+        return jax.jit(
+            jax.grad(lambda p: sum(jnp.sum(g**2) for g in jax.tree.leaves(step(p))))
+        )(params)
+
+    got = squares(lambda p: _evaluated(tx, fsam.evaluate(network, p), p)[0])
+    want = squares(lambda p: gradient(network, p))
+    assert ref.error(got, want) < 1e-5
+
+
+def test_a_derivative_of_an_engine_without_a_tail_example():
+    x, y = jnp.eye(4), jnp.zeros(4, int)
+
+    def losses(p):
+        return fsam.per_class_losses(fsam.losses.cross_entropy(x @ p, y), y, 3)
+
+    weights = fsam.tail_weights([60, 20, 4], 20)
+    fn = fsam.sharpness_aware_value_and_grad(losses, weights, rho=0.1)
+    got = jax.grad(lambda p: jnp.sum(fn(p)[1] ** 2))(jnp.ones((4, 3)))
+    np.testing.assert_allclose(got[0], [-0.0278, 0.0139, 0.0139], atol=1e-4)
+
+
+@every_transform
+def test_a_derivative_of_an_update_is_finite_where_something_climbs(name):
+    tx, params = TRANSFORMS[name](rho=0.1), parameters()
+
+    @jax.jit
+    @jax.grad
+    def derivative(p):
+        updates, state = _evaluated(tx, fsam.evaluate(network, p), p)
+        return optax.tree.norm(updates) + state.info.sharpness
+
+    assert np.all(np.isfinite(ref.flat(derivative(params))))

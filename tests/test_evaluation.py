@@ -129,6 +129,250 @@ def test_with_labels_the_shared_backward_pass_makes_one_of_its_own():
     assert_same(got, update())
 
 
+# --- labels ---------------------------------------------------------------------------
+
+X, Y = jnp.asarray(ref.X, jnp.float32), jnp.asarray(ref.Y)
+BY_LABELS = {"labels": Y, "num_classes": ref.CLASSES}
+
+
+def example_losses(params):
+    return ref.example_losses(params, ref.X, ref.Y, xp=jnp)
+
+
+def one_update(tx, here, **extra):
+    return tx.update(here.grads, tx.init(PARAMS), PARAMS, evaluation=here, **extra)
+
+
+@every_transform
+def test_with_labels_update_needs_nothing_else(make):
+    tx = make(rho=0.5)
+    here = fsam.evaluate(example_losses, PARAMS, **BY_LABELS)
+    wanted = fsam.evaluate(per_class_loss, PARAMS)
+    assert_same((here.loss, here.losses, here.grads), wanted_of(wanted))
+    got = one_update(tx, here)
+    grads = jax.grad(lambda p: per_class_loss(p).sum())(PARAMS)
+    old = tx.update(grads, tx.init(PARAMS), PARAMS, per_class_loss_fn=per_class_loss)
+    assert_same(got, old)
+
+
+def wanted_of(here):
+    return here.loss, here.losses, here.grads
+
+
+def test_labels_may_be_soft():
+    soft = jnp.asarray(
+        np.random.default_rng(0).dirichlet(np.ones(4), len(Y)), "float32"
+    )
+
+    def by_class(params):
+        return jnp.mean(soft * example_losses(params)[:, None], axis=0)
+
+    here = fsam.evaluate(example_losses, PARAMS, labels=soft, num_classes=4)
+    wanted = fsam.evaluate(by_class, PARAMS)
+    assert_same(wanted_of(here), wanted_of(wanted))
+    tx = fsam.focal_sam(ref.COUNTS, rho=0.5)
+    assert_same(one_update(tx, here), one_update(tx, wanted))
+
+
+@pytest.mark.parametrize("shape", [(2, 5), (5, 2), (5, 1, 2)])
+def test_labels_may_have_any_number_of_axes(shape):
+    here = fsam.evaluate(
+        lambda p: example_losses(p).reshape(shape),
+        PARAMS,
+        labels=Y.reshape(shape),
+        num_classes=ref.CLASSES,
+    )
+    wanted = fsam.evaluate(example_losses, PARAMS, **BY_LABELS)
+    assert_same(wanted_of(here), wanted_of(wanted))
+    tx = fsam.imbsam(ref.COUNTS, rho=0.5, tail_threshold=25)
+    assert_same(one_update(tx, here), one_update(tx, wanted))
+
+
+def test_where_says_what_counts():
+    counts = np.arange(10) < 7
+    here = fsam.evaluate(example_losses, PARAMS, **BY_LABELS, where=counts)
+    x, y = ref.X[:7], ref.Y[:7]
+    some = fsam.evaluate(
+        lambda p: ref.example_losses(p, x, y, xp=jnp),
+        PARAMS,
+        labels=y,
+        num_classes=ref.CLASSES,
+    )
+    assert_same(wanted_of(here), wanted_of(some))
+
+
+@pytest.mark.parametrize("checked", [True, False, None], ids=["vma", "no vma", "vmap"])
+def test_where_counts_over_all_devices(checked):
+    """Of five examples on each of two devices, four and one count."""
+    counts = jnp.array([1, 1, 1, 1, 0, 0, 0, 0, 1, 0], bool)
+    tx = fsam.focal_sam(ref.COUNTS, rho=0.5, axis_name="data")
+
+    def step(x, y, counts):
+        here = fsam.evaluate(
+            lambda p: ref.example_losses(p, x, y, xp=jnp),
+            PARAMS,
+            labels=y,
+            num_classes=ref.CLASSES,
+            where=counts,
+            axis_name="data",
+        )
+        return here.loss, here.losses, one_update(tx, here)[0]
+
+    if checked is None:
+        shares = (a.reshape(2, 5, *a.shape[1:]) for a in (X, Y, counts))
+        both = jax.vmap(step, axis_name="data")(*shares)
+        got = jax.tree.map(lambda leaf: leaf[0], both)
+    else:
+        mesh = jax.sharding.Mesh(np.array(jax.devices()[:2]), ("data",))
+        rows, whole = (jax.sharding.PartitionSpec(*axes) for axes in (["data"], []))
+        options = {"mesh": mesh, "out_specs": whole, "check_vma": checked}
+        got = jax.jit(jax.shard_map(step, in_specs=(rows,) * 3, **options))(
+            X, Y, counts
+        )
+    whole = fsam.evaluate(example_losses, PARAMS, **BY_LABELS, where=counts)
+    alone = fsam.focal_sam(ref.COUNTS, rho=0.5)
+    assert_same(got, (whole.loss, whole.losses, one_update(alone, whole)[0]))
+
+
+def test_aux_comes_along_with_labels():
+    here = fsam.evaluate(
+        lambda p: (example_losses(p), "seen"), PARAMS, **BY_LABELS, has_aux=True
+    )
+    assert here.aux == "seen"
+    wanted = fsam.evaluate(example_losses, PARAMS, **BY_LABELS)
+    tx = fsam.sam(rho=0.5)
+    assert_same(one_update(tx, here), one_update(tx, wanted))
+
+
+def test_sam_takes_a_scalar_loss():
+    wanted, _ = one_update(fsam.sam(rho=0.5), fsam.evaluate(per_class_loss, PARAMS))
+
+    def mean(params):
+        return example_losses(params).mean()
+
+    here = fsam.evaluate(mean, PARAMS)
+    assert here.loss.shape == ()
+    grads = jax.grad(mean)(PARAMS)
+    for tx in (fsam.sam(rho=0.5), fsam.sharpness_aware(1.0, rho=0.5)):
+        state = tx.init(PARAMS)
+        assert_same(one_update(tx, here)[0], wanted)
+        got, _ = tx.update(grads, state, PARAMS, per_class_loss_fn=mean)
+        assert_same(got, wanted)
+    _, got = fsam.sharpness_aware_value_and_grad(mean, 1.0, rho=0.5)(PARAMS)
+    assert_same(got, wanted)
+
+
+@jax.tree_util.register_pytree_node_class
+class Wrapped:
+    """A container of one array, as variables of Flax NNX are."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def tree_flatten(self):
+        return (self.value,), None
+
+    @classmethod
+    def tree_unflatten(cls, _, children):
+        return cls(*children)
+
+
+@every_transform
+@pytest.mark.parametrize("mask", [None, HEAD_ONLY], ids=["all", "head"])
+def test_a_wrapper_may_have_stripped_the_containers(make, mask):
+    wrapped = jax.tree.map(Wrapped, PARAMS)
+
+    def losses(params):
+        return example_losses(jax.tree.map(_value, params, is_leaf=_is_wrapped))
+
+    tx = make(rho=0.5, mask=mask)
+    here = fsam.evaluate(losses, wrapped, **BY_LABELS)
+    grads = jax.tree.map(_value, here.grads, is_leaf=_is_wrapped)
+    got = tx.update(grads, tx.init(PARAMS), PARAMS, evaluation=here)
+    wanted = one_update(tx, fsam.evaluate(example_losses, PARAMS, **BY_LABELS))
+    assert jax.tree.structure(got) == jax.tree.structure(wanted)
+    assert_same(got, wanted)
+
+
+def _is_wrapped(node):
+    return isinstance(node, Wrapped)
+
+
+def _value(node):
+    return node.value
+
+
+# --- networks that do not mix examples ------------------------------------------------
+
+
+def alone(params):
+    """The losses of the examples, by a network that says that it does not mix them."""
+
+    def dense(p, x):
+        return x @ p["kernel"] + p["bias"][None]
+
+    h = jnp.tanh(fsam.apply_per_example(dense, params["body"], X))
+    return fsam.losses.cross_entropy(
+        fsam.apply_per_example(dense, params["head"], h), Y
+    )
+
+
+@every_transform
+@pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
+def test_without_mixing_the_numbers_are_the_same(make, soft):
+    labels = jax.nn.one_hot(Y, ref.CLASSES) * 0.9 + 0.025 if soft else Y
+    known = {"labels": labels, "num_classes": ref.CLASSES}
+    tx = make(rho=0.5)
+
+    @partial(jax.jit, static_argnums=0)
+    def step(promised):
+        here = fsam.evaluate(alone, PARAMS, **known, per_example=promised)
+        return here.loss, here.grads, one_update(tx, here)
+
+    assert_same(step(True), step(False))
+
+
+def test_without_mixing_the_loss_runs_twice():
+    runs = []
+
+    def observed(params):
+        jax.debug.callback(lambda: runs.append(1))
+        return alone(params)
+
+    @jax.jit
+    def step(params):
+        here = fsam.evaluate(observed, params, **BY_LABELS, per_example=True)
+        return one_update(fsam.focal_sam(ref.COUNTS), here)
+
+    jax.block_until_ready(step(PARAMS))
+    jax.effects_barrier()
+    assert len(runs) == 2
+
+
+@pytest.mark.parametrize("weights", [1.0, FOCAL], ids=["equal", "focal"])
+def test_labels_of_the_old_form_are_looked_at_in_every_path(weights):
+    tx = fsam.sharpness_aware(weights)
+    here, pixels = fsam.evaluate(per_class_loss, PARAMS), jnp.ones((10, 2, 2), int)
+    with pytest.raises(TypeError, match="evaluation must be what .* got str"):
+        tx.update(
+            PARAMS,
+            tx.init(PARAMS),
+            PARAMS,
+            per_class_loss_fn=per_class_loss,
+            evaluation="nonsense",
+            per_example_labels=Y,
+        )
+    for known in ({"evaluation": here}, {"per_class_loss_fn": per_class_loss}):
+        with pytest.raises(ValueError, match="per_example_labels must be the class"):
+            tx.update(
+                PARAMS,
+                tx.init(PARAMS),
+                PARAMS,
+                **known,
+                per_example_labels=pixels,
+            )
+
+
 # --- what can go wrong ----------------------------------------------------------------
 
 
@@ -183,3 +427,76 @@ def test_one_axis_for_both():
 
     with pytest.raises(ValueError, match="same axis_name, got None and 'data'"):
         step(PARAMS)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "words"),
+    [
+        (lambda: evaluate(labels=Y), ValueError, "labels need num_classes"),
+        (lambda: evaluate(where=Y > 0), ValueError, "where goes with labels, got none"),
+        (
+            lambda: evaluate(per_example=True),
+            ValueError,
+            "per_example goes with labels",
+        ),
+        (
+            lambda: evaluate(lambda p: example_losses(p).mean(), **BY_LABELS),
+            ValueError,
+            "loss of every example, shape (10,) as labels has, got (); did you take",
+        ),
+        (
+            lambda: evaluate(per_class_loss, **BY_LABELS),
+            ValueError,
+            "loss of every example, shape (10,) as labels has, got (4,)",
+        ),
+        (
+            lambda: evaluate([example_losses], **BY_LABELS),
+            TypeError,
+            "loss_fn must be a function of the parameters",
+        ),
+        (
+            lambda: evaluate(labels=jnp.ones((10, 3)), num_classes=4),
+            ValueError,
+            "soft labels must have the shape of losses and one axis for the classes",
+        ),
+        (
+            lambda: evaluate(**BY_LABELS, where=jnp.full(10, 0.5)),
+            TypeError,
+            "where must be bools, got float32",
+        ),
+        (
+            lambda: evaluate(
+                lambda p: example_losses(p).reshape(2, 5),
+                labels=Y.reshape(2, 5),
+                num_classes=4,
+                per_example=True,
+            ),
+            ValueError,
+            "with per_example, labels must be the class ids of the batch",
+        ),
+        (
+            lambda: evaluate(**BY_LABELS, per_example=True),
+            ValueError,
+            "outside of focal_sam_jax.apply_per_example",
+        ),
+        (
+            lambda: fsam.evaluate(
+                lambda p: p["w"], {"w": jnp.ones(2), "n": jnp.arange(2)}
+            ),
+            TypeError,
+            "parameters must be floats, got int32 at ['n']: split off the trainable",
+        ),
+        (
+            lambda: fsam.evaluate(lambda p: p.real, jnp.ones(2, "complex64")),
+            TypeError,
+            "parameters must be real floats, got complex64 at the root",
+        ),
+    ],
+)
+def test_what_evaluate_cannot_use_is_explained(call, error, words):
+    with pytest.raises(error, match=re.escape(words)):
+        call()
+
+
+def evaluate(loss_fn=example_losses, **options):
+    return fsam.evaluate(loss_fn, PARAMS, **options)
