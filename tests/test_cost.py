@@ -1,6 +1,6 @@
 """What a training step costs: compiled FLOPs and memory, next to plain SGD."""
 
-from functools import cache
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +31,9 @@ METHODS = {
         WEIGHTS["focal_sam"](counts), rho=0.05, lam=0.5, has_aux=True
     ),
     "looksam": lambda counts: fsam.looksam(fsam.focal_sam(counts, has_aux=True)),
+    "sse_sam": lambda counts: fsam.sse_sam(
+        counts, head_rho=0.05, tail_rho=0.1, tail_threshold=300, switch_step=9
+    ),
 }
 WEIGHTS = {
     "sam": lambda counts: 1.0,
@@ -60,9 +63,7 @@ def train_step(method, form, loss_fn, num_classes):
             return loss_fn(params, *batch)
 
         here = fsam.evaluate(of_batch, params, has_aux=True)
-        updates, state = tx.update(
-            here.grads, state, params, per_class_loss_fn=of_batch, evaluation=here
-        )
+        updates, state = tx.update(here.grads, state, params, evaluation=here)
         return optax.apply_updates(params, updates), state, here.loss, here.aux
 
     def with_engine(params, state, *batch):
@@ -349,6 +350,34 @@ def test_cc_sams_loop_over_classes_needs_no_memory_for_a_class(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     few, many = (_scratch(dense_step("cc_sam", "transform", n)) for n in (4, 40))
     assert many <= 1.05 * few
+
+
+def test_sse_sam_computes_a_pullback_a_forward_and_a_backward_for_two_groups():
+    wanted = (SGD + 2 * (FORWARD + 2 * BACKWARD)) / SGD * flops("sgd", "transform")
+    assert flops("sse_sam", "evaluated", 6) <= 1.03 * wanted
+
+
+def test_microbatches_save_memory_where_they_are_rematerialised():
+    """Without ``jax.checkpoint`` every part keeps its activations."""
+    of_a_part = dense(10, scanned=False)
+    x, y = (leaf.update(shape=(4096, *leaf.shape[1:])) for leaf in DENSE_BATCH)
+
+    def step(wrapped, params, x, y):
+        in_parts = optax.microbatch(
+            wrapped(lambda *args: of_a_part(*args)[0]),
+            argnums=(1, 2),
+            microbatch_size=256,
+            accumulator=optax.microbatching.AccumulationType.MEAN,
+        )
+        here = fsam.evaluate(lambda p: in_parts(p, x, y), params)
+        tx = fsam.focal_sam(np.arange(1, 11))
+        return tx.update(here.grads, tx.init(params), params, evaluation=here)[0]
+
+    def scratch(wrapped):
+        lowered = jax.jit(partial(step, wrapped)).lower(LAYERS, x, y)
+        return _scratch(lowered.compile(compiler_options=FAST))
+
+    assert scratch(jax.checkpoint) < 0.35 * scratch(lambda f: f)
 
 
 # Activations are then eight times as large as parameters.

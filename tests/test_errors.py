@@ -18,6 +18,16 @@ TRANSFORMS = {
     "imbsam": partial(fsam.imbsam, COUNTS),
     "focal_sam": partial(fsam.focal_sam, COUNTS),
     "cc_sam": partial(fsam.cc_sam, COUNTS),
+    "sse_sam": lambda rho=0.05, **options: fsam.sse_sam(
+        COUNTS,
+        head_rho=rho,
+        tail_rho=rho,
+        tail_threshold=20,
+        switch_step=9,
+        **options,
+    ),
+    "sharpness_aware": partial(fsam.sharpness_aware, 1 / COUNTS),
+    "class_conditional": partial(fsam.class_conditional, [0.1] * 3),
 }
 engine = fsam.sharpness_aware_value_and_grad
 class_engine = fsam.class_conditional_value_and_grad
@@ -66,6 +76,9 @@ COUNTED = {
     "focal_sam": fsam.focal_sam,
     "imbsam": fsam.imbsam,
     "cc_sam": fsam.cc_sam,
+    "sse_sam": lambda n: fsam.sse_sam(
+        n, head_rho=0, tail_rho=0, tail_threshold=20, switch_step=1
+    ),
 }
 
 
@@ -103,8 +116,22 @@ def test_traced_class_counts_are_refused_by_shape(function):
 
 # --- numbers --------------------------------------------------------------------------
 
+SSE = {"head_rho": 0.1, "tail_rho": 0.1, "tail_threshold": 20, "switch_step": 9}
 NUMBERS = {
-    **{f"{n}(rho)": ("rho", lambda v, m=m: m(rho=v)) for n, m in TRANSFORMS.items()},
+    **{
+        f"{n}(rho)": ("rho", lambda v, m=m: m(rho=v))
+        for n, m in TRANSFORMS.items()
+        if n not in ("sse_sam", "class_conditional")
+    },
+    **{
+        f"sse_sam({n})": (n, lambda v, n=n: fsam.sse_sam(COUNTS, **(SSE | {n: v})))
+        for n in SSE
+    },
+    "sharpness_aware(lam)": ("lam", lambda v: fsam.sharpness_aware(1.0, lam=v)),
+    "class_conditional": (
+        "alpha",
+        lambda v: fsam.class_conditional([0.1] * 3, alpha=v),
+    ),
     "focal_sam(gamma)": ("gamma", lambda v: fsam.focal_sam(COUNTS, gamma=v)),
     "focal_sam(lam)": ("lam", lambda v: fsam.focal_sam(COUNTS, lam=v)),
     "cc_sam(alpha)": ("alpha", lambda v: fsam.cc_sam(COUNTS, alpha=v)),
@@ -129,6 +156,7 @@ def test_a_number_out_of_range(name, function, value):
 def test_an_array_or_a_word_for_a_number(name, function):
     refuses(ValueError, lambda: function(np.ones(3)), name, "got shape (3,)")
     refuses(TypeError, lambda: function("big"), name, "got 'big'")
+    refuses(TypeError, lambda: function("0.1"), name, "got '0.1'")
     with pytest.raises(ValueError, match=rf"{name} .*got shape \(2,\)"):
         jax.eval_shape(lambda v: function(v) and None, jnp.ones(2))
 
@@ -165,6 +193,9 @@ def test_a_schedule_where_none_is_taken(name, function):
 )
 def test_radii_without_a_meaning(radii, words):
     refuses(ValueError, lambda: class_engine(losses_of, radii), "rho must", *words)
+    refuses(ValueError, lambda: fsam.class_conditional(radii), "radii must", *words)
+    scheduled = fsam.class_conditional(lambda count: radii)
+    refuses(ValueError, lambda: update(scheduled), "radii must", *words)
 
 
 @pytest.mark.parametrize(
@@ -179,16 +210,48 @@ def test_radii_without_a_meaning(radii, words):
 def test_class_weights_without_a_meaning(weights, words):
     call = partial(engine, losses_of, weights, rho=0.1)
     refuses(ValueError, call, "class_weights must", *words)
+    call = partial(fsam.sharpness_aware, weights)
+    refuses(ValueError, call, "class_weights must", *words)
+    scheduled = fsam.sharpness_aware(lambda count: weights)
+    refuses(ValueError, lambda: update(scheduled), "class_weights must", *words)
+
+
+@pytest.mark.parametrize(
+    ("groups", "error", "words"),
+    [
+        ([[0, 1]], ValueError, "ints of shape (num_classes,), got shape (1, 2)"),
+        ([0.0, 1.0, 1.0], TypeError, "groups must be ints, got float64"),
+        ([0, -1, 1], ValueError, "groups must be counted from 0, got [0, -1, 1]"),
+        ([0, 1, 2], ValueError, "a radius each, got a group 2 for 2 radii"),
+    ],
+)
+def test_groups_without_a_meaning(groups, error, words):
+    refuses(error, lambda: fsam.class_conditional([0.1, 0.2], groups=groups), words)
+
+
+def test_what_decides_the_groups_must_be_known():
+    for build in (
+        lambda n: fsam.class_conditional([0.1, 0.2], groups=n),
+        lambda n: fsam.sse_sam(n, **SSE),
+    ):
+        with pytest.raises(TypeError, match="when .* built, got .*traced"):
+            jax.eval_shape(lambda n, build=build: build(n) and None, COUNTS)
 
 
 # --- the loss function ----------------------------------------------------------------
 
 
 @every_call
-@pytest.mark.parametrize("wrong", [jnp.sum, lambda w: w[None, :], lambda w: w[:, None]])
+@pytest.mark.parametrize("wrong", [lambda w: w[None, :], lambda w: w[:, None]])
 def test_losses_of_a_wrong_shape_ask_for_the_mean(call, wrong):
     words = "one loss per class", "(", "got shape", "did you take the mean?"
     refuses(ValueError, lambda: call(lambda p: wrong(p["w"])), *words)
+
+
+@every_call_with_classes
+def test_the_mean_loss_is_not_the_loss_of_each_class(call):
+    words = "one loss per class", "shape (3,)", "got shape ()", "did you take the mean?"
+    refuses(ValueError, lambda: call(lambda p: jnp.sum(p["w"])), *words)
 
 
 @every_call_with_classes
@@ -282,6 +345,19 @@ def test_jax_names_the_loss_function_that_went_through_jit(name):
     assert jax.tree.structure(wrapped) == jax.tree.structure(PARAMS)
 
 
+# --- parameters -----------------------------------------------------------------------
+
+
+@every_call
+def test_parameters_that_are_no_real_floats(call, monkeypatch):
+    for extra, words in (
+        (jnp.arange(3), "must be floats, got int32 at ['step']: split off the"),
+        (jnp.ones(3, "complex64"), "must be real floats, got complex64 at ['step']"),
+    ):
+        monkeypatch.setitem(PARAMS, "step", extra)
+        refuses(TypeError, call, words)
+
+
 # --- masks ----------------------------------------------------------------------------
 
 
@@ -296,3 +372,28 @@ def test_a_mask_of_another_structure(call):
     for mask in ({"w": True}, lambda p: {"w": True}, {"w": [True], "b": True}):
         words = "mask must have the structure of the parameters", "prefix"
         refuses(ValueError, lambda mask=mask: call(mask=mask), *words)
+
+
+@jax.tree_util.register_pytree_node_class
+class Module(dict):
+    """A tree that can be called, as modules of Equinox are."""
+
+    def tree_flatten(self):
+        return tuple(self.values()), tuple(self)
+
+    @classmethod
+    def tree_unflatten(cls, names, values):
+        return cls(zip(names, values, strict=True))
+
+    def __call__(self, x):
+        raise AssertionError("this is no function of the parameters")
+
+
+@every_transform
+def test_a_mask_may_be_a_tree_that_can_be_called(name):
+    params, mask = Module(PARAMS), Module(w=True, b=False)
+    make = TRANSFORMS[name]
+    got, state = update(make(mask=mask), updates=params, params=params)
+    want, same = update(make(mask={"w": True, "b": False}))
+    jax.tree.map(np.testing.assert_array_equal, dict(got), want)
+    assert state == same

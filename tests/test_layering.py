@@ -89,6 +89,32 @@ def test_imports_make_no_circle(files):
     list(graphlib.TopologicalSorter(arrows).static_order())
 
 
+# A module of the library imports from floors below its own.
+FLOORS = [
+    {"_checks", "_devices", "_perturbation", "_shared_backward"},
+    {"_class_weights"},
+    {"losses", "_evaluation"},
+    {"_methods", "sharpness._class_losses"},
+    {"_transforms", "sharpness._rises", "sharpness._spectrum", "sharpness._landscape"},
+    {"_value_and_grad", "_approximations", "sharpness"},
+    {""},
+]
+
+
+def test_the_library_has_floors():
+    floor_of = {
+        ".".join(filter(None, ("focal_sam_jax", name))): number
+        for number, names in enumerate(FLOORS)
+        for name in names
+    }
+    assert {name_of(path) for path in LIBRARY} == floor_of.keys()
+    for path in LIBRARY:
+        for name in imports(path):
+            module = name if name in floor_of else name.rpartition(".")[0]
+            if module in floor_of:
+                assert floor_of[module] < floor_of[name_of(path)], f"{path}: {name}"
+
+
 def test_importing_the_library_loads_nothing_of_the_experiments():
     banned = "flax torch sklearn matplotlib orbax tyro rich tensorflow experiments"
     assert not modules_after("import focal_sam_jax") & set(banned.split())

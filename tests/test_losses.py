@@ -334,6 +334,26 @@ def test_focal_gradient_where_the_label_is_certain(gamma):
     np.testing.assert_array_equal(jax.grad(total)(logits, gamma), [[0.0, 0.0]])
 
 
+@every_loss
+def test_a_masked_class_is_as_if_it_were_not_there(name):
+    logits, labels = (np.array([[1.0, -0.5, 2.0], [0.3, 0.7, -1.0]]), np.array([1, 2]))
+    counts = np.array([0, 5, 9])
+    if name in ("ldam", "focal", "cross_entropy"):
+        counts = np.array([5, 5, 9])  # one more class with the counts of another
+    masked = np.where(np.arange(3) == 0, -np.inf, logits)
+    got, slope = jax.value_and_grad(
+        lambda x: jnp.sum(LOSSES[name](x, labels, counts) * jnp.array([1.0, 2.0]))
+    )(jnp.asarray(masked))
+    without = LOSSES[name](logits[:, 1:], labels - 1, counts[1:])
+    np.testing.assert_allclose(got, without @ np.array([1.0, 2.0]), rtol=1e-5)
+    assert np.all(np.isfinite(slope)) and not np.any(slope[:, 0])
+
+
+def test_a_mask_on_an_empty_class_of_vector_scaling():
+    got = losses.vector_scaling([[-jnp.inf, 0.0, 1.0]], [1], [0, 5, 9])
+    np.testing.assert_allclose(got, [1.7737495], rtol=1e-6)
+
+
 @every_counting_loss
 def test_an_empty_class_is_finite(name):
     logits, labels = batch()
