@@ -20,16 +20,15 @@ X = jax.random.normal(jax.random.key(0), (8, 4))
 Y = jnp.array([0, 0, 0, 0, 1, 1, 2, 2])
 
 
-def per_class(params):
-    losses = fsam.losses.cross_entropy(X @ params["w"], Y)
-    return fsam.per_class_losses(losses, Y, 3), ()
+def loss_fn(params):
+    return fsam.losses.cross_entropy(X @ params["w"], Y)
 
 
 def steps(tx, number=5):
     params, state = PARAMS, tx.init(PARAMS)
     for _ in range(number):
-        grads = jax.grad(lambda p: per_class(p)[0].sum())(params)
-        updates, state = tx.update(grads, state, params, per_class_loss_fn=per_class)
+        here = fsam.evaluate(loss_fn, params, labels=Y, num_classes=3)
+        updates, state = tx.update(here.grads, state, params, evaluation=here)
         params = optax.apply_updates(params, updates)
     return params["w"]
 

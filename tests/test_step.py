@@ -57,7 +57,7 @@ def assert_same(here, there):
 METHODS = {
     "sgd": optax.with_extra_args_support(optax.sgd(0.1, momentum=0.9)),
     "focal_sam": optax.chain(
-        fsam.focal_sam(COUNTS, rho=0.1, has_aux=True), optax.sgd(0.1, momentum=0.9)
+        fsam.focal_sam(COUNTS, rho=0.1), optax.sgd(0.1, momentum=0.9)
     ),
 }
 
@@ -85,7 +85,7 @@ def test_an_overflow_at_the_perturbed_weights_alone_is_skipped():
         steep = jnp.where(jnp.abs(logits).max() > 100, jnp.nan, 0.0)
         return fsam.losses.cross_entropy(logits, labels) + steep
 
-    tx = optax.chain(fsam.sam(rho=1e3, has_aux=True), optax.sgd(0.1))
+    tx = optax.chain(fsam.sam(rho=1e3), optax.sgd(0.1))
     state, step = make(tx, loss)
     after = step(state, batch())
     assert after.skipped.total == 1
