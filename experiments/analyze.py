@@ -23,7 +23,7 @@ from experiments.analysis.measure import (
 )
 from experiments.analysis.summary import Measured, summaries, tables, verdict
 from experiments.arguments import RunDirs
-from experiments.compiled import keep_compiled
+from experiments.compiled import compute_right_sums, keep_compiled
 from experiments.drawing import frequency_order
 from experiments.errors import UserError, exit_with
 from experiments.records import describe_machine, report_dir, write_json
@@ -190,6 +190,7 @@ def _draw(
 def main() -> None:
     """The command."""
     job = tyro.cli(Job, prog="python -m experiments.analyze", args=sys.argv[1:])
+    compute_right_sums()
     keep_compiled()
     run(job, Console())
 

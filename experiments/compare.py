@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from experiments import same_compute, tuning
-from experiments.compiled import keep_compiled
+from experiments.compiled import compute_right_sums, keep_compiled
 from experiments.config import METHODS, Config, Method
 from experiments.configs import get_config, get_recipe
 from experiments.errors import UserError, exit_with
@@ -204,6 +204,7 @@ def _range(seeds: list[int]) -> str:
 def main() -> None:
     """The command."""
     job = tyro.cli(Job, prog="python -m experiments.compare", args=sys.argv[1:])
+    compute_right_sums()
     keep_compiled()
     run(job, Console())
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from experiments import figures, hosts, sharding
 from experiments.arguments import arguments_of
 from experiments.checkpoint import Best, Checkpoints
-from experiments.compiled import keep_compiled
+from experiments.compiled import compute_right_sums, keep_compiled
 from experiments.config import Config
 from experiments.data.dataset import Dataset
 from experiments.data.load import load_dataset
@@ -225,6 +225,7 @@ def _keep(
 def main() -> None:
     """The command."""
     job = parse(sys.argv[1:])
+    compute_right_sums()
     keep_compiled()
     hosts.start(job.coordinator, job.num_processes, job.process_id)
     run(job, Console(quiet=not hosts.is_first()))

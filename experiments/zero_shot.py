@@ -14,7 +14,7 @@ from rich.console import Console
 import focal_sam_jax as fsam
 from experiments import sharding
 from experiments.arguments import arguments_of
-from experiments.compiled import keep_compiled
+from experiments.compiled import compute_right_sums, keep_compiled
 from experiments.config import Config
 from experiments.data.load import load_dataset
 from experiments.data.views import judged_views
@@ -96,6 +96,7 @@ def main() -> None:
     """The command."""
     prog = "python -m experiments.zero_shot"
     job = arguments_of(Job, prog, sys.argv[1:], recipe="clip_cifar100_lt")
+    compute_right_sums()
     keep_compiled()
     run(job, Console())
 

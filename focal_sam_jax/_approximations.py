@@ -91,12 +91,12 @@ def reuse_ascent(
     direction.
 
     The transformation makes the whole gradient by itself and drops the updates that
-    come in, so it must stand **first** in a chain: clipping, say, before it has no
-    effect. Under ``jax.jit`` the compiler removes the caller's backward pass, which is
-    needed no more. Its forward pass serves here if it is handed on as ``evaluation``,
-    see :func:`focal_sam_jax.evaluate`; otherwise the compiler merges it with the one
-    here in some networks, and it is a third forward in others. Any tree like the
-    parameters will do for ``grads``.
+    come in, so it must stand **first** in a chain: clipping before it would be lost.
+    With ``evaluation`` that is checked, the updates must be ``evaluation.grads``;
+    without, it cannot be, and any tree like the parameters is taken. Under ``jax.jit``
+    the compiler removes the caller's backward pass, which is not needed. Without
+    ``evaluation`` the caller's forward pass is a third one in networks where the
+    compiler cannot merge it with the one here.
 
     Args:
       class_weights: :math:`s`, shape ``(num_classes,)``, from
@@ -117,7 +117,8 @@ def reuse_ascent(
 
     Raises:
       ValueError: if ``rho`` or ``lam`` is negative or not finite, or the weights are
-        not finite; in ``update`` as :func:`focal_sam_jax.focal_sam`.
+        not finite; in ``update`` as :func:`focal_sam_jax.sharpness_aware`, and if the
+        updates are not those of the evaluation.
       TypeError: as :func:`focal_sam_jax.focal_sam`.
 
     Example:
@@ -125,18 +126,18 @@ def reuse_ascent(
       >>> import focal_sam_jax as fsam
       >>> tx = fsam.reuse_ascent(rho=0.1)
       >>> params = jnp.array([3.0, 4.0])
-      >>> f = lambda p: 0.5 * jnp.sum(p**2)[None]
+      >>> here = fsam.evaluate(lambda p: 0.5 * jnp.sum(p**2), params)
       >>> first, state = tx.update(
-      ...     params, tx.init(params), params, per_class_loss_fn=f)
+      ...     here.grads, tx.init(params), params, evaluation=here)
       >>> bool(jnp.allclose(first, params))  # nothing to climb by yet
       True
-      >>> second, state = tx.update(params, state, params, per_class_loss_fn=f)
+      >>> second, state = tx.update(here.grads, state, params, evaluation=here)
       >>> bool(jnp.allclose(second, params * 1.02))  # as SAM, on the same batch
       True
 
     References:
       Becker et al., `Momentum-SAM <https://arxiv.org/abs/2401.12033>`_, 2024, which
-      climbs by the momentum; Xie et al., `SAMPa: Sharpness-aware Minimization
+      climbs along the momentum; Xie et al., `SAMPa: Sharpness-aware Minimization
       Parallelized <https://arxiv.org/abs/2410.10683>`_, NeurIPS 2024, by the gradient
       of an earlier step, as here
     """
@@ -219,10 +220,9 @@ def looksam(
 
     The first step is exact. With ``every=1`` all are, and with nothing to add across
     :math:`g` the steps between are plain. A step between costs what a plain one does;
-    an exact one, whose passes run inside a ``jax.lax.cond``, what ``tx`` alone costs if
-    ``evaluation`` is handed on (see :func:`focal_sam_jax.evaluate`), without it one
-    forward more, and for SAM a backward more as well. On CPU, XLA runs convolutions
-    inside a ``cond`` 20 to 150 times slower.
+    an exact one, whose passes run inside a ``jax.lax.cond``, what ``tx`` alone costs
+    with ``evaluation``; without, one forward more, and for SAM one backward more too.
+    On CPU, XLA runs convolutions inside a ``cond`` many times slower.
 
     Args:
       tx: the method: :func:`focal_sam_jax.focal_sam` or one of its relatives.
@@ -248,15 +248,14 @@ def looksam(
       >>> import focal_sam_jax as fsam
       >>> tx = fsam.looksam(fsam.sam(rho=0.1), every=2, alpha=0.5)
       >>> params = jnp.array([1.0, 1.0])
-      >>> f = lambda p: jnp.sum(jnp.array([0.5, 1.0]) * p**2)[None]
-      >>> grads = jnp.array([1.0, 2.0])
+      >>> here = fsam.evaluate(lambda p: jnp.sum(jnp.array([0.5, 1.0]) * p**2), params)
       >>> exact, state = tx.update(
-      ...     grads, tx.init(params), params, per_class_loss_fn=f)
-      >>> between, state = tx.update(grads, state, params, per_class_loss_fn=f)
-      >>> across = between - grads
-      >>> bool(jnp.allclose(across @ grads, 0, atol=1e-5))
+      ...     here.grads, tx.init(params), params, evaluation=here)
+      >>> between, state = tx.update(here.grads, state, params, evaluation=here)
+      >>> across = between - here.grads
+      >>> bool(jnp.allclose(across @ here.grads, 0, atol=1e-5))
       True
-      >>> bool(jnp.allclose(across @ across, 0.5**2 * grads @ grads))
+      >>> bool(jnp.allclose(across @ across, 0.5**2 * here.grads @ here.grads))
       True
 
     References:

@@ -1,9 +1,10 @@
-"""Compiled programs are kept from run to run, where the user wants it."""
+"""Compiled programs are right, and kept from run to run where the user wants it."""
 
 import os
 import subprocess
 import sys
 
+import jaxlib
 import pytest
 
 pytest.importorskip("tyro", reason="needs focal_sam_jax[experiments]")
@@ -67,3 +68,42 @@ def test_a_home_without_room_for_it_is_explained(tmp_path):
     assert done.returncode == 2
     assert "JAX_COMPILATION_CACHE_DIR" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+SUM = """
+import sys
+import experiments.train
+from experiments.compiled import compute_right_sums
+import jax, jax.numpy as jnp
+
+if sys.argv[1] == "safe":
+    compute_right_sums()
+square = jax.jit(jax.vmap(lambda r: jnp.sum((jnp.eye(3) @ r) ** 2)))
+rows = jnp.zeros((32769, 3)).at[:, 0].set(jnp.arange(32769))
+print(int(square(rows)[-1]))
+"""
+
+
+def last_square(how, **environment):
+    """2^30, unless XLA gets it wrong."""
+    inherited = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    done = subprocess.run(
+        [sys.executable, "-c", SUM, how],
+        env=inherited | {"JAX_PLATFORMS": "cpu", **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout)
+
+
+def test_sums_are_right():
+    assert last_square("safe") == 2**30
+
+
+@pytest.mark.skipif(jaxlib.__version__ != "0.10.2", reason="is right by itself")
+def test_by_itself_this_version_gets_them_wrong_and_a_users_choice_stays():
+    assert last_square("as it comes") != 2**30
+    chosen = {"XLA_FLAGS": "--xla_cpu_experimental_ynn_fusion_type=reduce"}
+    assert last_square("safe", **chosen) == last_square("as it comes", **chosen)

@@ -13,9 +13,9 @@ ROOT = Path(__file__).parents[1]
 LIBRARY = sorted((ROOT / "focal_sam_jax").rglob("*.py"))
 EXPERIMENTS = sorted((ROOT / "experiments").rglob("*.py"))
 ALLOWED = {"jax", "optax", "chex", "numpy", "focal_sam_jax"} | sys.stdlib_module_names
-# The commands, what they show, and the way in which all of them end.
+# The commands, what they show, how they compile, and the way in which all of them end.
 COMMANDS = {"train", "compare", "report", "benchmark", "analyze", "prepare"}
-COMMANDS |= {"zero_shot", "export", "terminal", "errors", "arguments"}
+COMMANDS |= {"zero_shot", "export", "terminal", "errors", "arguments", "compiled"}
 WORLD = {"argparse", "tyro", "getopt", "optparse", "click", "absl"}
 DECLARES_FLAGS = ROOT / "experiments" / "config.py"
 
