@@ -19,6 +19,7 @@ from focal_sam_jax._checks import (
     check_rho,
     check_scalar,
     is_concrete,
+    is_in_multi_steps,
 )
 from focal_sam_jax._devices import AxisName, cond, device_mean
 from focal_sam_jax._evaluation import at_theta, forward
@@ -28,8 +29,8 @@ from focal_sam_jax._transforms import (
     Rho,
     SharpnessInfo,
     as_info,
-    at,
     in_form_of,
+    radius,
     weights_and_classes,
 )
 
@@ -159,19 +160,19 @@ def reuse_ascent(
     def update(updates, state, params: Any = None, **extra_args: Any):
         f, evaluation = map(extra_args.get, ("per_class_loss_fn", "evaluation"))
         has_loss = f is not None or evaluation is not None
-        check_composition("reuse_ascent", updates, params, has_loss=has_loss)
+        check_composition("reuse_ascent", updates, params, mask, has_loss=has_loss)
         here, loss = at_theta(
             evaluation,
             f,
             params,
             num_classes,
             has_aux=has_aux,
-            labels=None,
+            labels=extra_args.get("per_example_labels"),
             axis_name=axis_name,
         )
-        if evaluation is not None:
+        if evaluation is not None and not is_in_multi_steps():
             _check_first(updates, evaluation.grads)
-        rho_now = at(rho, state.count)
+        rho_now = radius(rho, state.count)
         at_home = None
         if not all_climbs:
             at_home = here.pullback(1 - lam * weights)
@@ -187,7 +188,7 @@ def reuse_ascent(
         climbed = jax.tree.map(widen, there.pullback(weights))
         gradient = climbed
         if at_home is not None:
-            gradient = jax.tree.map(lambda h, c: h + lam * c, at_home, climbed)
+            gradient = jax.tree.map(lambda h, c: widen(h) + lam * c, at_home, climbed)
         rise = jnp.sum(weights * (there.losses - here.losses))
         gradient, climbed, length, rise = device_mean(
             (gradient, climbed, point.norm, rise), axis_name
@@ -272,6 +273,7 @@ def looksam(
             f"every must be an int >= 1, got {every}; 1 makes every step exact."
         )
     check_scalar("alpha", alpha)
+    every = int(every)
     tx = optax.with_extra_args_support(tx)
 
     def init(params):
@@ -315,8 +317,9 @@ def _across(corrected, plain, like):
     across = jax.tree.map(lambda a, u: a - along * u, added, unit)
     # What rounding alone could have left would be blown up to the length of g. The
     # comparison also fails for what is not finite.
-    digits = max((jnp.finfo(g.dtype).eps for g in jax.tree.leaves(plain)), default=0)
-    significant = norm(across) > digits * (size + norm(corrected))
+    leaves = jax.tree.leaves(plain)
+    digits = max((float(jnp.finfo(g.dtype).eps) for g in leaves), default=0)
+    significant = norm(across) > digits * size + digits * norm(corrected)
     return _where(significant, across, like)
 
 

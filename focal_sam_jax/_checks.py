@@ -21,9 +21,23 @@ from jax.typing import ArrayLike
 ClassValues = ArrayLike | Sequence[float]
 
 
+def at_least_float32(dtype: Any) -> Any:
+    """``dtype`` as JAX has it, or float32 if it has fewer bits.
+
+    Not ``jnp.promote_types``, which fails where JAX promotes strictly.
+    """
+    dtype = jax.dtypes.canonicalize_dtype(dtype)
+    return jnp.float32 if jnp.finfo(dtype).bits < 32 else dtype
+
+
 def is_concrete(value: Any) -> bool:
     """Whether ``value`` can be looked at now, rather than when the program runs."""
     return not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(value))
+
+
+def _is_real(value: Any) -> bool:
+    dtype = np.asarray(value).dtype
+    return jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)
 
 
 # --- numbers --------------------------------------------------------------------------
@@ -56,9 +70,9 @@ def check_scalar(
         raise ValueError(f"{name} must be {wanted}, got shape {np.shape(value)}.")
     if not is_concrete(value):
         return
-    if not jnp.issubdtype(np.asarray(value).dtype, np.number) or np.iscomplex(value):
+    if not _is_real(value):
         raise TypeError(f"{name} must be {wanted}, got {value!r}.")
-    number = float(np.real(value))
+    number = float(value)
     too_low = number <= low if above else number < low
     too_high = number >= high if below else number > high
     if not math.isfinite(number) or too_low or too_high:
@@ -67,7 +81,11 @@ def check_scalar(
 
 def check_at_least(name: str, value: int, low: int) -> None:
     """Raises ``ValueError`` unless ``value`` is a whole number of at least ``low``."""
-    if not isinstance(value, int | np.integer) or value < low:
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | np.integer)
+        or value < low
+    ):
         raise ValueError(
             f"{name} must be a whole number of at least {low}, got {value}."
         )
@@ -98,6 +116,8 @@ def check_class_counts(
         )
     if not is_concrete(class_counts):
         return
+    if not _is_real(class_counts):
+        raise TypeError(f"class_counts must be numbers, got {class_counts!r}.")
     counts = np.asarray(class_counts, dtype=np.float64)
     if not np.all(np.isfinite(counts)) or np.any(counts < 0):
         raise ValueError(
@@ -118,10 +138,9 @@ def check_class_weights(class_weights: ClassValues) -> None:
             f"{np.shape(class_weights)}."
         )
     if is_concrete(class_weights):
-        weights = np.asarray(class_weights)
-        if not jnp.issubdtype(weights.dtype, np.number):
+        if not _is_real(class_weights):
             raise TypeError(f"class_weights must be numbers, got {class_weights!r}.")
-        if not np.all(np.isfinite(weights)):
+        if not np.all(np.isfinite(np.asarray(class_weights, np.float64))):
             raise ValueError(f"class_weights must be finite, got {class_weights}.")
 
 
@@ -134,6 +153,8 @@ def check_radii(name: str, radii: ClassValues) -> None:
             "focal_sam_jax.cc_sam_radii makes them from counts."
         )
     if is_concrete(radii):
+        if not _is_real(radii):
+            raise TypeError(f"{name} must be numbers, got {radii!r}.")
         values = np.asarray(radii, dtype=np.float64)
         if not np.all(np.isfinite(values)) or np.any(values < 0):
             raise ValueError(f"{name} must be finite and >= 0, got {radii}.")
@@ -143,7 +164,8 @@ def check_groups(groups: Any) -> None:
     """Raises unless these name a group for every class, and were not traced."""
     if not is_concrete(groups):
         raise TypeError(
-            "groups must be known when the transformation is built, got a traced array."
+            "groups must be known when the transformation is built, got a traced "
+            'array; under optax.inject_hyperparams pass static_args="groups".'
         )
     array = np.asarray(groups)
     if array.ndim != 1 or array.size == 0:
@@ -163,10 +185,15 @@ def check_groups(groups: Any) -> None:
 def check_params(params: chex.ArrayTree) -> None:
     """Raises ``TypeError`` unless every leaf is an array of real floats."""
     for path, leaf in jax.tree.leaves_with_path(params):
+        where = jax.tree_util.keystr(path) or "the root"
+        if isinstance(leaf, float):
+            raise TypeError(
+                f"parameters must be arrays of floats, got the number {leaf} at "
+                f"{where}: make it an array with jnp.asarray."
+            )
         dtype = leaf.dtype if hasattr(leaf, "dtype") else np.asarray(leaf).dtype
         if jnp.issubdtype(dtype, jnp.floating):
             continue
-        where = jax.tree_util.keystr(path) or "the root"
         if jnp.issubdtype(dtype, jnp.complexfloating):
             raise TypeError(
                 f"parameters must be real floats, got {dtype} at {where}: keep real "
@@ -205,7 +232,7 @@ def check_batch(logits: ArrayLike, labels: ArrayLike) -> tuple[jax.Array, jax.Ar
         )
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         raise TypeError(f"labels must be ints, got {labels.dtype}; pass class ids.")
-    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    logits = logits.astype(at_least_float32(logits.dtype))
     classes = jnp.arange(logits.shape[1], dtype=jnp.int32)
     return logits, labels.astype(jnp.int32)[:, None] == classes[None, :]
 
@@ -281,10 +308,11 @@ def check_per_example(
 _MULTI_STEPS: Any = optax.MultiSteps.update
 _APPLY_IF_FINITE: Any = optax.apply_if_finite(optax.identity(), 1).update
 _FLATTEN: Any = optax.flatten(optax.identity()).update
+_INJECTED: Any = optax.inject_hyperparams(optax.sgd)(learning_rate=0.1).update
 
 
 def check_composition(
-    name: str, updates: chex.ArrayTree, params: Any, *, has_loss: bool
+    name: str, updates: chex.ArrayTree, params: Any, mask: Any, *, has_loss: bool
 ) -> None:
     """Raises unless ``update`` was called so that its result means something.
 
@@ -292,6 +320,7 @@ def check_composition(
       name: name of the transformation, for the messages.
       updates: the incoming updates.
       params: the parameters, or ``None`` if they were not passed.
+      mask: the mask that the transformation was built with.
       has_loss: whether the loss function was passed, or an evaluation of it.
 
     Raises:
@@ -304,7 +333,7 @@ def check_composition(
             "state, params, evaluation=here), or tx.update(grads, state, params, "
             "per_class_loss_fn=f)."
         )
-    _check_callers(name)
+    _check_callers(name, mask)
     if not has_loss:
         raise ValueError(
             f"{name} needs the loss function: call tx.update(here.grads, state, "
@@ -330,9 +359,20 @@ def check_composition(
     check_params(params)
 
 
-def _check_callers(name):
+def is_in_multi_steps() -> bool:
+    """Whether ``optax.MultiSteps`` called the update that is running."""
+    return any(frame.f_code is _MULTI_STEPS.__code__ for frame in _frames())
+
+
+def _frames():
     frame = inspect.currentframe()
     while frame is not None:
+        yield frame
+        frame = frame.f_back
+
+
+def _check_callers(name, mask):
+    for frame in _frames():
         code = frame.f_code
         # With one step to accumulate nothing is accumulated.
         if code is _MULTI_STEPS.__code__ and not _is_one(frame.f_locals.get("k_steps")):
@@ -355,7 +395,12 @@ def _check_callers(name):
                 "called on flat parameters. Put it in front: "
                 f"optax.chain({name}(...), optax.flatten(optimizer))."
             )
-        frame = frame.f_back
+        # A number would have become an array: this bool is what a function returned.
+        if code is _INJECTED.__code__ and isinstance(mask, bool):
+            raise ValueError(
+                f"optax.inject_hyperparams called the mask of {name} as a schedule and "
+                f'got {mask}: pass static_args="mask" to it.'
+            )
 
 
 def _is_one(steps: Any) -> bool:

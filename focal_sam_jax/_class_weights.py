@@ -7,6 +7,7 @@ from jax.typing import ArrayLike
 
 from focal_sam_jax._checks import (
     ClassValues,
+    at_least_float32,
     check_class_counts,
     check_per_class,
     check_per_example,
@@ -203,7 +204,7 @@ def per_class_losses(
     losses, labels = jnp.asarray(losses), jnp.asarray(labels)
     where = None if where is None else jnp.asarray(where)
     check_per_example(losses, labels, num_classes, where)
-    losses = losses.astype(jnp.promote_types(losses.dtype, jnp.float32))[..., None]
+    losses = losses.astype(at_least_float32(losses.dtype))[..., None]
     # Comparisons, not products with zeros and ones: a NaN stays with its example.
     if jnp.issubdtype(labels.dtype, jnp.floating):
         parts = jnp.where(labels != 0, labels.astype(losses.dtype) * losses, 0)

@@ -202,7 +202,9 @@ def as_loss(
       TypeError: if there is no function; and, when it runs, if it returns no floats, a
         pair without ``has_aux``, or no pair with it.
     """
-    if isinstance(per_class_loss_fn, Sequence):
+    if isinstance(per_class_loss_fn, Sequence) and not isinstance(
+        per_class_loss_fn, str
+    ):
         functions = per_class_loss_fn
         if has_aux:
             raise ValueError(
@@ -216,7 +218,12 @@ def as_loss(
             )
         of_class = tuple(Loss(partial(_stacked, (f,))) for f in functions)
         return Loss(partial(_stacked, functions), of_class=of_class)
-    _check_function("per_class_loss_fn", per_class_loss_fn)
+    if not callable(per_class_loss_fn):
+        raise TypeError(
+            "per_class_loss_fn must be a function of the parameters (or a sequence of "
+            f"them), got {type(per_class_loss_fn).__name__}; pass the function itself, "
+            "not its value."
+        )
 
     def raw(params):
         out = per_class_loss_fn(params)
@@ -250,8 +257,13 @@ def _without_labels(loss_fn, num_classes, where, has_aux, per_example):
 def _with_labels(loss_fn, labels, num_classes, where, has_aux, axis_name, per_example):
     if num_classes is None:
         raise ValueError("labels need num_classes, the number of classes; got None.")
-    _check_function("with labels, loss_fn", loss_fn)
+    if not callable(loss_fn):
+        raise TypeError(
+            "with labels, loss_fn must be one function of the parameters, got "
+            f"{type(loss_fn).__name__}."
+        )
     labels = jnp.asarray(labels)
+    where = None if where is None else jnp.asarray(where)
     soft = jnp.issubdtype(labels.dtype, jnp.floating)
     shape = labels.shape[:-1] if soft else labels.shape
 
@@ -270,8 +282,10 @@ def _with_labels(loss_fn, labels, num_classes, where, has_aux, axis_name, per_ex
         if where is None or axis_name is None:
             return of_class
         # The mean over devices is then that over all examples that count.
-        counted = jnp.maximum(jnp.sum(where, dtype=of_class.dtype), 1)
-        return of_class * (counted / jnp.maximum(device_mean(counted, axis_name), 1))
+        counted = jnp.sum(where, dtype=of_class.dtype)
+        mean = device_mean(counted, axis_name)
+        share = jnp.maximum(counted, 1) / jnp.where(mean > 0, mean, 1)
+        return of_class * share
 
     promised = check_labels("with per_example, labels", labels) if per_example else None
     return Loss(raw, by_class, labels=promised)
@@ -290,15 +304,7 @@ def _stacked(functions, params):
     return stacked, None
 
 
-def _check_function(name, function):
-    if not callable(function):
-        raise TypeError(
-            f"{name} must be a function of the parameters (or a sequence of them), got "
-            f"{type(function).__name__}; pass the function itself, not its value."
-        )
-
-
-def _split(name, out, has_aux):
+def _split(name: str, out: Any, has_aux: bool) -> tuple[Any, Any]:
     if not has_aux:
         if isinstance(out, tuple | list):
             raise TypeError(
@@ -315,11 +321,11 @@ def _split(name, out, has_aux):
 
 
 def _check_floats(name, losses):
-    if not isinstance(losses, jax.Array) or not jnp.issubdtype(
-        losses.dtype, jnp.floating
-    ):
-        kind = getattr(losses, "dtype", type(losses).__name__)
-        raise TypeError(f"{name} must be an array of floats, got {kind}.")
+    if not isinstance(losses, jax.Array):
+        kind = type(losses).__name__
+        raise TypeError(f"{name} must be a JAX array of floats, got {kind}.")
+    if not jnp.issubdtype(losses.dtype, jnp.floating):
+        raise TypeError(f"{name} must be an array of floats, got {losses.dtype}.")
 
 
 # --- the forward pass that stays open -------------------------------------------------
@@ -358,7 +364,7 @@ class Forward:
 def forward(loss: Loss, params: chex.ArrayTree, axis_name: AxisName) -> Forward:
     """Runs the forward pass once, for as many pullbacks as are wanted."""
     check_params(params)
-    theta = per_device(params, axis_name)
+    theta = per_device(jax.tree.map(jnp.asarray, params), axis_name)
     if loss.labels is not None:
         return _forward_per_example(loss, params, theta, axis_name)
     raw, vjp, aux = jax.vjp(loss.raw, theta, has_aux=True)
@@ -407,8 +413,8 @@ def _cotangent(params, losses, axis_name, to_raw):
     devices = share(losses, axis_name)
 
     def cotangent(weights):
-        weights = devices * weights * jnp.ones_like(losses)
-        return to_raw(weights.astype(losses.dtype))[0]
+        weights = devices * jnp.asarray(weights, losses.dtype)
+        return to_raw(weights * jnp.ones_like(losses))[0]
 
     return cotangent
 
@@ -417,13 +423,16 @@ def _exactly(vjp, cotangent, dtype, uniform):
     """``vjp(cotangent)`` for losses of that dtype, no digit of the weights lost.
 
     A cotangent in half precision keeps two or three digits. It goes in two parts, what
-    fits and what is left; one where all weights are the same, up to a factor.
+    fits and what is left; in one where all weights are the same, up to a factor. Small
+    ones are made larger on the way, by 2^10 at most, or float16 would have no digits
+    for what is left.
     """
     if jnp.finfo(dtype).bits >= 32:
         return vjp(cotangent.astype(dtype))
     largest = jnp.max(jnp.abs(cotangent), initial=0)
-    mantissa = jax.lax.stop_gradient(jnp.frexp(largest)[0])
-    scale = jnp.where(mantissa > 0, mantissa, 1)
+    mantissa, exponent = jnp.frexp(jax.lax.stop_gradient(largest))
+    scale = jnp.ldexp(mantissa, jnp.clip(exponent, -10, 0))
+    scale = jnp.where(mantissa > 0, scale, 1)
     fits = (cotangent / scale).astype(dtype)
     gradient = vjp(fits)
     if not uniform:
@@ -482,8 +491,8 @@ def at_theta(
     if num_classes not in (None, found[0]):
         hint = "; did you take the mean?" if found == (1,) else "."
         raise ValueError(
-            f"evaluation must be of {num_classes} classes, as class_counts has, got "
-            f"losses of shape {found}{hint}"
+            f"evaluation must be of {num_classes} classes, as class_counts, weights "
+            f"or groups have, got losses of shape {found}{hint}"
         )
     if evaluation.axis_name != axis_name:
         raise ValueError(
@@ -495,4 +504,7 @@ def at_theta(
 
 def _forms(tree):
     # A wrapper, such as nnx.Optimizer, may have changed the containers on the way.
-    return [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(tree)]
+    return [
+        (leaf.shape, jax.dtypes.canonicalize_dtype(leaf.dtype))
+        for leaf in jax.tree.leaves(tree)
+    ]

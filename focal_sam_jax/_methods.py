@@ -57,6 +57,7 @@ def class_weighted_correction(
     class_weights: chex.Numeric,
     rho: chex.Numeric,
     *,
+    plain: chex.ArrayTree,
     adaptive: bool,
     selected: chex.ArrayTree,
     axis_name: AxisName,
@@ -69,6 +70,8 @@ def class_weighted_correction(
       here: the forward pass at θ.
       class_weights: :math:`s`, a scalar or shape ``(num_classes,)``.
       rho: radius, scalar.
+      plain: a gradient whose pass has to be made before that at θ + ε: the two would
+        be in memory at once.
       adaptive: as in :func:`~focal_sam_jax._perturbation.perturb`.
       selected: as in :func:`~focal_sam_jax._perturbation.perturb`.
       axis_name: the axis, or axes, over which the batch is split.
@@ -79,6 +82,8 @@ def class_weighted_correction(
     """
     ascent = here.weighted(class_weights)
     uphill = device_mean(ascent, axis_name) if sync_perturbation else ascent
+    if np.ndim(class_weights) > 0:  # with one weight it is the plain pass that climbs
+        uphill = jax.tree.map(lambda u, g: u + _never(g, u.dtype), uphill, plain)
     point = perturb(here.params, uphill, rho, adaptive=adaptive, selected=selected)
     there = forward(loss, point.params, axis_name)
     gradient = jax.tree.map(
@@ -86,7 +91,8 @@ def class_weighted_correction(
         there.pullback(class_weights),
         ascent,
     )
-    rise = jnp.sum(class_weights * (there.losses - here.losses))
+    weights = jnp.asarray(class_weights, here.losses.dtype)
+    rise = jnp.sum(weights * (there.losses - here.losses))
     return Correction(gradient, point.norm, rise)
 
 
@@ -144,7 +150,7 @@ def class_conditional_correction(
     nothing = jnp.zeros_like(here.losses[0])  # varies over devices as the losses do
     sums = _Sums(
         gradient=jax.tree.map(lambda p: jnp.zeros_like(widen(p)), here.params),
-        norm=jnp.zeros_like(nothing, jnp.result_type(radii, here.losses)),
+        norm=nothing,
         rise=nothing,
         moved=jnp.zeros_like(nothing, bool),
     )
@@ -259,7 +265,7 @@ def add_correction(
     """``gradient + strength * correction``, like ``gradient`` in form and dtypes."""
     leaves, structure = jax.tree.flatten(gradient)
     added = [
-        (widen(g) + strength * c).astype(g.dtype)
+        (widen(g) + jnp.asarray(strength, c.dtype) * c).astype(g.dtype)
         for g, c in zip(leaves, jax.tree.leaves(correction), strict=True)
     ]
     return structure.unflatten(added)
@@ -274,6 +280,10 @@ def after(tree: chex.ArrayTree, value: chex.Numeric) -> jax.Array:
     # All arrays, since any may be the last to be made; their sums, since an array that
     # is split over devices has no element to pick.
     total = sum(jnp.sum(widen(leaf)) for leaf in jax.tree.leaves(tree))
-    never = (total < 0) & (total > 0)  # not known to the compiler, and never NaN
     value = jnp.asarray(value)
-    return value + jnp.asarray(never, value.dtype)
+    return value + _never(jnp.asarray(total), value.dtype)
+
+
+def _never(array, dtype):
+    """Zeros that wait for ``array``: not known to the compiler, and never NaN."""
+    return jnp.asarray((array < 0) & (array > 0), dtype)

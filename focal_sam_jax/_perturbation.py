@@ -1,13 +1,14 @@
 """The ascent step: from the parameters to the worst point nearby, to first order."""
 
 from collections.abc import Callable
-from functools import reduce
 from typing import NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from focal_sam_jax._checks import at_least_float32
 
 Mask = chex.ArrayTree | Callable[[chex.ArrayTree], chex.ArrayTree] | None
 
@@ -73,6 +74,7 @@ def perturb(
     )
     factor, root = _factor_and_root(scaled)
     some = root > 0
+    rho = jnp.asarray(rho, root.dtype)
     length = jnp.where(some, rho / jnp.where(some, root, 1), 0)
 
     def climb(keep, theta, step):
@@ -81,8 +83,8 @@ def perturb(
         if not keep:
             return theta
         wide = widen(theta)
-        step = (length * (factor * step)).astype(wide.dtype)
-        return (wide + scale(theta) * step).astype(theta.dtype)
+        step = length * (factor * step.astype(length.dtype))
+        return (wide + scale(theta) * step.astype(wide.dtype)).astype(theta.dtype)
 
     perturbed = jax.tree.map(climb, selected, params, scaled)
     return Perturbed(perturbed, root / factor, moved=length != 0)
@@ -101,7 +103,8 @@ def _factor_and_root(tree):
     squares are made at once, and for one of their factors the sum is.
     """
     leaves = jax.tree.leaves(tree)
-    dtype = reduce(jnp.promote_types, (leaf.dtype for leaf in leaves), jnp.float32)
+    bits = max((jnp.finfo(leaf.dtype).bits for leaf in leaves), default=32)
+    dtype = jnp.float64 if bits > 32 else jnp.float32
     largest = int(jnp.finfo(dtype).maxexp)
     low, limit = 2.0 ** -(5 * largest // 8), 2.0 ** (largest // 2 - 4)
     factors = jnp.asarray([1.0, low, 1 / low], dtype)
@@ -132,7 +135,8 @@ def resolve_mask(mask: Mask, params: chex.ArrayTree) -> chex.ArrayTree:
       TypeError: if a leaf of the mask is not a bool.
     """
     # A module whose leaves are bools is a tree, even if it can be called.
-    is_tree = all(map(_is_bool, jax.tree.leaves(mask)))
+    leaves = jax.tree.leaves(mask)
+    is_tree = bool(leaves) and all(map(_is_bool, leaves))
     tree = mask(params) if callable(mask) and not is_tree else mask
     if tree is None:
         tree = True
@@ -171,4 +175,4 @@ def _is_bool(leaf):
 
 def widen(array: chex.Array) -> jax.Array:
     """``array`` in its dtype, but at least float32."""
-    return jnp.asarray(array, jnp.promote_types(array.dtype, jnp.float32))
+    return jnp.asarray(array, at_least_float32(array.dtype))

@@ -202,7 +202,10 @@ def _weigh(weights, delta):
 
 def check_labels(name: str, labels: ArrayLike) -> jax.Array:
     """The labels of the examples, hard or soft, of a network that does not mix them."""
-    labels = jnp.asarray(labels)
+    try:
+        labels = jnp.asarray(labels)
+    except TypeError:
+        labels = np.asarray(labels)  # to say what it is
     hard = labels.ndim == 1 and jnp.issubdtype(labels.dtype, jnp.integer)
     soft = labels.ndim == 2 and jnp.issubdtype(labels.dtype, jnp.floating)
     if not (hard or soft):
@@ -211,13 +214,16 @@ def check_labels(name: str, labels: ArrayLike) -> jax.Array:
             f"soft labels, floats of shape (batch, num_classes), got {labels.dtype} of "
             f"shape {labels.shape}."
         )
-    return labels
+    return jnp.asarray(labels)
 
 
 def example_weights(class_weights: chex.Numeric, labels: jax.Array) -> jax.Array:
-    r""":math:`s_{y_j}`, or :math:`\sum_c q_{jc} s_c` of soft labels, ``(batch,)``."""
+    r""":math:`s_{y_j}`, or the mean of :math:`s` over soft labels, ``(batch,)``."""
     class_weights = jnp.asarray(class_weights)
     if labels.ndim == 2:
-        return labels @ class_weights
+        # The cotangent of an example has the sum of its shares as a factor already.
+        shares = labels.astype(class_weights.dtype)
+        total = jnp.sum(shares, axis=1)
+        return shares @ class_weights / jnp.where(total == 0, 1, total)
     # Split over devices as the labels are, which JAX asks for on explicit meshes.
     return class_weights.at[labels].get(out_sharding=jax.typeof(labels).sharding)

@@ -528,7 +528,7 @@ def cc_sam(
     """
     check_rho(rho)
     unit = cc_sam_radii(class_counts, rho=1.0)
-    radii = (lambda count: rho(count) * unit) if callable(rho) else rho * unit
+    radii = (lambda count: radius(rho, count) * unit) if callable(rho) else rho * unit
     return _class_conditional(
         "cc_sam",
         radii,
@@ -609,13 +609,15 @@ def sse_sam(
     if not is_concrete((class_counts, tail_threshold)):
         raise TypeError(
             "sse_sam needs class_counts and tail_threshold when it is built, got "
-            "traced ones: they decide which classes climb together."
+            "traced ones: they decide which classes climb together. Under "
+            "optax.inject_hyperparams name them in static_args."
         )
     is_tail = np.asarray(class_counts) < np.asarray(tail_threshold)
 
     def radii(count):
-        head = jnp.where(jnp.less(count, switch_step), at(head_rho, count), 0)
-        return jnp.stack([head, jnp.asarray(at(tail_rho, count), head.dtype)])
+        head = radius(head_rho, count, "head_rho")
+        head = jnp.where(jnp.less(count, switch_step), head, 0)
+        return jnp.stack([head, radius(tail_rho, count, "tail_rho")])
 
     return _class_conditional(
         "sse_sam",
@@ -639,14 +641,14 @@ def _sharpness_aware(name, class_weights, rho, lam, *, axis_name, **options):
     ball = {key: options.pop(key) for key in ("adaptive", "sync_perturbation")}
 
     def correct(open_pass, selected, updates, count):
-        del updates
         weights, num_classes = weights_and_classes(at(class_weights, count))
         here, loss = open_pass(num_classes)
         return class_weighted_correction(
             loss,
             here,
             weights,
-            at(rho, count),
+            radius(rho, count),
+            plain=in_form_of(here.params, updates),
             selected=in_form_of(here.params, selected),
             axis_name=axis_name,
             **ball,
@@ -710,7 +712,7 @@ def _transformation(
     ):
         del extra_args
         has_loss = per_class_loss_fn is not None or evaluation is not None
-        check_composition(name, updates, params, has_loss=has_loss)
+        check_composition(name, updates, params, mask, has_loss=has_loss)
         open_pass = partial(
             at_theta,
             evaluation,
@@ -762,6 +764,13 @@ def _groups(radii: ClassValues, groups: ClassValues | None) -> np.ndarray:
 def at(value: Any, count: jax.Array) -> Any:
     """``value`` after ``count`` updates, if it is a schedule."""
     return value(count) if callable(value) else value
+
+
+def radius(rho: Rho, count: jax.Array, name: str = "rho") -> jax.Array:
+    """``rho`` after ``count`` updates, checked, a float."""
+    now = at(rho, count)
+    check_scalar(name, now)
+    return jnp.asarray(now, float)
 
 
 def in_form_of(like: chex.ArrayTree, tree: chex.ArrayTree) -> chex.ArrayTree:

@@ -67,6 +67,8 @@ def cross_entropy(
       True
     """
     logits, is_label = check_batch(logits, labels)
+    # What has no label has no loss, and no gradient either, whatever its logits are.
+    logits = jnp.where(jnp.any(is_label, axis=1, keepdims=True), logits, 0)
     losses = -_at_label(is_label, jax.nn.log_softmax(logits))
     return _weigh(losses, is_label, class_weights)
 
@@ -107,11 +109,14 @@ def focal(
     """
     check_scalar("gamma", gamma)
     _, is_label = check_batch(logits, labels)
-    losses = cross_entropy(logits, labels)
+    of_label = cross_entropy(logits, labels)
+    # Infinite where the label is masked: there the factor is one.
+    losses = jnp.where(jnp.isposinf(of_label), 1, of_label)
     # At p = 1 a power < 1 has infinite derivatives, times zero. The floor, far below
     # what rounding leaves of 1 - p, keeps the first two finite.
     miss = jnp.maximum(-jnp.expm1(-losses), jnp.finfo(losses.dtype).eps ** 2)
     losses = miss ** jnp.asarray(gamma, losses.dtype) * losses
+    losses = jnp.where(jnp.isposinf(of_label), of_label, losses)
     return _weigh(losses, is_label, class_weights)
 
 
@@ -290,4 +295,5 @@ def _weigh(
     if class_weights is None:
         return losses
     weights = check_per_class("class_weights", class_weights, is_label.shape[1])
-    return _at_label(is_label, weights.astype(losses.dtype)[None, :]) * losses
+    weights = _at_label(is_label, weights.astype(losses.dtype)[None, :])
+    return weights * jnp.where(weights == 0, 0, losses)  # a loss may be infinite

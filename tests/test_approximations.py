@@ -385,6 +385,15 @@ def test_in_a_chain_the_optimizer_sees_the_approximate_gradient():
         assert ref.error(updates, halved) <= 1e-6
 
 
+def test_looksam_keeps_its_state_for_a_number_of_numpy(x64):
+    tx = fsam.looksam(fsam.sam(), every=np.int64(3))
+    params, f = to_jax(FULL), loss_of()
+    _, after = jax.eval_shape(
+        lambda p: tx.update(gradient(f, p), tx.init(p), p, per_class_loss_fn=f), params
+    )
+    assert after.phase.dtype == jnp.int32
+
+
 # --- mistakes -------------------------------------------------------------------------
 
 

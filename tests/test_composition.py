@@ -196,8 +196,10 @@ def test_an_injected_mask_is_static_or_explained(name):
     options = {**counts_for(name, list), "rho": 0.2, "mask": mask}
     static = optax.inject_hyperparams(BUILDERS[name], static_args="mask")(**options)
     assert_same(corrected(static), corrected(BUILDERS[name](**options)))
-    with pytest.raises((TypeError, ValueError), match='static_args="mask"'):
-        update(optax.inject_hyperparams(BUILDERS[name])(**options))
+    by_accident = options | {"mask": lambda p: jax.tree.map(lambda p: p.ndim < 2, p)}
+    for dropped in (options, by_accident):  # False, and True, for the count
+        with pytest.raises((TypeError, ValueError), match='static_args="mask"'):
+            update(optax.inject_hyperparams(BUILDERS[name])(**dropped))
 
 
 # --- wrappers that skip or accumulate -------------------------------------------------
@@ -234,6 +236,13 @@ def test_multi_steps_of_one_step_is_the_method(name):
     tx = optax.chain(TRANSFORMS[name](rho=0.2), optax.sgd(0.5))
     updates, _ = jax.jit(partial(update, optax.MultiSteps(tx, 1)))()
     assert_same(updates, corrected(tx), 1e-5)
+
+
+def test_multi_steps_of_one_step_may_reuse_an_ascent():
+    tx = optax.chain(fsam.reuse_ascent(rho=0.2), optax.sgd(0.5))
+    here, whole = fsam.evaluate(ALL, PARAMS), optax.MultiSteps(tx, 1)
+    updates, _ = whole.update(here.grads, whole.init(PARAMS), PARAMS, evaluation=here)
+    assert_same(updates, scaled(here.grads, -0.5))
 
 
 def test_a_schedule_of_rho_counts_micro_batches():

@@ -238,6 +238,60 @@ def test_what_decides_the_groups_must_be_known():
             jax.eval_shape(lambda n, build=build: build(n) and None, COUNTS)
 
 
+SCHEDULED = {
+    **{
+        n: lambda rho, m=m: m(rho=rho)
+        for n, m in TRANSFORMS.items()
+        if n not in ("sse_sam", "class_conditional")
+    },
+    "sse_sam": lambda rho: fsam.sse_sam(COUNTS, **(SSE | {"head_rho": rho})),
+    "reuse_ascent": lambda rho: fsam.reuse_ascent(rho=rho),
+}
+
+
+@pytest.mark.parametrize("make", SCHEDULED.values(), ids=SCHEDULED)
+@pytest.mark.parametrize(
+    ("value", "error", "words"),
+    [
+        (jnp.ones(3), ValueError, "got shape (3,)"),
+        (-0.1, ValueError, "got -0.1"),
+        (np.nan, ValueError, "got nan"),
+        (None, TypeError, "got None"),
+        ("x", TypeError, "got 'x'"),
+    ],
+)
+def test_what_a_schedule_of_rho_returns_is_checked(make, value, error, words):
+    refuses(error, lambda: update(make(lambda count: value)), "rho must be", words)
+
+
+@pytest.mark.parametrize("numbers", [["1", "2", "3"], [1j, 1, 2]], ids=str)
+def test_numbers_of_the_classes_are_numbers(numbers):
+    for build in (
+        lambda v: fsam.focal_weights(v, 1.0),
+        fsam.sharpness_aware,
+        fsam.class_conditional,
+    ):
+        refuses(TypeError, lambda build=build: build(numbers), "must be numbers, got")
+
+
+@pytest.mark.parametrize(
+    ("weights", "error", "words"),
+    [
+        (np.ones((3, 1)), ValueError, "(num_classes,), got shape (3, 1)"),
+        (np.ones(2), ValueError, "shape (3,), got shape (2,)"),
+        ("a", TypeError, "numbers, got 'a'"),
+    ],
+)
+def test_weights_to_measure_by(weights, error, words):
+    losses = fsam.sharpness.class_losses(losses_of)
+    key = jax.random.key(0)
+    for measure in (
+        lambda: fsam.sharpness.sharpness(losses, PARAMS, weights, rho=0.1),
+        lambda: fsam.sharpness.trace(losses, PARAMS, weights, key=key, samples=1),
+    ):
+        refuses(error, measure, "class_weights must", words)
+
+
 # --- the loss function ----------------------------------------------------------------
 
 

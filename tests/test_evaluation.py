@@ -202,9 +202,10 @@ def test_where_says_what_counts():
 
 
 @pytest.mark.parametrize("checked", [True, False, None], ids=["vma", "no vma", "vmap"])
-def test_where_counts_over_all_devices(checked):
-    """Of five examples on each of two devices, four and one count."""
-    counts = jnp.array([1, 1, 1, 1, 0, 0, 0, 0, 1, 0], bool)
+@pytest.mark.parametrize("second", [[0, 0, 0, 1, 0], [0] * 5], ids=["some", "none"])
+def test_where_counts_over_all_devices(checked, second):
+    """Of five examples on each of two devices, four and one count, or none."""
+    counts = jnp.array([1, 1, 1, 1, 0, *second], bool)
     tx = fsam.focal_sam(ref.COUNTS, rho=0.5, axis_name="data")
 
     def step(x, y, counts):
@@ -232,6 +233,25 @@ def test_where_counts_over_all_devices(checked):
     whole = fsam.evaluate(example_losses, PARAMS, **BY_LABELS, where=counts)
     alone = fsam.focal_sam(ref.COUNTS, rho=0.5)
     assert_same(got, (whole.loss, whole.losses, one_update(alone, whole)[0]))
+
+
+def test_where_may_be_a_list_and_parameters_of_numpy():
+    @partial(jax.vmap, axis_name="data", axis_size=1, in_axes=None)
+    def loss(params):
+        return fsam.evaluate(
+            example_losses,
+            params,
+            **BY_LABELS,
+            where=[True] * 7 + [False] * 3,
+            axis_name="data",
+        ).loss
+
+    np.testing.assert_allclose(loss(PARAMS)[0], example_losses(PARAMS)[:7].mean())
+    doubles = ref.parameters()  # float64, which JAX makes float32 of
+    here = fsam.evaluate(example_losses, doubles, **BY_LABELS)
+    tx = fsam.focal_sam(ref.COUNTS)
+    got, _ = tx.update(here.grads, tx.init(doubles), doubles, evaluation=here)
+    assert_same(got, one_update(tx, fsam.evaluate(per_class_loss, PARAMS))[0])
 
 
 def test_aux_comes_along_with_labels():
@@ -318,9 +338,13 @@ def alone(params):
 
 
 @every_transform
-@pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
-def test_without_mixing_the_numbers_are_the_same(make, soft):
-    labels = jax.nn.one_hot(Y, ref.CLASSES) * 0.9 + 0.025 if soft else Y
+@pytest.mark.parametrize("kind", ["hard", "soft", "shares of any sum"])
+def test_without_mixing_the_numbers_are_the_same(make, kind):
+    labels = Y
+    if kind != "hard":
+        labels = jax.nn.one_hot(Y, ref.CLASSES) * 0.9 + 0.025
+    if kind == "shares of any sum":
+        labels *= jnp.linspace(0, 2, len(Y))[:, None]
     known = {"labels": labels, "num_classes": ref.CLASSES}
     tx = make(rho=0.5)
 
@@ -362,6 +386,15 @@ def test_labels_of_the_old_form_are_looked_at_in_every_path(weights):
             evaluation="nonsense",
             per_example_labels=Y,
         )
+    for make in (fsam.sam, partial(fsam.reuse_ascent, weights, rho=0.1)):
+        with pytest.raises(ValueError, match="per_example_labels must be the class"):
+            make().update(
+                PARAMS,
+                make().init(PARAMS),
+                PARAMS,
+                per_class_loss_fn=per_class_loss,
+                per_example_labels="nonsense",
+            )
     for known in ({"evaluation": here}, {"per_class_loss_fn": per_class_loss}):
         with pytest.raises(ValueError, match="per_example_labels must be the class"):
             tx.update(
@@ -383,7 +416,7 @@ def test_labels_of_the_old_form_are_looked_at_in_every_path(weights):
         (
             lambda: fsam.evaluate(lambda p: per_class_loss(p)[:2], PARAMS),
             ValueError,
-            "of 4 classes, as class_counts has, got losses of shape (2,)",
+            "of 4 classes, as class_counts, weights or groups have, got losses of",
         ),
         (
             lambda: fsam.evaluate(lambda p: p[None], jnp.ones(())),
@@ -452,7 +485,7 @@ def test_one_axis_for_both():
         (
             lambda: evaluate([example_losses], **BY_LABELS),
             TypeError,
-            "loss_fn must be a function of the parameters",
+            "loss_fn must be one function of the parameters, got list",
         ),
         (
             lambda: evaluate(labels=jnp.ones((10, 3)), num_classes=4),
@@ -491,6 +524,13 @@ def test_one_axis_for_both():
             TypeError,
             "parameters must be real floats, got complex64 at the root",
         ),
+        (
+            lambda: fsam.evaluate(lambda p: p["a"] ** 2, {"a": 1.5}),
+            TypeError,
+            "parameters must be arrays of floats, got the number 1.5 at ['a']",
+        ),
+        (lambda: evaluate("loss"), TypeError, "must be a function of the parameters"),
+        (lambda: evaluate(labels=Y, num_classes=True), ValueError, "a whole number"),
     ],
 )
 def test_what_evaluate_cannot_use_is_explained(call, error, words):

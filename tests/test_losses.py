@@ -349,6 +349,30 @@ def test_a_masked_class_is_as_if_it_were_not_there(name):
     assert np.all(np.isfinite(slope)) and not np.any(slope[:, 0])
 
 
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+def test_a_masked_label_has_the_slope_of_the_cross_entropy(gamma):
+    logits, labels = jnp.array([[-jnp.inf, 0.0]]), jnp.array([0])
+    slope = jax.grad(lambda x: losses.focal(x, labels, gamma=gamma).sum())(logits)
+    np.testing.assert_array_equal(slope, [[-1.0, 1.0]])
+
+
+@every_weighed_loss
+def test_what_weighs_nothing_has_no_loss_though_its_label_is_masked(name):
+    logits, labels = jnp.array([[-jnp.inf, 0.0, 1.0, 0.0]]), jnp.array([0])
+    weights = np.array([0.0, 1, 2, 1])
+    got = LOSSES[name](logits, labels, COUNTS, class_weights=weights)
+    np.testing.assert_array_equal(got, [0.0])
+
+
+@every_loss
+def test_a_row_that_is_all_masked_and_has_no_label_has_no_gradient(name):
+    logits = jnp.full((1, CLASSES), -jnp.inf)
+    value, slope = jax.value_and_grad(
+        lambda x: LOSSES[name](x, jnp.array([-1]), COUNTS).sum()
+    )(logits)
+    assert value == 0 and not np.any(slope)
+
+
 def test_a_mask_on_an_empty_class_of_vector_scaling():
     got = losses.vector_scaling([[-jnp.inf, 0.0, 1.0]], [1], [0, 5, 9])
     np.testing.assert_allclose(got, [1.7737495], rtol=1e-6)

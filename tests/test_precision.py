@@ -114,6 +114,23 @@ def test_sharpness_of_bfloat16_parameters_is_measured_too_small(trained):
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_nor_where_a_batch_is_large(dtype):
+    weights, labels = jnp.array([0.999, 0.9995, 1.0]), jnp.arange(65536) % 3
+    x = jax.random.normal(jax.random.key(0), (65536,))
+
+    def changed(dtype):
+        here = fsam.evaluate(
+            lambda p: ((p[labels] - x) ** 2).astype(dtype),
+            jnp.array([0.3, -0.2, 0.9]),
+            labels=labels,
+            num_classes=3,
+        )
+        return (here.grads - here.here.weighted(weights))[:2]
+
+    np.testing.assert_allclose(changed(dtype), changed("float32"), rtol=0.05)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("form", ["classes", "examples", "alone"])
 def test_no_digit_of_the_class_weights_is_lost(dtype, form):
     # 0.999 is 1 in bfloat16, and a batch of ten divides by what neither has.

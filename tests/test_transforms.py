@@ -193,6 +193,34 @@ def test_a_schedule_of_rho_runs_on_the_counter_in_the_state(name):
     assert traced.traces == 1
 
 
+@pytest.mark.parametrize("head", [0, 1, 0.0, optax.constant_schedule(0)])
+def test_the_head_and_the_tail_of_sse_sam_and_the_switch(head):
+    tx = fsam.sse_sam(
+        ref.COUNTS, head_rho=head, tail_rho=0.4, tail_threshold=25, switch_step=2
+    )
+    params, f = to_jax(FULL), loss_of()
+    state = tx.init(params)
+    grads = jax.grad(lambda p: f(p).sum())(params)
+    step = jax.jit(lambda s: tx.update(grads, s, params, per_class_loss_fn=f))
+    for count in range(4):
+        rho = 1.0 if head == 1 and count < 2 else 0.0
+        updates, state = step(state)
+        want = ref.sse_sam(
+            FULL, ref.COUNTS, head_rho=rho, tail_rho=0.4, tail_threshold=25
+        )
+        assert_same(updates, want.gradient, 1e-5)
+
+
+def test_from_the_switch_on_sse_sam_is_imbsam():
+    params, f = to_jax(FULL), loss_of()
+    sse = fsam.sse_sam(
+        ref.COUNTS, head_rho=0.2, tail_rho=0.4, tail_threshold=25, switch_step=0
+    )
+    got, _ = update(sse, params, f)
+    want, _ = update(fsam.imbsam(ref.COUNTS, rho=0.4, tail_threshold=25), params, f)
+    assert_same(got, want, 1e-5)
+
+
 @every_method
 def test_a_traced_rho_compiles_once(name):
     make, oracle = MAKERS[name]

@@ -12,7 +12,12 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from focal_sam_jax._checks import check_params, is_concrete
+from focal_sam_jax._checks import (
+    ClassValues,
+    check_class_weights,
+    check_params,
+    is_concrete,
+)
 from focal_sam_jax._evaluation import PerClassLossFn, as_loss
 
 Batches = Iterable[tuple[Any, ...]] | None
@@ -51,7 +56,7 @@ class ClassLosses:
           params: :math:`\theta`.
           class_weights: :math:`s`, a scalar or shape ``(num_classes,)``.
         """
-        return self._total(self._compiled.gradient, params, class_weights)
+        return self._total(self._compiled.gradient, params, _array(class_weights))
 
     def product(
         self,
@@ -66,7 +71,8 @@ class ClassLosses:
           class_weights: :math:`s`, a scalar or shape ``(num_classes,)``.
           vector: :math:`v`, a tree like the parameters.
         """
-        return self._total(self._compiled.product, params, class_weights, vector)
+        weights = _array(class_weights)
+        return self._total(self._compiled.product, params, weights, vector)
 
     def _total(self, function, params, *rest):
         check_params(params)
@@ -149,7 +155,7 @@ def _compile(per_class_loss_fn: PerClassLossFn) -> _Compiled:
         return as_loss(functions, None, allow_scalar=False)(params)[0]
 
     def weighted(params, batch, class_weights):
-        return jnp.sum(class_weights * values(params, batch))
+        return weighted_sum(class_weights, values(params, batch))
 
     gradient = jax.grad(weighted)
 
@@ -161,6 +167,22 @@ def _compile(per_class_loss_fn: PerClassLossFn) -> _Compiled:
         return jax.jvp(of_params, (params,), (vector,))[1]
 
     return _Compiled(jax.jit(values), jax.jit(gradient), jax.jit(product))
+
+
+def weighted_sum(class_weights: ClassValues, values: jax.Array) -> jax.Array:
+    r""":math:`\sum_c s_c L_c`, of weights that are a scalar or one a class."""
+    weights = _array(class_weights)
+    if weights.shape not in ((), values.shape):
+        raise ValueError(
+            f"class_weights must be a scalar or have shape {values.shape}, got shape "
+            f"{weights.shape}."
+        )
+    return jnp.sum(weights.astype(values.dtype) * values)
+
+
+def _array(class_weights):
+    check_class_weights(class_weights)
+    return jnp.asarray(class_weights, float)
 
 
 def one_hot(losses: ClassLosses, params: chex.ArrayTree) -> jax.Array:

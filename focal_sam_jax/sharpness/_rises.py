@@ -24,6 +24,7 @@ from focal_sam_jax.sharpness._class_losses import (
     estimate,
     one_hot,
     repeat,
+    weighted_sum,
 )
 
 
@@ -98,7 +99,7 @@ def sharpness(
             "begin at random points: pass key=jax.random.key(0)."
         )
     ball = Ball(params, adaptive)
-    here = jnp.sum(class_weights * losses.values(params))
+    here = weighted_sum(class_weights, losses.values(params))
 
     def highest(start):
         def climb(step, carry):
@@ -106,7 +107,7 @@ def sharpness(
             gradient = losses.gradient(ball.point(offset), class_weights)
             length = rho * (1 - step / steps)
             offset = ball.climbed(offset, gradient, length, rho)
-            there = jnp.sum(class_weights * losses.values(ball.point(offset)))
+            there = weighted_sum(class_weights, losses.values(ball.point(offset)))
             return offset, jnp.maximum(best, there - here)
 
         return repeat(steps, climb, (start, jnp.full_like(here, -jnp.inf)))[1]
