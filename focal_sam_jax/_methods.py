@@ -83,7 +83,10 @@ def class_weighted_correction(
     ascent = here.weighted(class_weights)
     uphill = device_mean(ascent, axis_name) if sync_perturbation else ascent
     if np.ndim(class_weights) > 0:  # with one weight it is the plain pass that climbs
-        uphill = jax.tree.map(lambda u, g: u + _never(g, u.dtype), uphill, plain)
+        # Elementwise, so that arrays that are split over devices stay where they are.
+        uphill = jax.tree.map(
+            lambda u, g: jnp.where(jnp.isnan(g), jnp.nan, u), uphill, plain
+        )
     point = perturb(here.params, uphill, rho, adaptive=adaptive, selected=selected)
     there = forward(loss, point.params, axis_name)
     gradient = jax.tree.map(
@@ -280,10 +283,6 @@ def after(tree: chex.ArrayTree, value: chex.Numeric) -> jax.Array:
     # All arrays, since any may be the last to be made; their sums, since an array that
     # is split over devices has no element to pick.
     total = sum(jnp.sum(widen(leaf)) for leaf in jax.tree.leaves(tree))
+    never = (total < 0) & (total > 0)  # not known to the compiler, and never NaN
     value = jnp.asarray(value)
-    return value + _never(jnp.asarray(total), value.dtype)
-
-
-def _never(array, dtype):
-    """Zeros that wait for ``array``: not known to the compiler, and never NaN."""
-    return jnp.asarray((array < 0) & (array > 0), dtype)
+    return value + jnp.asarray(never, value.dtype)

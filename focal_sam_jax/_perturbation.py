@@ -110,14 +110,14 @@ def _factor_and_root(tree):
     factors = jnp.asarray([1.0, low, 1 / low], dtype)
     squares = jnp.zeros(3, dtype)
     for leaf in leaves:
-        sizes = jnp.abs(leaf.astype(dtype))[None]
-        sizes *= factors.reshape(3, *[1] * (sizes.ndim - 1))
-        # Also keeps the compiler from squaring the factor first, which overflows.
-        sizes = jnp.where(sizes >= limit, jnp.inf, sizes)
-        squares += jnp.sum(sizes**2, axis=tuple(range(1, sizes.ndim)))
-    too_large, too_small = jnp.isinf(squares[0]), squares[0] < low
-    choice = jnp.where(too_large, 1, jnp.where(too_small, 2, 0))
-    chosen = squares[choice]
+        scaled = factors.reshape(3, *[1] * leaf.ndim) * leaf.astype(dtype)[None]
+        # Keeps the compiler from squaring the factors first, which overflows.
+        scaled = jnp.minimum(scaled, limit)
+        squares += jnp.sum(scaled**2, axis=tuple(range(1, scaled.ndim)))
+    cut_off = squares >= limit**2
+    choice = jnp.where(cut_off[0], 1, jnp.where(squares[0] < low, 2, 0))
+    # What is cut off in the smallest is infinite.
+    chosen = jnp.where(cut_off[1], jnp.inf, squares[choice])
     root = jnp.where(chosen == 0, 0, jnp.sqrt(jnp.where(chosen == 0, 1, chosen)))
     return factors[choice], root
 
