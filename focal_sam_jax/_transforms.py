@@ -94,13 +94,13 @@ def sharpness_aware(
       G = \nabla L(\theta) + \lambda
           \Big[ \nabla \sum_c s_c L_c(\theta + \epsilon) - g_s \Big]
 
-    Chain it in front of an optimizer. The transformation :func:`focal_sam`,
-    :func:`sam` and :func:`imbsam` are this one with their class weights :math:`s`, and
-    WSAM is ``sharpness_aware(1.0, lam=gamma / (1 - gamma))``.
+    Chain it in front of an optimizer. :func:`focal_sam`, :func:`sam` and :func:`imbsam`
+    are this transformation with class weights :math:`s` of their own, and WSAM is
+    ``sharpness_aware(1.0, lam=gamma / (1 - gamma))``.
 
     A step costs two forward and three backward passes, however many classes there are;
-    two and two with one weight for all classes, or with ``per_example`` in
-    :func:`evaluate` about two and two.
+    two and two with one weight for all classes, and little more than that with
+    ``per_example`` in :func:`evaluate`.
 
     Its ``update(updates, state, params, **extra_args)`` takes
 
@@ -111,11 +111,11 @@ def sharpness_aware(
     ``params``              :math:`\theta`, a tree of float arrays; needed
     ``evaluation``          what :func:`evaluate` returned for this batch; nothing else
                             is needed then
-    ``per_class_loss_fn``   without ``evaluation``: a function from the parameters to
-                            the per-class losses :math:`L_c` of the batch, floats of
+    ``per_class_loss_fn``   in place of ``evaluation``: a function from the parameters
+                            to the per-class losses :math:`L_c` of the batch, floats of
                             shape ``(num_classes,)``, or a sequence of ``num_classes``
                             functions to scalars; with scalar class weights also a
-                            function to a scalar. With both, it is the loss at
+                            function to a scalar. Beside an evaluation it is the loss at
                             :math:`\theta + \epsilon`
     ``per_example_labels``  goes with ``per_class_loss_fn`` alone: class ids, ints of
                             shape ``(batch,)``; the promise ``per_example`` of
