@@ -13,6 +13,7 @@ import numpy as np
 import optax
 import pytest
 import reference as ref
+from packaging.version import Version
 from tracing import counted
 
 import focal_sam_jax as fsam
@@ -359,8 +360,9 @@ def test_a_line_search_needs_a_loss_that_takes_what_is_not_for_it(name):
         return ALL(optax.apply_updates(params, updates)).sum()
 
     assert after_a_step(lambda p, evaluation: ALL(p).sum(), PARAMS) < ALL(PARAMS).sum()
-    with pytest.raises(TypeError, match="not consumed by `value_fn`"):
-        after_a_step(lambda p: ALL(p).sum(), PARAMS)
+    if Version(optax.__version__) >= Version("0.2.8"):  # others let it pass
+        with pytest.raises(TypeError, match="not consumed by `value_fn`"):
+            after_a_step(lambda p: ALL(p).sum(), PARAMS)
 
 
 # --- calls ----------------------------------------------------------------------------
