@@ -81,11 +81,8 @@ def check_scalar(
 
 def check_at_least(name: str, value: int, low: int) -> None:
     """Raises ``ValueError`` unless ``value`` is a whole number of at least ``low``."""
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, int | np.integer)
-        or value < low
-    ):
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not whole or value < low:
         raise ValueError(
             f"{name} must be a whole number of at least {low}, got {value}."
         )

@@ -202,10 +202,8 @@ def as_loss(
       TypeError: if there is no function; and, when it runs, if it returns no floats, a
         pair without ``has_aux``, or no pair with it.
     """
-    if isinstance(per_class_loss_fn, Sequence) and not isinstance(
-        per_class_loss_fn, str
-    ):
-        functions = per_class_loss_fn
+    if _is_sequence(per_class_loss_fn):
+        functions: Any = per_class_loss_fn
         if has_aux:
             raise ValueError(
                 "has_aux=True needs one per_class_loss_fn that returns (losses, aux), "
@@ -242,6 +240,23 @@ def as_loss(
         return losses, aux
 
     return Loss(raw)
+
+
+def bound(per_class_loss_fn: Any, *args: Any, **kwargs: Any) -> Any:
+    """The function, or the functions of a sequence, of the parameters alone."""
+
+    def of_params(function):
+        return lambda params: function(params, *args, **kwargs)
+
+    if _is_sequence(per_class_loss_fn):
+        return [of_params(function) for function in per_class_loss_fn]
+    if not callable(per_class_loss_fn):
+        return per_class_loss_fn  # which as_loss refuses
+    return of_params(per_class_loss_fn)
+
+
+def _is_sequence(value):
+    return isinstance(value, Sequence) and not isinstance(value, str)
 
 
 def _without_labels(loss_fn, num_classes, where, has_aux, per_example):

@@ -1,6 +1,6 @@
 """The methods in place of ``jax.value_and_grad``, for what drops extra arguments."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +10,7 @@ import optax
 
 from focal_sam_jax._checks import ClassValues, check_radii, check_scalar
 from focal_sam_jax._devices import AxisName
-from focal_sam_jax._evaluation import PerClassLossFn, as_loss, evaluation_of
+from focal_sam_jax._evaluation import PerClassLossFn, as_loss, bound, evaluation_of
 from focal_sam_jax._perturbation import Mask
 from focal_sam_jax._shared_backward import check_labels
 from focal_sam_jax._transforms import (
@@ -198,14 +198,8 @@ def _value_and_grad(
     as_loss(per_class_loss_fn, num_classes, has_aux)  # to refuse what cannot be one
 
     def value_and_grad(params, *args, **kwargs) -> tuple[Any, Any]:
-        def bound(function):
-            return lambda theta: function(theta, *args, **kwargs)
-
-        if isinstance(per_class_loss_fn, Sequence):
-            functions = [bound(function) for function in per_class_loss_fn]
-        else:
-            functions = bound(per_class_loss_fn)
-        loss = as_loss(functions, num_classes, has_aux)
+        function = bound(per_class_loss_fn, *args, **kwargs)
+        loss = as_loss(function, num_classes, has_aux)
         if per_example_labels is not None:
             labels = check_labels("labels", per_example_labels(*args, **kwargs))
             loss = replace(loss, labels=labels)

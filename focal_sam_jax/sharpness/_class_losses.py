@@ -5,7 +5,7 @@ of a group, of all. The weights are an argument, so that what was compiled for o
 serves all of them.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, TypeVar
 
 import chex
@@ -18,7 +18,7 @@ from focal_sam_jax._checks import (
     check_params,
     is_concrete,
 )
-from focal_sam_jax._evaluation import PerClassLossFn, as_loss
+from focal_sam_jax._evaluation import PerClassLossFn, as_loss, bound
 
 Batches = Iterable[tuple[Any, ...]] | None
 Carry = TypeVar("Carry")
@@ -143,16 +143,9 @@ class _Compiled(NamedTuple):
 
 
 def _compile(per_class_loss_fn: PerClassLossFn) -> _Compiled:
-    def of_batch(function, batch):
-        return lambda params: function(params, *batch)
-
     def values(params, batch):
-        functions = per_class_loss_fn
-        if isinstance(functions, Sequence):
-            functions = [of_batch(function, batch) for function in functions]
-        elif callable(functions):
-            functions = of_batch(functions, batch)
-        return as_loss(functions, None, allow_scalar=False)(params)[0]
+        function = bound(per_class_loss_fn, *batch)
+        return as_loss(function, None, allow_scalar=False)(params)[0]
 
     def weighted(params, batch, class_weights):
         return weighted_sum(class_weights, values(params, batch))
