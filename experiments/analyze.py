@@ -11,9 +11,21 @@ import tyro
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from experiments import sharding
-from experiments.analysis import pictures
-from experiments.analysis.measure import (
+from experiments import devices
+from experiments.cli import (
+    DataDir,
+    RunDirs,
+    compute_right_sums,
+    exit_with,
+    keep_compiled,
+)
+from experiments.errors import UserError
+from experiments.figures import sharpness as pictures
+from experiments.figures.style import frequency_order
+from experiments.records.manifest import describe_machine, report_dir, write_json
+from experiments.reporting.groups import Group, find_groups
+from experiments.reporting.tables import as_markdown, as_rich
+from experiments.sharpness.measure import (
     Landscape,
     Settings,
     landscape,
@@ -21,14 +33,7 @@ from experiments.analysis.measure import (
     open_subject,
     spectrum,
 )
-from experiments.analysis.summary import Measured, summaries, tables, verdict
-from experiments.arguments import RunDirs
-from experiments.compiled import compute_right_sums, keep_compiled
-from experiments.drawing import frequency_order
-from experiments.errors import UserError, exit_with
-from experiments.records import describe_machine, report_dir, write_json
-from experiments.reporting.groups import Group, find_groups
-from experiments.reporting.tables import as_markdown, as_rich
+from experiments.sharpness.summary import Measured, summaries, tables, verdict
 
 _HEAD, _TAIL = "many", "few"
 
@@ -46,9 +51,7 @@ class Job:
         Path | None,
         tyro.conf.arg(help="new folder for the analysis; none: a new one in runs/"),
     ] = None
-    data_dir: Annotated[
-        Path, tyro.conf.arg(help="folder of data sets; digits_lt brings its own")
-    ] = Path("data")
+    data_dir: DataDir = Path("data")
     settings: Annotated[Settings, tyro.conf.arg(name="")] = field(
         default_factory=Settings
     )
@@ -116,7 +119,7 @@ def _measure_all(
     groups: list[Group], job: Job, console: Console
 ) -> tuple[list[Measured], dict[str, dict[str, list[Any]]], dict[str, Landscape]]:
     """Numbers of all runs, spectra by group of classes and method, and landscapes."""
-    mesh = sharding.device_mesh(1)
+    mesh = devices.device_mesh(1)
     key, settings = jax.random.key(0), job.settings
     measured, planes = [], {}
     spectra: dict[str, dict[str, list[Any]]] = {_HEAD: {}, _TAIL: {}}

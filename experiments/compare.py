@@ -11,28 +11,29 @@ import tyro
 from rich.console import Console
 from rich.progress import Progress
 
-from experiments import same_compute, tuning
-from experiments.compiled import compute_right_sums, keep_compiled
-from experiments.config import METHODS, Config, Method
-from experiments.configs import get_config, get_recipe
-from experiments.errors import UserError, exit_with
-from experiments.records import (
-    as_json,
-    create_run,
-    describe_machine,
-    free_run_dir,
-    write_json,
-)
-from experiments.reporting import figures
-from experiments.reporting.comparison import comparison_rows, markdown_table, rich_table
-from experiments.seeds import (
+from experiments import devices
+from experiments.cli import DataDir, compute_right_sums, exit_with, keep_compiled
+from experiments.comparison import same_compute, tuning
+from experiments.comparison.seeds import (
     Outcome,
     grouped,
     make_group_trainer,
     run_group,
     seed_dataset,
 )
-from experiments.trainer import Trainer
+from experiments.comparison.table import comparison_rows, markdown_table, rich_table
+from experiments.config import METHODS, Config, Method
+from experiments.configs import get_config, get_recipe
+from experiments.errors import UserError
+from experiments.figures import runs as figures
+from experiments.records.manifest import (
+    as_json,
+    create_run,
+    describe_machine,
+    free_run_dir,
+    write_json,
+)
+from experiments.training.trainer import Trainer
 
 
 @dataclass(frozen=True)
@@ -62,12 +63,10 @@ class Job:
         bool,
         tyro.conf.arg(
             help="first choose each method's hyper-parameters anew, on the validation "
-            "part, from the grid in the recipe"
+            "split, from the grid in the recipe"
         ),
     ] = False
-    data_dir: Annotated[
-        Path, tyro.conf.arg(help="folder of data sets; digits_lt brings its own")
-    ] = Path("data")
+    data_dir: DataDir = Path("data")
     run_dir: Annotated[
         Path | None,
         tyro.conf.arg(help="folder for the results; none: a new one in runs/"),
@@ -116,10 +115,14 @@ def run(job: Job, console: Console) -> Path:
     }
     create_run(run_dir, manifest)
 
+    device_loop = devices.loops_are_fast()
     if job.tune:
-        configs = _tune(configs, recipe.grid, job.data_dir, run_dir, console)
+        grid = recipe.grid
+        configs = _tune(configs, grid, job.data_dir, run_dir, console, device_loop)
     as_long = same_compute.rows(configs, job.approximations)
-    outcomes, configs = _compare(configs, as_long, seeds, job.data_dir, console)
+    outcomes, configs = _compare(
+        configs, as_long, seeds, job.data_dir, console, device_loop
+    )
 
     rows, differences = comparison_rows(outcomes, configs)
     results = {"seeds": seeds, "rows": rows, "differences": differences}
@@ -138,6 +141,7 @@ def _tune(
     data_dir: Path,
     run_dir: Path,
     console: Console,
+    device_loop: bool,
 ) -> dict[str, Config]:
     with Progress(console=console) as progress:
         trials = sum(len(grid[method]) for method in configs)
@@ -149,7 +153,15 @@ def _tune(
             progress.advance(task)
 
         path = run_dir / "tuning.json"
-        return tuning.tune(configs, grid, data_dir, path, report, time.perf_counter)
+        return tuning.tune(
+            configs,
+            grid,
+            data_dir,
+            path,
+            report,
+            time.perf_counter,
+            device_loop=device_loop,
+        )
 
 
 def _compare(
@@ -158,6 +170,7 @@ def _compare(
     seeds: list[int],
     data_dir: Path,
     console: Console,
+    device_loop: bool,
 ) -> tuple[dict[str, list[Outcome]], dict[str, Config]]:
     """The outcomes of every row on the test set, and what each ran with.
 
@@ -170,7 +183,7 @@ def _compare(
     trainers: dict[str, Trainer] = {}
     with Progress(console=console) as progress:
         task = progress.add_task("comparing", total=len(seeds) * len(configs))
-        for group in grouped(seeds):
+        for group in grouped(seeds, together=device_loop):
             of_group = next(iter(configs.values()))
             datasets = [seed_dataset(of_group, seed, data_dir) for seed in group]
             for name in configs:
@@ -183,8 +196,11 @@ def _compare(
                             group,
                             datasets,
                             time.perf_counter,
+                            device_loop=device_loop,
                         )
-                    trainers[name] = make_group_trainer(configs[name], datasets[0])
+                    trainers[name] = make_group_trainer(
+                        configs[name], datasets, device_loop=device_loop
+                    )
                 outcomes[name] += run_group(
                     configs[name],
                     trainers[name],

@@ -1,8 +1,9 @@
 """What an experiment is: one frozen record, from which everything else follows."""
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_type_hints
 
 import tyro
 
@@ -46,211 +47,273 @@ LOSSES: tuple[Loss, ...] = get_args(Loss)
 OWN_DATA = ("folder:", "lists:", "tfds:")
 # Up to this size images are held in memory; larger ones are streamed from disk.
 IN_MEMORY_SIZE = 64
-# Pixels that five crops leave out between them, as LIFT has it.
-_FIVE_CROPS_MARGIN = 24
 
 
-def _option(help_text: str):
+class Bound(NamedTuple):
+    """What a number must be, in words, and whether it is."""
+
+    words: str
+    holds: Callable[[Any], bool]
+
+
+def about(help_text: str):
+    """What an option is, for the command line."""
     return tyro.conf.arg(help=help_text)
+
+
+def at_least(low: float) -> Bound:
+    """From ``low`` on."""
+    return Bound(f"at least {low}", lambda value: value >= low)
+
+
+def above(low: float) -> Bound:
+    """More than ``low``."""
+    return Bound(f"greater than {low}", lambda value: value > low)
+
+
+def at_most(high: float) -> Bound:
+    """Up to ``high``."""
+    return Bound(f"at most {high}", lambda value: value <= high)
+
+
+def below(high: float) -> Bound:
+    """Less than ``high``."""
+    return Bound(f"less than {high}", lambda value: value < high)
+
+
+def check_bounds(options: Any) -> None:
+    """Raises a ``UserError`` if an option is not within the bounds of its field.
+
+    Args:
+      options: a dataclass whose fields are ``Annotated`` with bounds; ``None`` is
+        always within them.
+    """
+    hints = get_type_hints(type(options), include_extras=True)
+    for name, hint in hints.items():
+        value = getattr(options, name)
+        for bound in getattr(hint, "__metadata__", ()):
+            wrong = isinstance(bound, Bound) and value is not None
+            if wrong and not bound.holds(value):
+                raise UserError(f"{_flag(name)} must be {bound.words}, got {value}.")
 
 
 @dataclass(frozen=True)
 class Config:
-    """One training run. Durations are in epochs, accuracies are fractions."""
+    """One training run. Durations are in epochs, accuracies are fractions.
 
-    config: Annotated[str, _option("recipe to start from; sets the defaults below")]
-    method: Annotated[Method, _option("how the gradient is made")]
-    seed: Annotated[int, _option("of initial weights, data order and augmentation")]
+    The defaults are those of the recipe ``digits_lt``. A manifest that was written
+    before an option existed is read with its default.
+    """
+
+    config: Annotated[str, about("recipe to start from; sets the defaults below")] = (
+        "digits_lt"
+    )
+    method: Annotated[Method, about("how the gradient is made")] = "focal_sam"
+    seed: Annotated[
+        int, about("of initial weights, data order and augmentation"), at_least(0)
+    ] = 0
 
     data: Annotated[
         str,
-        _option(
+        about(
             "digits, cifar10, cifar100, imagenet_lt, inaturalist18, places_lt; or your "
             "own: folder:PATH, lists:PATH, tfds:NAME"
         ),
-    ]
+    ] = "digits"
     image_size: Annotated[
         int,
-        _option(
+        about(
             f"side of the images, in pixels; up to {IN_MEMORY_SIZE} they are held in "
             "memory, larger ones are streamed"
         ),
-    ]
+        at_least(8),
+    ] = 8
     input_size: Annotated[
         int | None,
-        _option("side to which the device resizes images in memory; none: as they are"),
-    ]
+        about("side to which the device resizes images in memory; none: as they are"),
+        at_least(8),
+    ] = None
     test_resize: Annotated[
         int | None,
-        _option(
-            "shorter side of an image before its middle is judged, in pixels; none: "
+        about(
+            "shorter side of an image before its middle is evaluated, in pixels; none: "
             "256 for images of 224, or without a margin where the device resizes"
         ),
-    ]
-    five_crops: Annotated[
-        bool,
-        _option("judge by the mean over four corners and the middle of an image"),
-    ]
+    ] = None
     imbalance: Annotated[
         Literal["exp", "step", "natural"],
-        _option("how the tail is cut: exponential, half and half, not at all"),
-    ]
+        about("how the tail is cut: exponential, half and half, not at all"),
+    ] = "exp"
     imbalance_factor: Annotated[
-        float, _option("examples of the largest class over those of the smallest")
-    ]
-    subset_seed: Annotated[int, _option("of what is kept, and what is held out")]
+        float,
+        about("examples of the largest class over those of the smallest"),
+        at_least(1),
+    ] = 30.0
+    subset_seed: Annotated[
+        int, about("of what is kept, and what is held out"), at_least(0)
+    ] = 0
     held_out: Annotated[
         float,
-        _option(
+        about(
             "share of every class's training images set aside to choose the best epoch "
-            "by, where the data bring no validation part of their own"
+            "by, where the data bring no validation split of their own"
         ),
-    ]
-    augment: Annotated[Augmentation, _option("random changes to training images")]
-    randaugment: Annotated[
-        int, _option("magnitude, to 30, of two random operations an image; 0: none")
-    ]
-    cutout: Annotated[int, _option("side of the square erased, in pixels; 0: none")]
-    mixup: Annotated[float, _option("parameter of the Beta distribution; 0: none")]
+        at_least(0),
+        below(1),
+    ] = 0.0
+    augment: Annotated[Augmentation, about("random changes to training images")] = (
+        "affine"
+    )
 
     model: Annotated[
-        Network, _option("network, trained from scratch; clip: tuned from --weights")
-    ]
+        Network, about("network, trained from scratch; clip: tuned from --weights")
+    ] = "resnet_digits"
     weights: Annotated[
         str,
-        _option(
+        about(
             "clip: folder of a CLIP model, its name on the hub, or random:ViT-B/16 and "
             "the like for weights that are drawn"
         ),
-    ]
+    ] = "openai/clip-vit-base-patch16"
     tuners: Annotated[
         tuple[Tuner, ...],
-        _option("clip: what is trained beside the last layer; nothing: a probe"),
-    ]
-    bottleneck: Annotated[
-        int | None,
-        _option("clip: width inside adapters and LoRA; none: by the classes"),
-    ]
+        about("clip: what is trained beside the last layer; nothing: a probe"),
+    ] = ()
     head: Annotated[
-        Literal["linear", "cosine"], _option("last layer; cosine goes with LDAM")
-    ]
-    head_scale: Annotated[float, _option("cosine: what cosines are multiplied by")]
+        Literal["linear", "cosine"], about("last layer; cosine goes with LDAM")
+    ] = "linear"
+    head_scale: Annotated[
+        float, about("cosine: what cosines are multiplied by"), at_least(0)
+    ] = 1.0
     head_init: Annotated[
         Literal["random", "text", "text_ensemble", "class_means"],
-        _option(
+        about(
             "clip: what the last layer starts from: chance, the prompt 'a photo of a "
             "...', 80 prompts, or the mean features of every class"
         ),
-    ]
+    ] = "random"
     class_names: Annotated[
         str | None,
-        _option(
+        about(
             "clip: file of the names for prompts, one a line in the order of the "
             "classes, or class, tab, name; none: the data's own"
         ),
-    ]
-    width: Annotated[int, _option("resnet_digits: channels of the first layer")]
+    ] = None
+    width: Annotated[
+        int, about("resnet_digits: channels of the first layer"), at_least(1)
+    ] = 16
     precision: Annotated[
         Literal["float32", "bfloat16"],
-        _option("of the computation; weights, statistics and norms are in float32"),
-    ]
+        about("of the computation; weights, statistics and norms are in float32"),
+    ] = "float32"
 
     loss: Annotated[
-        Loss,
-        _option("cross-entropy, focal, LDAM, vector-scaling, logit-adjusted"),
-    ]
+        Loss, about("cross-entropy, focal, LDAM, vector-scaling, logit-adjusted")
+    ] = "la"
     drw_start: Annotated[
         int | None,
-        _option("first epoch, from 0, with class-balanced weights; none: never"),
-    ]
-    epochs: Annotated[int, _option("passes over the training set")]
-    batch_size: Annotated[int, _option("examples a step; an incomplete rest waits")]
+        about("first epoch, from 0, with class-balanced weights; none: never"),
+        at_least(0),
+    ] = None
+    epochs: Annotated[int, about("passes over the training set"), at_least(1)] = 400
+    batch_size: Annotated[
+        int, about("examples a step; an incomplete rest waits"), at_least(1)
+    ] = 32
     optimizer: Annotated[
-        Literal["sgd", "adamw"], _option("what makes steps of the method's gradient")
-    ]
-    learning_rate: Annotated[float, _option("its largest value")]
+        Literal["sgd", "adamw"], about("what makes steps of the method's gradient")
+    ] = "sgd"
+    learning_rate: Annotated[float, about("its largest value"), above(0)] = 0.1
     schedule: Annotated[
         Literal["cosine", "multistep"],
-        _option("of the learning rate: to 0 as a cosine, or in jumps"),
-    ]
-    warmup: Annotated[int, _option("epochs over which the learning rate rises")]
+        about("of the learning rate: to 0 as a cosine, or in jumps"),
+    ] = "cosine"
+    warmup: Annotated[
+        int, about("epochs over which the learning rate rises"), at_least(0)
+    ] = 0
     milestones: Annotated[
-        tuple[int, ...], _option("multistep: epochs after which it falls")
-    ]
-    decay: Annotated[float, _option("multistep: factor at every milestone")]
-    momentum: Annotated[float, _option("of SGD, in [0, 1)")]
+        tuple[int, ...], about("multistep: epochs after which it falls")
+    ] = (320, 360)
+    decay: Annotated[
+        float, about("multistep: factor at every milestone"), at_least(0), at_most(1)
+    ] = 0.1
+    momentum: Annotated[float, about("of SGD, in [0, 1)"), at_least(0), below(1)] = 0.9
     weight_decay: Annotated[
         float,
-        _option("times the weights: SGD adds it to the gradient, AdamW to the step"),
-    ]
+        about("times the weights: SGD adds it to the gradient, AdamW to the step"),
+        at_least(0),
+    ] = 5e-3
     ema: Annotated[
         float,
-        _option("decay a step of the averaged weights that are evaluated; 0: none"),
-    ]
+        about("decay a step of the averaged weights that are evaluated; 0: none"),
+        at_least(0),
+        below(1),
+    ] = 0.0
 
-    rho: Annotated[float, _option("radius of the perturbation, L2 norm of weights")]
+    rho: Annotated[
+        float, about("radius of the perturbation, L2 norm of weights"), at_least(0)
+    ] = 0.0
     rho_schedule: Annotated[
         Literal["constant", "linear", "step"],
-        _option("rho; from rho-start to rho; rho-values in turn"),
-    ]
-    rho_start: Annotated[float, _option("linear: in the first epoch")]
+        about("rho; from rho-start to rho; rho-values in turn"),
+    ] = "constant"
+    rho_start: Annotated[float, about("linear: in the first epoch"), at_least(0)] = 0.05
     rho_milestones: Annotated[
-        tuple[int, ...], _option("step: epochs after which the next value holds")
-    ]
+        tuple[int, ...], about("step: epochs after which the next value holds")
+    ] = (320,)
     rho_values: Annotated[
-        tuple[float, ...], _option("step: one more than there are milestones")
-    ]
-    gamma: Annotated[float, _option("Focal-SAM: exponent of the class weights")]
-    lam: Annotated[float, _option("Focal-SAM: strength of the sharpness term")]
+        tuple[float, ...], about("step: one more than there are milestones")
+    ] = (0.1, 0.2)
+    gamma: Annotated[
+        float, about("Focal-SAM: exponent of the class weights"), at_least(0)
+    ] = 1.0
+    lam: Annotated[
+        float, about("Focal-SAM: strength of the sharpness term"), at_least(0)
+    ] = 1.0
     tail_threshold: Annotated[
-        int, _option("ImbSAM: classes with fewer examples are the tail")
-    ]
-    alpha: Annotated[float, _option("CC-SAM: share of the perturbed gradients, [0,1]")]
+        int, about("ImbSAM: classes with fewer examples are the tail"), at_least(0)
+    ] = 20
+    alpha: Annotated[
+        float,
+        about("CC-SAM: share of the perturbed gradients, [0,1]"),
+        at_least(0),
+        at_most(1),
+    ] = 1.0
     approximation: Annotated[
         Approximation,
-        _option(
+        about(
             "cheaper than the method, and not the same: climb by the last step's "
             "gradient; LookSAM"
         ),
-    ]
-    every: Annotated[int, _option("LookSAM: steps from one exact step to the next")]
+    ] = "none"
+    every: Annotated[
+        int, about("LookSAM: steps from one exact step to the next"), at_least(1)
+    ] = 5
 
-    eval_every: Annotated[int, _option("epochs between looks at the validation part")]
+    eval_every: Annotated[
+        int, about("epochs between looks at the validation split"), at_least(1)
+    ] = 10
     sharpness_every: Annotated[
         int,
-        _option(
+        about(
             "epochs between looks at the sharpness of every class, for which each "
             "costs a pass over the training set; 0: none"
         ),
-    ]
-    checkpoint_every: Annotated[int, _option("epochs between checkpoints")]
+        at_least(0),
+    ] = 0
+    checkpoint_every: Annotated[
+        int, about("epochs between checkpoints"), at_least(1)
+    ] = 20
     max_skipped: Annotated[
         int,
-        _option(
+        about(
             "a step whose loss or gradient is not finite is skipped; so many in a row "
             "end the run"
         ),
-    ]
+        at_least(1),
+    ] = 10
 
     def __post_init__(self):
-        for name, low in _AT_LEAST.items():
-            value = getattr(self, name)
-            if value is not None and not value >= low:
-                raise UserError(f"{_flag(name)} must be at least {low}, got {value}.")
-        for name, high in _AT_MOST.items():
-            value = getattr(self, name)
-            if not value <= high:
-                raise UserError(f"{_flag(name)} must be at most {high}, got {value}.")
-        for name, high in _LESS_THAN.items():
-            value = getattr(self, name)
-            if not value < high:
-                raise UserError(f"{_flag(name)} must be less than {high}, got {value}.")
-        if not self.learning_rate > 0:
-            raise UserError(
-                f"--learning-rate must be greater than 0, got {self.learning_rate}."
-            )
-        if self.drw_start is not None and self.drw_start < 0:
-            raise UserError(f"--drw-start must be at least 0, got {self.drw_start}.")
+        check_bounds(self)
         for name in ("milestones", "rho_milestones"):
             epochs = getattr(self, name)
             if list(epochs) != sorted({e for e in epochs if e > 0}):
@@ -281,11 +344,6 @@ class Config:
         """Side of the images that the network sees, in pixels."""
         return self.input_size or self.image_size
 
-    @property
-    def judged_size(self) -> int:
-        """Side of the images that are judged, before parts of them are cut out."""
-        return self.network_size + _FIVE_CROPS_MARGIN * self.five_crops
-
     def replace(self, **changes) -> "Config":
         """A copy with some fields changed."""
         return dataclasses.replace(self, **changes)
@@ -293,39 +351,3 @@ class Config:
 
 def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
-
-
-_AT_LEAST = {
-    "seed": 0,
-    "image_size": 8,
-    "input_size": 8,
-    "imbalance_factor": 1,
-    "subset_seed": 0,
-    "held_out": 0,
-    "randaugment": 0,
-    "cutout": 0,
-    "mixup": 0,
-    "width": 1,
-    "bottleneck": 1,
-    "head_scale": 0,
-    "epochs": 1,
-    "batch_size": 1,
-    "warmup": 0,
-    "decay": 0,
-    "momentum": 0,
-    "weight_decay": 0,
-    "ema": 0,
-    "rho": 0,
-    "rho_start": 0,
-    "gamma": 0,
-    "lam": 0,
-    "tail_threshold": 0,
-    "alpha": 0,
-    "every": 1,
-    "eval_every": 1,
-    "sharpness_every": 0,
-    "checkpoint_every": 1,
-    "max_skipped": 1,
-}
-_AT_MOST = {"randaugment": 30, "alpha": 1, "decay": 1}
-_LESS_THAN = {"momentum": 1, "ema": 1, "held_out": 1}

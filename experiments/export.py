@@ -9,10 +9,10 @@ from typing import Annotated, Any
 import tyro
 from rich.console import Console
 
-from experiments.checkpoint import last_network
-from experiments.errors import UserError, exit_with
+from experiments.cli import exit_with
+from experiments.errors import UserError
 from experiments.models import (
-    bottleneck_of,
+    bottleneck,
     check_mergeable,
     make_model,
     merged,
@@ -20,7 +20,8 @@ from experiments.models import (
     write_folder,
     write_tree,
 )
-from experiments.records import config_of, read_manifest
+from experiments.records.manifest import config_of, read_manifest
+from experiments.training.checkpoint import last_network
 
 TUNED, HEAD, TOKENIZER = "tuned.safetensors", "head.safetensors", "tokenizer.json"
 
@@ -86,7 +87,7 @@ def _write_merged(out: Path, config: Any, params: Any, about: dict[str, Any]) ->
     vision = merged(
         sizes,
         config.tuners,
-        bottleneck_of(config, num_classes, sizes),
+        bottleneck(num_classes, sizes.transformer.layers),
         model.frozen["vision"],
         params.get("vision", {}),
     )

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import tyro
 
-from experiments.data.tfds_folder import (
+from experiments.cli import exit_with
+from experiments.data.sources.tfds_folder import (
     IMAGENET_ARCHIVES,
     PLACES_FOLDER,
     PLACES_LISTS,
@@ -16,7 +17,7 @@ from experiments.data.tfds_folder import (
     find_prepared,
     tfds_name,
 )
-from experiments.errors import UserError, exit_with
+from experiments.errors import UserError
 
 # TFDS needs the second one without saying so.
 _NEEDED = ("tensorflow_datasets", "importlib_resources", "array_record", "tensorflow")

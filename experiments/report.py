@@ -9,12 +9,12 @@ import numpy as np
 import tyro
 from rich.console import Console
 
-from experiments.arguments import RunDirs
-from experiments.drawing import frequency_order
-from experiments.errors import UserError, exit_with
+from experiments.cli import RunDirs, exit_with
+from experiments.errors import UserError
+from experiments.figures import runs as figures
+from experiments.figures.style import frequency_order
 from experiments.metrics import shot_of_class, shot_thresholds
-from experiments.records import report_dir, write_json
-from experiments.reporting import figures
+from experiments.records.manifest import report_dir, write_json
 from experiments.reporting.groups import Group, find_groups
 from experiments.reporting.results import difference_rows, group_rows
 from experiments.reporting.runs import FinishedRun
@@ -31,8 +31,8 @@ class Job:
     """Gathers runs of experiments.train into tables and figures.
 
     Runs that differ in their seeds alone make a row. Results are of the test set after
-    the last epoch, and beside them, where there is a validation part, of the epoch that
-    is best on it. Differences to plain SGD are paired by seed.
+    the last epoch, and beside them, where there is a validation split, of the epoch
+    that is best on it. Differences to plain SGD are paired by seed.
     """
 
     run_dirs: RunDirs = ()

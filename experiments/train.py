@@ -12,31 +12,38 @@ import numpy as np
 import tyro
 from rich.console import Console
 
-from experiments import figures, hosts, sharding
-from experiments.arguments import arguments_of
-from experiments.checkpoint import Best, Checkpoints
-from experiments.compiled import compute_right_sums, keep_compiled
+from experiments import devices
+from experiments.cli import (
+    DataDir,
+    Workers,
+    arguments_of,
+    compute_right_sums,
+    exit_with,
+    keep_compiled,
+)
 from experiments.config import Config
 from experiments.data.dataset import Dataset
+from experiments.data.feed import make_feed
 from experiments.data.load import load_dataset
-from experiments.errors import UserError, exit_with
-from experiments.evaluation import shots
-from experiments.feeds import make_feed
-from experiments.loop import Run, fit, judge
-from experiments.recorder import Recorder
-from experiments.records import (
+from experiments.errors import UserError
+from experiments.figures import run as figures
+from experiments.progress import RunProgress, result_table
+from experiments.randomness import random_key
+from experiments.records.manifest import (
     Sizes,
     check_same_config,
     create_run,
     describe_run,
     free_run_dir,
     read_manifest,
-    read_metrics,
 )
-from experiments.step import EvalSums, TrainState
-from experiments.terminal import RunProgress, result_table
-from experiments.trainer import Trainer, make_trainer
-from experiments.training_sharpness import check_sharpness
+from experiments.records.rows import RowWriter, read_metrics
+from experiments.sharpness.classes import check_sharpness, sharpness_row
+from experiments.training.checkpoint import Best, Checkpoints
+from experiments.training.evaluate import EvalSums, shots
+from experiments.training.loop import Run, evaluate, fit
+from experiments.training.step import TrainState
+from experiments.training.trainer import Trainer, make_trainer
 
 # With more classes a class would be less than a dot.
 _LARGEST_MATRIX = 1000
@@ -46,13 +53,11 @@ _LARGEST_MATRIX = 1000
 class Job:
     """Trains one network on long-tailed data and reports its last epoch.
 
-    Where a validation part was held out, its best epoch is reported beside it.
+    Where a validation split was held out, its best epoch is reported beside it.
     """
 
     config: Annotated[Config, tyro.conf.arg(name="")]
-    data_dir: Annotated[
-        Path, tyro.conf.arg(help="folder of data sets; digits_lt brings its own")
-    ] = Path("data")
+    data_dir: DataDir = Path("data")
     run_dir: Annotated[
         Path | None,
         tyro.conf.arg(help="folder of this run; none: a new one in runs/"),
@@ -60,9 +65,7 @@ class Job:
     resume: Annotated[
         bool, tyro.conf.arg(help="go on from the last checkpoint in --run-dir")
     ] = False
-    workers: Annotated[
-        int, tyro.conf.arg(help="processes that read images; 0: threads only")
-    ] = 0
+    workers: Workers = 0
     devices: Annotated[
         int | None, tyro.conf.arg(help="how many to train on; none: all")
     ] = None
@@ -95,10 +98,21 @@ def run(job: Job, console: Console) -> Path:
     config = job.config
     run_dir = _run_dir(job)
     check_sharpness(config)
-    mesh = sharding.device_mesh(job.devices)
+    mesh = devices.device_mesh(job.devices)
     dataset = load_dataset(config, job.data_dir)
-    trainer = make_trainer(config, dataset, mesh, split_state=job.split_state)
-    key = sharding.random_key(config.seed, mesh)
+    key = random_key(config.seed, mesh)
+    device_loop = config.in_memory and devices.loops_are_fast()
+    feed = make_feed(
+        config, dataset, mesh, key, workers=job.workers, device_loop=device_loop
+    )
+    trainer = make_trainer(
+        config,
+        dataset,
+        mesh,
+        feed.steps_per_epoch,
+        device_loop=device_loop,
+        split_state=job.split_state,
+    )
     # Before the folder, which is not made if the weights to start from are not there.
     state = None if job.resume else trainer.init(jax.random.key(config.seed))
     _open_run(job, run_dir, dataset, trainer)
@@ -111,8 +125,16 @@ def run(job: Job, console: Console) -> Path:
     else:
         step, best = 0, Best()
         state = state or trainer.init(jax.random.key(config.seed))
-    records = Recorder(run_dir, keep_until_step=step, writes=hosts.is_first())
-    feed = make_feed(config, dataset, trainer, mesh, key, job.workers)
+    rows = RowWriter(run_dir, keep_until_step=step, writes=devices.is_first())
+
+    def measure(state):
+        return sharpness_row(
+            config,
+            dataset,
+            state.evaluated,
+            trainer.frozen,
+            lambda: feed.whole(dataset.train),
+        )
 
     console.print(
         f"[bold]{config.config}, {config.method}[/bold]: "
@@ -121,7 +143,10 @@ def run(job: Job, console: Console) -> Path:
         f"{mesh.size} {jax.devices()[0].device_kind}, into {run_dir}"
     )
     try:
-        with RunProgress(config, trainer, console) as progress:
+        images_per_epoch = feed.batch_size * feed.steps_per_epoch
+        with RunProgress(
+            console, config.epochs, feed.steps_per_epoch, images_per_epoch
+        ) as progress:
             whole = Run(
                 config,
                 dataset,
@@ -129,16 +154,17 @@ def run(job: Job, console: Console) -> Path:
                 feed,
                 key,
                 checkpoints,
-                records,
+                rows,
                 time.perf_counter,
                 progress.show,
+                measure,
             )
             state, best = fit(whole, step, state, best)
         result = _report(whole, state, best, run_dir)
     finally:
         feed.close()
         checkpoints.close()
-        records.close()
+        rows.close()
     console.print(result_table(result, dataset.class_counts, config))
     console.print(f"Everything is in {run_dir}.")
     return run_dir
@@ -161,7 +187,7 @@ def _run_dir(job: Job) -> Path:
 def _open_run(job: Job, run_dir: Path, dataset: Dataset, trainer: Trainer) -> None:
     """Starts the records of a new run, or finds those of the one to go on with."""
     problem = None
-    if hosts.is_first():
+    if devices.is_first():
         try:
             if job.resume:
                 check_same_config(read_manifest(run_dir)["config"], job.config)
@@ -171,7 +197,7 @@ def _open_run(job: Job, run_dir: Path, dataset: Dataset, trainer: Trainer) -> No
                 create_run(run_dir, manifest)
         except UserError as error:
             problem = error
-    hosts.agree(problem)
+    devices.agree(problem)
 
 
 def _size(tree: Any) -> int:
@@ -181,21 +207,24 @@ def _size(tree: Any) -> int:
 def _report(
     run: Run, state: TrainState, best: Best, run_dir: Path
 ) -> dict[str, dict[str, Any]]:
-    """Judges the last state, and the best on the validation part, on the test part."""
+    """Evaluates the last state, and the best on validation, on the test split."""
     config, dataset = run.config, run.dataset
     last_step = config.epochs * run.trainer.steps_per_epoch
-    judged = {"last": (last_step, state)}
+    evaluated = {"last": (last_step, state)}
     if best.step:
         run.checkpoints.wait()
-        judged["best on held-out"] = (best.step, run.checkpoints.restore(best.step)[1])
+        evaluated["best on held-out"] = (
+            best.step,
+            run.checkpoints.restore(best.step)[1],
+        )
     results = {}
-    for which, (step, of_step) in judged.items():
-        result, sums = judge(run, of_step, dataset.test)
+    for which, (step, of_step) in evaluated.items():
+        result, sums = evaluate(run, of_step, dataset.test)
         epoch = step // run.trainer.steps_per_epoch
         results[which] = {"epoch": epoch, **result}
         row = {"split": "test", "which": which.split()[0], "epoch": epoch, "step": step}
-        run.records.append({**row, **result})
-        if which == "last" and hosts.is_first():
+        run.rows.append({**row, **result})
+        if which == "last" and devices.is_first():
             _keep(run_dir, config, dataset, result, sums)
     return results
 
@@ -227,8 +256,8 @@ def main() -> None:
     job = parse(sys.argv[1:])
     compute_right_sums()
     keep_compiled()
-    hosts.start(job.coordinator, job.num_processes, job.process_id)
-    run(job, Console(quiet=not hosts.is_first()))
+    devices.join_processes(job.coordinator, job.num_processes, job.process_id)
+    run(job, Console(quiet=not devices.is_first()))
 
 
 if __name__ == "__main__":

@@ -12,44 +12,49 @@ import tyro
 from rich.console import Console
 
 import focal_sam_jax as fsam
-from experiments import sharding
-from experiments.arguments import arguments_of
-from experiments.compiled import compute_right_sums, keep_compiled
+from experiments import devices
+from experiments.cli import (
+    DataDir,
+    Workers,
+    arguments_of,
+    compute_right_sums,
+    exit_with,
+    keep_compiled,
+)
 from experiments.config import Config
+from experiments.data.feed import whole_split
 from experiments.data.load import load_dataset
-from experiments.data.views import judged_views
-from experiments.errors import UserError, exit_with
-from experiments.evaluation import scores
-from experiments.head_start import class_prompts
+from experiments.errors import UserError
 from experiments.models import (
     class_embeddings,
     fitting_clip,
-    mean_over_views,
     zero_shot_clip,
 )
-from experiments.parts import part_batches
-from experiments.records import write_json
-from experiments.step import EvalSums, make_eval_step, no_sums
-from experiments.terminal import result_table
+from experiments.progress import result_table
+from experiments.records.manifest import write_json
+from experiments.training.evaluate import (
+    EvalSums,
+    add_batch,
+    eval_logits,
+    no_sums,
+    scores,
+)
+from experiments.training.head_init import class_prompts
 
 
 @dataclass(frozen=True)
 class Job:
-    """Judges CLIP on the test images by prompts alone, with the class names as words.
+    """Evaluates CLIP on the test images by prompts alone, made of the class names.
 
     --head-init text takes one prompt a class, text_ensemble the mean of eighty.
     """
 
     config: Annotated[Config, tyro.conf.arg(name="")]
-    data_dir: Annotated[
-        Path, tyro.conf.arg(help="folder of data sets; digits_lt brings its own")
-    ] = Path("data")
+    data_dir: DataDir = Path("data")
     out: Annotated[
         Path | None, tyro.conf.arg(help="JSON file for the scores; none: not written")
     ] = None
-    workers: Annotated[
-        int, tyro.conf.arg(help="processes that read images; 0: threads only")
-    ] = 0
+    workers: Workers = 0
 
 
 def run(job: Job, console: Console) -> dict:
@@ -67,21 +72,21 @@ def run(job: Job, console: Console) -> dict:
     model = zero_shot_clip(
         clip.architecture.vision, weights, classes, jnp.dtype(config.precision)
     )
-    mesh = sharding.device_mesh()
+    mesh = devices.device_mesh()
 
     @jax.jit
-    def look(sums, frozen, images, labels, real):
-        add = make_eval_step(
-            mean_over_views(model.given(frozen)), fsam.losses.cross_entropy
+    def eval_step(sums, frozen, images, labels, real):
+        logits = eval_logits(
+            config, model, ({}, {}), frozen, images, dataset.mean, dataset.std
         )
-        views = judged_views(config, dataset.normalised(images))
-        return add(sums, ({}, {}), views, labels, real)
+        losses = fsam.losses.cross_entropy(logits, labels)
+        return add_batch(sums, logits, losses, labels, real)
 
-    whole = sharding.replicated(mesh)
+    whole = devices.replicated(mesh)
     sums = jax.device_put(no_sums(len(classes)), whole)
     frozen = jax.device_put(model.frozen, whole)
-    for batch in part_batches(config, dataset.test, mesh, job.workers):
-        sums = look(sums, frozen, *batch)
+    for batch in whole_split(config, dataset.test, mesh, job.workers):
+        sums = eval_step(sums, frozen, *batch)
     sums = EvalSums(*map(np.asarray, sums))
     result = scores(sums, dataset.class_counts, config)
     table = result_table({"zero-shot": result}, dataset.class_counts, config)

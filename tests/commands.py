@@ -5,6 +5,10 @@ import os
 import subprocess
 import sys
 
+# Seconds that a process may take: many times what it does take, since a machine may be
+# slow or busy, and a test should fail for what it tests.
+PATIENCE = 1200
+
 
 def start(module, *arguments, **environment):
     """Starts ``python -m experiments.MODULE`` on one CPU device."""
@@ -23,7 +27,7 @@ def start(module, *arguments, **environment):
     )
 
 
-def finish(process, timeout=240):
+def finish(process, timeout=PATIENCE):
     """Its exit status and what it said, both channels."""
     output, errors = process.communicate(timeout=timeout)
     return process.returncode, output + errors

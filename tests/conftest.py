@@ -8,6 +8,8 @@ import tempfile
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 )
+# Soon compiled and slow to run, here and in the commands that tests start; 0 says no.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 # Workers and commands inherit the folder from the first process, which removes it.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     _compiled = tempfile.TemporaryDirectory(prefix="compiled-")
@@ -18,6 +20,7 @@ import jax
 import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+QUICK = os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1"
 
 
 @pytest.fixture
@@ -27,11 +30,23 @@ def x64():
         yield
 
 
+@pytest.hookimpl(tryfirst=True)  # before slow tests are left out
+def pytest_collection_modifyitems(items):
+    """Of a test for many things alike, some by default and all of them in CI."""
+    for item in items:
+        for mark in item.iter_markers("by_default"):
+            values = item.callspec.params if hasattr(item, "callspec") else {}
+            if any(
+                values.get(n, kept[0]) not in kept for n, kept in mark.kwargs.items()
+            ):
+                item.add_marker("slow")
+
+
 def _quick_compile():
     """Soon compiled and slow to run: for tests that make a few steps of many kinds."""
     jax.config.update("jax_disable_most_optimizations", True)
     yield
-    jax.config.update("jax_disable_most_optimizations", False)
+    jax.config.update("jax_disable_most_optimizations", QUICK)
 
 
 quick_compile = pytest.fixture(_quick_compile)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from commands import PATIENCE
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -71,7 +72,9 @@ def train(method, way, devices):
 
 
 def main(address, rank, processes, out):
-    jax.distributed.initialize(address, processes, rank, initialization_timeout=60)
+    jax.distributed.initialize(
+        address, processes, rank, initialization_timeout=PATIENCE
+    )
     if len(jax.local_devices()) != 1 or len(jax.devices()) != processes:
         raise RuntimeError(f"wanted {processes} processes with a device each")
     results = {

@@ -12,29 +12,30 @@ pytest.importorskip("orbax.checkpoint", reason="needs focal_sam_jax[experiments]
 from commands import finish, metrics, start
 from rich.console import Console
 from run_folders import write_run
+from tiny_runs import FLAGS, ONE, tiny
 
-from experiments import analyze, sharding, training_sharpness
-from experiments.analysis.measure import GROUPS, Settings, Subject, open_subject
-from experiments.analysis.summary import (
+from experiments import analyze, devices
+from experiments.configs import get_config
+from experiments.data.feed import whole_split
+from experiments.data.load import load_dataset
+from experiments.errors import UserError
+from experiments.models import make_model
+from experiments.sharpness import classes
+from experiments.sharpness.losses import class_shares
+from experiments.sharpness.measure import GROUPS, Settings, Subject, open_subject
+from experiments.sharpness.summary import (
     MEASURES,
     Measured,
     summaries,
     tables,
     verdict,
 )
-from experiments.checkpoint import last_network
-from experiments.configs import get_config
-from experiments.data.load import load_dataset
-from experiments.errors import UserError
-from experiments.feeds import make_feed
-from experiments.methods import make_loss
-from experiments.models import make_model
-from experiments.network_losses import class_shares
 from experiments.train import parse
 from experiments.train import run as train
-from experiments.trainer import make_trainer
+from experiments.training.checkpoint import last_network
+from experiments.training.criterion import make_loss
 
-TINY = ["--width", "2", "--epochs", "2", "--batch-size", "128", "--devices", "1"]
+JOB = [*FLAGS, "--epochs", "2"]
 QUICK = Settings(
     ascent_steps=2, samples=2, trace_samples=2, lanczos_steps=4, grid=3, restarts=2
 )
@@ -50,7 +51,7 @@ def runs(tmp_path_factory, quick_compile_of_module):
             run_dir = folder / f"{method}-{seed}"
             options = ["--method", method, "--seed", seed, "--subset-seed", seed]
             options += ["--run-dir", str(run_dir), "--sharpness-every", "2"]
-            train(parse([*TINY, *options]), Console(quiet=True))
+            train(parse([*JOB, *options]), Console(quiet=True))
     return folder
 
 
@@ -122,7 +123,7 @@ def test_beside_every_figure_are_its_numbers(analysis):
 @pytest.mark.slow
 def test_what_is_measured_is_the_criterion_on_the_training_set(runs):
     run_dir = runs / "focal_sam-1"
-    subject = open_subject(run_dir, run_dir, sharding.device_mesh(1))
+    subject = open_subject(run_dir, run_dir, devices.device_mesh(1))
     config = get_config("digits_lt", "focal_sam").replace(
         width=2, epochs=2, batch_size=128, seed=1, subset_seed=1
     )
@@ -170,19 +171,12 @@ def _counts(runs):
 
 @pytest.mark.slow
 def test_sharpness_in_training_is_that_of_the_analysis(runs):
-    subject = open_subject(runs / "sgd-0", runs, sharding.device_mesh(1))
-    config = get_config("digits_lt", "sgd").replace(
-        width=2, epochs=2, batch_size=128, sharpness_every=2
+    subject = open_subject(runs / "sgd-0", runs, devices.device_mesh(1))
+    config, dataset = tiny("sgd", epochs=2, sharpness_every=2)
+    network = subject.params, last_network(runs / "sgd-0")[2]
+    row = classes.sharpness_row(
+        config, dataset, network, {}, lambda: whole_split(config, dataset.train, ONE)
     )
-    dataset = load_dataset(config, None)
-    mesh = sharding.device_mesh(1)
-    trainer = make_trainer(config, dataset, mesh)
-    feed = make_feed(config, dataset, trainer, mesh, jax.random.key(0), workers=0)
-    state = trainer.init(jax.random.key(0))
-    state = state._replace(
-        params=subject.params, batch_stats=last_network(runs / "sgd-0")[2]
-    )
-    row = training_sharpness.sharpness_row(config, dataset, trainer, feed, state)
     (logged,) = [r for r in metrics(runs / "sgd-0") if r["split"] == "sharpness"]
     np.testing.assert_allclose(
         row["sharpness_per_class"], logged["sharpness_per_class"], rtol=1e-3
@@ -191,10 +185,10 @@ def test_sharpness_in_training_is_that_of_the_analysis(runs):
 
 def test_several_processes_do_not_measure_while_they_train(monkeypatch):
     config = get_config("digits_lt", "sgd").replace(sharpness_every=1)
-    training_sharpness.check_sharpness(config)
+    classes.check_sharpness(config)
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     with pytest.raises(UserError, match="--sharpness-every 0"):
-        training_sharpness.check_sharpness(config)
+        classes.check_sharpness(config)
 
 
 def subject(groups, counts):
@@ -216,7 +210,7 @@ def test_a_class_without_images_has_no_share_and_no_weight():
     one_empty = subject(["many", "few", "few"], [90, 10, 0])
     np.testing.assert_allclose(one_empty.weights("few"), [0, 10, 0])
     assert np.isnan(class_shares(np.array([90, 10, 0]))[2])
-    means = training_sharpness.by_shot(np.array([1.0, 3.0, np.nan]), one_empty.groups)
+    means = classes.by_shot(np.array([1.0, 3.0, np.nan]), one_empty.groups)
     assert means == {"many": 1.0, "medium": None, "few": 3.0}
 
 
@@ -282,6 +276,7 @@ def test_tables_leave_out_groups_that_nobody_has():
     assert made[0].rows == [("sgd", "2", "1.1 ± 0.14"), ("sam", "1", "0.5")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "said"),
     [

@@ -122,6 +122,7 @@ def looked(method, every, alpha, steps):
     return found
 
 
+@pytest.mark.by_default(x64=(True,))
 @pytest.mark.parametrize(
     ("weights", "lam", "options"),
     [
@@ -155,6 +156,7 @@ METHODS = {
 }
 
 
+@pytest.mark.by_default(name=("focal_sam", "cc_sam"), every=(2,), x64=(True,))
 @pytest.mark.parametrize(
     ("name", "every"), [("sam", 3), ("focal_sam", 2), ("focal_sam", 3), ("cc_sam", 2)]
 )
@@ -181,6 +183,7 @@ def plain(steps):
     return run(fsam.sam(rho=0.0), steps)
 
 
+@pytest.mark.by_default(name=("focal_sam",))
 @pytest.mark.parametrize("name", ["sam", "focal_sam"])
 def test_looksam_in_every_step_is_the_method(name):
     make, _ = METHODS[name]

@@ -7,10 +7,10 @@ import pytest
 
 pytest.importorskip("sklearn", reason="needs focal_sam_jax[experiments]")
 
-from experiments.data import digits
-from experiments.data.augment import random_affine
 from experiments.data.batches import padded_batches, shuffled_batches
 from experiments.data.dataset import Split
+from experiments.data.images.augment import random_affine
+from experiments.data.sources import digits
 
 
 @pytest.mark.parametrize(("size", "batch_size"), [(10, 3), (9, 3), (5, 5), (1, 1)])

@@ -13,7 +13,9 @@ pytest.importorskip("tyro", reason="needs focal_sam_jax[experiments]")
 from rich.console import Console
 
 from experiments.benchmark import __main__ as benchmark
-from experiments.benchmark import epoch, growth, limits, parts, seeds
+from experiments.benchmark import epoch, growth, limits
+from experiments.benchmark import many_seeds as seeds
+from experiments.benchmark import sections as parts
 from experiments.benchmark.contestant import Contestant, interleave, milliseconds
 from experiments.benchmark.jax_steps import (
     build,
@@ -43,6 +45,7 @@ def refused(**options):
     return str(error.value)
 
 
+@pytest.mark.slow
 def test_steps_of_every_method_leave_rows_a_table_and_a_figure(tmp_path, quick_compile):
     path = tmp_path / "new" / "results.json"
     methods = ("sam", "sgd", "focal_sam")
@@ -75,6 +78,7 @@ def test_on_two_devices_the_passes_are_not_in_memory_at_once(quick_compile):
     assert ours <= 1.2 * sgd
 
 
+@pytest.mark.slow
 def test_the_other_parts_leave_theirs(tmp_path, monkeypatch, quick_compile):
     monkeypatch.setattr(growth, "CLASSES", (30,))
     monkeypatch.setattr(growth, "BATCH_SIZES", ())
@@ -82,7 +86,7 @@ def test_the_other_parts_leave_theirs(tmp_path, monkeypatch, quick_compile):
     monkeypatch.setattr(growth, "DEVICES", (2,))
     monkeypatch.setattr(seeds, "SEEDS", (1, 3))
     methods = ("sgd",)
-    results = run(tmp_path / "r.json", methods=methods, parts=("seeds", "growth"))
+    results = run(tmp_path / "r.json", methods=methods, sections=("seeds", "growth"))
     assert results["rows"] == []
     of_seeds = [(row["method"], row["seeds"]) for row in results["seeds"]]
     assert of_seeds == [(method, n) for method in methods for n in (1, 3)]
@@ -118,6 +122,7 @@ def test_only_what_can_be_deepened_is():
     assert grows("resnet20") - grows("vit_digits") == {"parameters"}
 
 
+@pytest.mark.slow
 def test_seeds_train_as_one_would(quick_compile):
     workload = Workload("vit_digits", 4, "float32")
     step, state, arguments = build(workload, "focal_sam")
@@ -139,13 +144,14 @@ def test_seeds_train_as_one_would(quick_compile):
         np.testing.assert_allclose(ours[1], alone, rtol=2e-4, atol=2e-6)
 
 
+@pytest.mark.slow
 def test_an_epoch_is_the_experiments_own(tmp_path, monkeypatch, quick_compile):
     monkeypatch.setattr(epoch, "_CLASSES", 4)
     monkeypatch.setattr(epoch, "_LARGEST", 10)
     monkeypatch.setattr(epoch, "_FACTOR", 2.0)
     options = {"model": ("resnet20",), "batch_size": (8,), "methods": ("sgd",)}
     results = run(
-        tmp_path / "r.json", parts=("epoch",), data_dir=tmp_path / "none", **options
+        tmp_path / "r.json", sections=("epoch",), data_dir=tmp_path / "none", **options
     )
     (row,) = results["epochs"]
     assert row["steps"] == (10 + 7 + 6 + 5) // 8
@@ -294,6 +300,7 @@ def _plain():
     return SimpleNamespace(init=lambda params: (), update=lambda u, s, p=None: (u, s))
 
 
+@pytest.mark.slow
 def test_what_is_not_shared_is_computed_twice_and_by_jax_alone(tmp_path, quick_compile):
     methods = ("sam", "focal_sam", "focal_sam_unshared")
     results = run(tmp_path / "r.json", methods=methods)

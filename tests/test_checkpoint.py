@@ -6,23 +6,20 @@ import pytest
 
 pytest.importorskip("orbax.checkpoint", reason="needs focal_sam_jax[experiments]")
 
-from experiments import sharding
-from experiments.checkpoint import Best, Checkpoints
-from experiments.configs import get_config
-from experiments.data.load import load_dataset
-from experiments.trainer import make_trainer
+from tiny_runs import make, tiny
+
+from experiments.training.checkpoint import Best, Checkpoints
 
 
 @pytest.fixture(scope="module")
 def trained():
-    config = get_config("digits_lt", "sgd").replace(width=1)
-    dataset = load_dataset(config, None)
-    trainer = make_trainer(config, dataset, sharding.device_mesh(1))
+    config, dataset = tiny("sgd")
+    trainer, *_ = make(config, dataset)
     return config, trainer.shapes, trainer.init(jax.random.key(0))
 
 
 def save_all(run_dir, trained, accuracies, best=Best()):  # noqa: B008
-    """A save after every look at the validation part, each a process of its own."""
+    """A save after every look at the validation split, each a process of its own."""
     config, shapes, state = trained
     for step, accuracy in accuracies:
         checkpoints = Checkpoints(run_dir, config, shapes)
@@ -44,7 +41,7 @@ def test_the_last_two_and_the_best_are_kept_over_restarts(trained, tmp_path):
     checkpoints.close()
 
 
-def test_without_a_validation_part_the_last_two_are_kept(trained, tmp_path):
+def test_without_a_validation_split_the_last_two_are_kept(trained, tmp_path):
     assert save_all(tmp_path, trained, [(s, -1.0) for s in range(1, 5)]) == {3, 4}
 
 

@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+from commands import PATIENCE
 
 pytest.importorskip("sklearn", reason="needs focal_sam_jax[experiments]")
 pytest.importorskip("tensorflow_datasets", reason="needs focal_sam_jax[data]")
@@ -13,7 +14,7 @@ import tfds_files
 
 from experiments.configs import get_config
 from experiments.data.load import load_dataset
-from experiments.data.tfds_source import PreparedSet
+from experiments.data.sources.tfds_records import PreparedSet
 from experiments.errors import UserError
 
 CONFIG = get_config("cifar10_lt", "sgd")
@@ -49,7 +50,7 @@ def published_indices(labels, factor, seed, folder):
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=PATIENCE,
     )
     return np.array([int(index) for index in done.stdout.split()])
 

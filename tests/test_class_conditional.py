@@ -83,6 +83,7 @@ def loops_in(function, *args):
 # --- the oracle -----------------------------------------------------------------------
 
 
+@pytest.mark.by_default(x64=(True,))
 @every_form
 @pytest.mark.parametrize("head_only", [False, True], ids=["all", "head"])
 @pytest.mark.parametrize(
@@ -205,6 +206,7 @@ def test_aux_comes_from_the_clean_pass(form):
     assert_same(grads, want)
 
 
+@pytest.mark.slow
 @every_form
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 def test_gradients_have_the_dtype_of_the_parameters(form, dtype):

@@ -121,6 +121,7 @@ def test_a_list_of_functions_and_a_callable_without_a_hash():
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_batch_split_over_devices_gives_the_same_numbers():
     x, y = (jnp.tile(a, (2,) + (1,) * (a.ndim - 1)) for a in small.data())
     params = small.network()

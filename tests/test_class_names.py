@@ -2,8 +2,13 @@
 
 import pytest
 
-from experiments.data.class_names import _SHIPPED, readable_names
-from experiments.data.prompts import IMAGENET_80, SINGLE, prompts
+from experiments.data.class_names import (
+    _SHIPPED,
+    IMAGENET_80,
+    SINGLE,
+    prompts,
+    readable_names,
+)
 from experiments.errors import UserError
 
 CIFAR100 = tuple((_SHIPPED / "cifar100.txt").read_text().split())

@@ -15,7 +15,6 @@ from safetensors.numpy import load_file, save_file
 
 from experiments.configs import get_config
 from experiments.errors import UserError
-from experiments.head_start import check_head_start
 from experiments.models import make_model
 from experiments.models.clip.architecture import (
     ARCHITECTURES,
@@ -23,11 +22,15 @@ from experiments.models.clip.architecture import (
     from_hugging_face,
     to_hugging_face,
 )
-from experiments.models.clip.columns import class_embeddings, text_columns
+from experiments.models.clip.columns import (
+    class_embeddings,
+    text_columns,
+    text_embeddings,
+)
 from experiments.models.clip.files import open_clip
-from experiments.models.clip.model import text_embeddings
 from experiments.models.clip.tensors import text_tensors, vision_tensors
 from experiments.models.clip.tokenizer import Tokenizer
+from experiments.training.head_init import check_head_init
 
 
 @pytest.fixture
@@ -263,8 +266,8 @@ def config(**changes):
 )
 def test_heads_that_cannot_start_so_are_refused(changes, message):
     with pytest.raises(UserError, match=message):
-        check_head_start(config(**changes))
-    check_head_start(config(head_init="random", **changes))
+        check_head_init(config(**changes))
+    check_head_init(config(head_init="random", **changes))
 
 
 def test_images_of_another_size_are_refused(folder):

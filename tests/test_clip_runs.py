@@ -9,24 +9,27 @@ import pytest
 pytest.importorskip("flax", reason="needs focal_sam_jax[experiments]")
 pytest.importorskip("tokenizers", reason="needs focal_sam_jax[clip]")
 
+import jax.numpy as jnp
+import safetensors
 from clip_files import write_clip
 from commands import finish, metrics, start
+from flax.traverse_util import unflatten_dict
 from rich.console import Console
+from tiny_runs import make
+from tiny_runs import train as trained
 
-from experiments import export, sharding
-from experiments.checkpoint import last_network
+from experiments import devices, export
 from experiments.configs import get_config
+from experiments.data.images.resize import eval_view
 from experiments.data.load import load_dataset
-from experiments.data.views import judged_views
 from experiments.errors import UserError
-from experiments.feeds import make_feed
-from experiments.models import make_model
-from experiments.models.clip.export import read_tree
+from experiments.models import image_features, make_model
 from experiments.models.clip.files import open_clip
-from experiments.models.clip.model import image_features
-from experiments.program import make_program
-from experiments.records import config_of, read_manifest
-from experiments.trainer import make_trainer
+from experiments.records.manifest import config_of, read_manifest
+from experiments.training.checkpoint import last_network
+from experiments.training.criterion import make_loss
+from experiments.training.optimizer import make_optimizer
+from experiments.training.step import init_state, make_train_step
 
 # Digits for photographs, enlarged on the device.
 DIGITS = {
@@ -77,9 +80,9 @@ def run_dir(weights, tmp_path_factory):
 
 @pytest.mark.slow
 def test_the_command_trains_the_recipe(weights, tmp_path):
-    """As it is: bfloat16, AdaptFormer, a head from prompts, and five crops."""
+    """As it is: bfloat16, AdaptFormer, and a head from prompts."""
     folder = tmp_path / "run"
-    status, said = train_command(weights, folder, "--five-crops")
+    status, said = train_command(weights, folder)
     assert status == 0, said
     rows = metrics(folder)
     losses = [row["loss"] for row in rows if row["split"] == "train"]
@@ -119,15 +122,19 @@ def test_missing_weights_leave_no_folder(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def read_tree(path):
+    """Nested dicts of a safetensors file, and what else is to be known."""
+    with safetensors.safe_open(path, "numpy") as file:
+        arrays = {name: file.get_tensor(name) for name in file.keys()}
+        about = {name: json.loads(text) for name, text in file.metadata().items()}
+    return unflatten_dict(arrays, sep="."), about
+
+
 def one_epoch(config, mesh, split_state):
     dataset = load_dataset(config, None)
-    trainer = make_trainer(config, dataset, mesh, split_state=split_state)
-    key = sharding.random_key(0, mesh)
-    feed = make_feed(config, dataset, trainer, mesh, key, workers=0)
-    state = trainer.init(jax.random.key(0))
-    for inputs, steps in feed.epoch(0):
-        state = trainer.advance(state, inputs, key, steps)
-    return state, trainer.evaluate(state, feed.batches(dataset.test))
+    trainer, feed, key = make(config, dataset, mesh=mesh, split_state=split_state)
+    state = trained(trainer, feed, key)
+    return state, trainer.evaluate(state, feed.whole(dataset.test))
 
 
 @pytest.mark.slow
@@ -135,8 +142,8 @@ def one_epoch(config, mesh, split_state):
 def test_a_split_network_learns_the_same(tuner, tmp_path):
     write_clip(tmp_path, width=128)
     config = config_for(tmp_path, tuners=(tuner,), learning_rate=1e-3)
-    state, sums = one_epoch(config, sharding.device_mesh(1), split_state=False)
-    split, split_sums = one_epoch(config, sharding.device_mesh(8), split_state=True)
+    state, sums = one_epoch(config, devices.device_mesh(1), split_state=False)
+    split, split_sums = one_epoch(config, devices.device_mesh(8), split_state=True)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-4),
         state.params,
@@ -150,13 +157,18 @@ def test_a_split_network_learns_the_same(tuner, tmp_path):
 
 def memory_of_a_step(config):
     """Bytes of a compiled step: its arguments, and what it needs beside them."""
-    dataset = load_dataset(config, None)
-    mesh = sharding.device_mesh(1)
-    program = make_program(config, dataset, 4, 1, sharding.by_example(mesh))
-    state = jax.eval_shape(program.init, jax.random.key(0))
-    batch = dataset.train.images[:4], dataset.train.labels[:4]
-    step = jax.jit(program.step, donate_argnums=0)
-    compiled = step.lower(state, program.frozen, batch, jax.random.key(0)).compile()
+    model = make_model(config, 10, channels=3)
+    tx = make_optimizer(config, np.full(10, 5), 1)
+    loss = make_loss(config, np.full(10, 5))
+    step = make_train_step(config, model, tx, loss, 10, 1)
+    state = jax.eval_shape(
+        lambda key: init_state(key, model, tx, ema=0.0), jax.random.key(0)
+    )
+    size = config.network_size
+    batch = jnp.zeros((4, size, size, 3)), jnp.zeros(4, jnp.int32)
+    compiled = (
+        jax.jit(step, donate_argnums=0).lower(state, model.frozen, *batch).compile()
+    )
     memory = compiled.memory_analysis()
     return state, memory.argument_size_in_bytes, memory.temp_size_in_bytes
 
@@ -181,16 +193,18 @@ def test_memory_for_frozen_weights_is_paid_once(tmp_path):
     assert beside_all > beside + 1.5 * tower
 
 
+@pytest.mark.slow
 def test_a_head_starts_from_the_mean_features_of_its_classes(weights):
     config = config_for(weights, head_init="class_means")
     dataset = load_dataset(config, None)
-    trainer = make_trainer(config, dataset, sharding.device_mesh(1))
+    trainer, *_ = make(config, dataset)
     columns = trainer.init(jax.random.key(0)).params["head"]["columns"]
     np.testing.assert_allclose(np.linalg.norm(columns, axis=0), 1, rtol=1e-5)
     stored = dataset.train.images.astype(np.float32)
-    views = judged_views(config, (stored - dataset.mean) / dataset.std)[:, 0]
+    seen = eval_view(config, jnp.asarray((stored - dataset.mean) / dataset.std))
     clip = open_clip(str(weights))
-    features = np.asarray(image_features(clip.architecture)(clip.vision(), views))
+    tower = image_features(clip.architecture.vision, clip.vision()["vision"])
+    features = np.asarray(tower.apply({}, {}, seen, train=False)[0])
     for label in (0, 9):
         mean = features[dataset.train.labels == label].mean(axis=0)
         np.testing.assert_allclose(

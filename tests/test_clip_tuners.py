@@ -54,6 +54,7 @@ def shapes_of(make_module):
     return nnx.to_pure_dict(nnx.state(nnx.eval_shape(make_module), nnx.Param))
 
 
+@pytest.mark.by_default(name=("ViT-B/16",))
 @pytest.mark.parametrize(
     ("name", "visual", "rest"),
     [
@@ -79,6 +80,7 @@ def test_the_bottleneck_grows_with_the_classes():
     assert bottleneck(365, 12) == 8
 
 
+@pytest.mark.by_default(tuner=("adaptformer", "lora", "ssf_mlp"), which=(1,))
 @pytest.mark.parametrize("tuner", SIZES)
 @pytest.mark.parametrize("which", range(4))
 def test_tuners_have_as_many_parameters_as_published(tuner, which):
@@ -110,6 +112,7 @@ def logits_of(model, params):
     return jax.jit(lambda p: model.apply(p, {}, images(), train=True)[0])(params)
 
 
+@pytest.mark.by_default(tuner=("adaptformer",))
 @pytest.mark.parametrize("tuner", TUNERS)
 def test_trained_and_frozen_are_two_trees_with_everything_once(tuner):
     model = network(tuner)
@@ -123,6 +126,7 @@ def test_trained_and_frozen_are_two_trees_with_everything_once(tuner):
     assert trained.keys() | frozen.keys() >= flatten_dict(whole).keys()
 
 
+@pytest.mark.by_default(tuner=("adaptformer",))
 @pytest.mark.parametrize("tuner", TUNERS)
 def test_every_trained_parameter_changes_something(tuner):
     model = network(tuner)
@@ -145,6 +149,7 @@ def test_a_probe_trains_the_last_layer_alone():
     assert params.keys() == {"head"}
 
 
+@pytest.mark.by_default(tuner=("adaptformer",))
 @pytest.mark.parametrize(
     "tuner", ["adapter", "adaptformer", "lora", "lora_mlp", "full", "bias"]
 )
@@ -158,6 +163,7 @@ def test_training_starts_from_the_untuned_network(tuner):
     np.testing.assert_allclose(before, after, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_frozen_factors_are_as_narrow_as_the_computation():
     model = network("adaptformer", dtype=jnp.bfloat16)
     for path, array in flatten_dict(model.frozen).items():

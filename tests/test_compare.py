@@ -9,17 +9,19 @@ import pytest
 pytest.importorskip("tyro", reason="needs focal_sam_jax[experiments]")
 
 from rich.console import Console
+from tiny_runs import TINY
 
-from experiments import compare, same_compute, seeds, tuning
+from experiments import compare
+from experiments.comparison import same_compute, seeds, tuning
+from experiments.comparison.seeds import Outcome
 from experiments.configs import RECIPES, digits_lt
 from experiments.errors import UserError
-from experiments.seeds import Outcome
 
 
 @pytest.fixture
 def tiny(monkeypatch, quick_compile):
     """The recipe with a network that trains in no time."""
-    small = digits_lt.RECIPE.base.replace(width=2, batch_size=128)
+    small = digits_lt.RECIPE.base.replace(**TINY)
     recipe = dataclasses.replace(digits_lt.RECIPE, base=small)
     monkeypatch.setitem(RECIPES, "digits_lt", recipe)
     monkeypatch.setattr(same_compute, "_TIMED_EPOCHS", 2)
@@ -32,6 +34,7 @@ def run(run_dir, **options):
     return json.loads((run_dir / "results.json").read_text()), console.export_text()
 
 
+@pytest.mark.slow
 def test_methods_share_data_and_epochs_and_leave_a_table(tiny, tmp_path):
     results, output = run(
         tmp_path / "run", methods=("sgd", "focal_sam"), seeds=2, epochs=3
@@ -53,7 +56,7 @@ def test_methods_share_data_and_epochs_and_leave_a_table(tiny, tmp_path):
 
 def test_same_compute_lasts_as_long_as_focal_sam(monkeypatch):
     config = digits_lt.RECIPE.base.replace(epochs=60)
-    monkeypatch.setattr(same_compute, "make_group_trainer", lambda *_: None)
+    monkeypatch.setattr(same_compute, "make_group_trainer", lambda *_, **__: None)
     timed = []
 
     def run_group(config, *_):
@@ -61,7 +64,9 @@ def test_same_compute_lasts_as_long_as_focal_sam(monkeypatch):
         return [Outcome({}, 0.002)]
 
     monkeypatch.setattr(same_compute, "run_group", run_group)
-    longer = same_compute.lengthened(config, 0.005, [0], [None], lambda: 0.0)
+    longer = same_compute.lengthened(
+        config, 0.005, [0], [None], lambda: 0.0, device_loop=False
+    )
     assert longer == config.replace(epochs=150)
     assert timed == [config.replace(epochs=same_compute._TIMED_EPOCHS)]
 
@@ -97,6 +102,7 @@ def test_approximations_have_focal_sams_numbers_and_are_compared_with_it(
     assert "looksam" in (tmp_path / "run" / "table.md").read_text()
 
 
+@pytest.mark.slow
 def test_tuning_takes_the_best_on_validation(tiny, monkeypatch, tmp_path):
     good = {"learning_rate": 0.05}
     grid = {"sgd": [{"learning_rate": 1e-6}, good], "sam": [{"rho": 0.05}]}
@@ -128,20 +134,21 @@ def test_tuning_seeds_are_never_reported(tmp_path):
         compare.run(compare.Job(seeds=1001, run_dir=tmp_path / "run"), Console())
 
 
-def test_a_group_of_seeds_is_scored_on_the_part_that_is_asked_for(tiny):
+@pytest.mark.slow
+def test_a_group_of_seeds_is_scored_on_the_split_that_is_asked_for(tiny):
     config = tiny.base.replace(epochs=1)
-    group = seeds.grouped([0, 1])[0]
+    (group,) = seeds.grouped([0, 1], together=True)
     datasets = [seeds.seed_dataset(config, seed, Path()) for seed in group]
-    trainer = seeds.make_group_trainer(config, datasets[0])
+    trainer = seeds.make_group_trainer(config, datasets, device_loop=True)
 
-    def found(part, datasets):
-        outcomes = seeds.run_group(config, trainer, group, datasets, part, lambda: 0.0)
+    def found(split, datasets):
+        outcomes = seeds.run_group(config, trainer, group, datasets, split, lambda: 0.0)
         return outcomes[0].scores["accuracy_per_class"]
 
-    # With the parts exchanged the same answers come under the other name.
+    # With the splits exchanged the same answers come under the other name.
     exchanged = [d._replace(validation=d.test, test=d.validation) for d in datasets]
-    for part, other in (("validation", "test"), ("test", "validation")):
-        assert found(part, datasets) == found(other, exchanged)
+    for split, other in (("validation", "test"), ("test", "validation")):
+        assert found(split, datasets) == found(other, exchanged)
     assert found("test", datasets) != found("validation", datasets)
 
 

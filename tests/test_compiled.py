@@ -6,12 +6,13 @@ import sys
 
 import jaxlib
 import pytest
+from commands import PATIENCE
 
 pytest.importorskip("tyro", reason="needs focal_sam_jax[experiments]")
 
 PROGRAM = """
-from experiments.compiled import keep_compiled
-from experiments.errors import exit_with
+from experiments.cli import keep_compiled
+from experiments.cli import exit_with
 
 def main():
     keep_compiled()
@@ -33,7 +34,7 @@ def run(home, **environment):
         env=inherited | {"HOME": str(home), "JAX_PLATFORMS": "cpu", **environment},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
     )
 
 
@@ -73,7 +74,7 @@ def test_a_home_without_room_for_it_is_explained(tmp_path):
 SUM = """
 import sys
 import experiments.train
-from experiments.compiled import compute_right_sums
+from experiments.cli import compute_right_sums
 import jax, jax.numpy as jnp
 
 if sys.argv[1] == "safe":
@@ -92,7 +93,7 @@ def last_square(how, **environment):
         env=inherited | {"JAX_PLATFORMS": "cpu", **environment},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
     )
     assert done.returncode == 0, done.stderr
     return int(done.stdout)
@@ -102,6 +103,7 @@ def test_sums_are_right():
     assert last_square("safe") == 2**30
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(jaxlib.__version__ != "0.10.2", reason="is right by itself")
 def test_by_itself_this_version_gets_them_wrong_and_a_users_choice_stays():
     assert last_square("as it comes") != 2**30

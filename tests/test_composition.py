@@ -36,6 +36,7 @@ TRANSFORMS = {
         [rho, 2 * rho], groups=[0, 0, 1, 1], **options
     ),
 }
+pytestmark = pytest.mark.by_default(name=("sam", "focal_sam", "cc_sam", "sse_sam"))
 every_transform = pytest.mark.parametrize("name", TRANSFORMS)
 PARAMS = jax.tree.map(jnp.float32, ref.parameters())
 
@@ -160,6 +161,7 @@ def counts_for(name, as_type):
     return {} if name == "sam" else {"class_counts": as_type(ref.COUNTS)}
 
 
+@pytest.mark.by_default(name=("focal_sam",))
 @row("`inject_hyperparams(focal_sam)(..., rho=r)`")
 @pytest.mark.parametrize("name", NUMBERS)
 @pytest.mark.parametrize("as_type", [list, np.array], ids=["list", "array"])
@@ -231,6 +233,7 @@ def test_apply_if_finite_around_the_method_is_explained(name):
         update(whole)
 
 
+@pytest.mark.by_default(name=("focal_sam", "cc_sam"))
 @row("`MultiSteps(chain(focal_sam(...), opt), 1)`")
 @every_transform
 def test_multi_steps_of_one_step_is_the_method(name):
@@ -256,6 +259,7 @@ def test_a_schedule_of_rho_counts_micro_batches():
     assert_same(updates, scaled(ref.add(*parts), -0.5), 1e-5)
 
 
+@pytest.mark.by_default(name=("focal_sam", "cc_sam"))
 @row("`chain(focal_sam(...), MultiSteps(opt, k))`")
 @every_transform
 @pytest.mark.parametrize("wrapped", [False, True], ids=["object", "transformation"])
@@ -340,6 +344,7 @@ def test_in_front_of_flatten_it_works_and_behind_it_is_explained(name):
         update(optax.flatten(optax.chain(tx, optax.sgd(0.5))))
 
 
+@pytest.mark.by_default(name=("focal_sam",))
 @row("`chain(focal_sam(...), lbfgs())`")
 @every_transform
 def test_a_line_search_needs_a_loss_that_takes_what_is_not_for_it(name):

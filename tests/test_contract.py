@@ -49,11 +49,28 @@ NOTHING_TO_CLIMB = {
     "focal_sam": partial(fsam.focal_sam, ref.COUNTS, gamma=1e9),
     "cc_sam": partial(fsam.cc_sam, ref.COUNTS, rho=0.0),
 }
+# By default one of each kind: by weights, balls, groups, older gradients.
+KINDS = (
+    "focal_sam",
+    "scheduled weights",
+    "cc_sam",
+    "sse_sam",
+    "reuse_ascent",
+    "looksam",
+)
+pytestmark = pytest.mark.by_default(name=(*KINDS, "sam"))
 every_transform = pytest.mark.parametrize("name", TRANSFORMS)
 every_one = pytest.mark.parametrize("name", ALL)
-in_every_dtype = pytest.mark.parametrize(
-    "dtype", [jnp.bfloat16, jnp.float16, jnp.float32], ids=lambda d: d.__name__
-)
+DTYPES = [jnp.bfloat16, jnp.float16, jnp.float32]
+in_every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.__name__)
+
+
+def each_in_a_dtype(names, one="focal_sam"):
+    """All names in bfloat16, and one of them in every dtype."""
+    pairs = [(name, jnp.bfloat16) for name in names if name != one]
+    pairs += [(one, dtype) for dtype in DTYPES]
+    ids = [f"{name}-{dtype.__name__}" for name, dtype in pairs]
+    return pytest.mark.parametrize(("name", "dtype"), pairs, ids=ids)
 
 
 def parameters(dtype=jnp.float32):
@@ -93,8 +110,7 @@ def described(tree):
 # --- nothing to climb -----------------------------------------------------------------
 
 
-@every_one
-@in_every_dtype
+@each_in_a_dtype(ALL)
 def test_a_zero_gradient_gives_finite_updates(name, dtype):
     updates, state = update(ALL[name](rho=0.1), parameters(dtype), slopes(0.0))
     for leaf in jax.tree.leaves(updates):
@@ -109,8 +125,7 @@ def test_parameters_that_are_all_zero_give_finite_updates(name):
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(updates))
 
 
-@pytest.mark.parametrize("name", NOTHING_TO_CLIMB)
-@in_every_dtype
+@each_in_a_dtype(NOTHING_TO_CLIMB)
 def test_nothing_to_climb_gives_the_plain_gradient(name, dtype):
     tx = NOTHING_TO_CLIMB[name]()
     both = jax.jit(lambda p: (update(tx, p), gradient(network, p)))
@@ -129,8 +144,7 @@ def test_a_batch_without_tail_examples_gives_the_plain_gradient(dtype):
     jax.tree.map(np.testing.assert_array_equal, updates, plain)
 
 
-@every_transform
-@in_every_dtype
+@each_in_a_dtype(TRANSFORMS)
 def test_a_batch_of_one_class_gives_finite_updates(name, dtype):
     def tail_only(params):
         return network(params, np.full_like(ref.Y, 3))
@@ -144,8 +158,7 @@ def test_a_batch_of_one_class_gives_finite_updates(name, dtype):
 # --- norms and dtypes -----------------------------------------------------------------
 
 
-@every_transform
-@in_every_dtype
+@each_in_a_dtype(TRANSFORMS)
 @pytest.mark.parametrize("size", [1e-4, 1.0, 2e3])
 def test_the_norm_is_float32_though_squares_leave_the_range(name, dtype, size):
     # 1e-4 squared is zero in float16, 2e3 squared is infinite.
@@ -222,8 +235,7 @@ def test_the_state_is_three_numbers(name):
     assert forms == [((), dtype, False) for dtype in ("int32", "float32", "float32")]
 
 
-@pytest.mark.parametrize("name", sorted(APPROXIMATIONS))
-@in_every_dtype
+@each_in_a_dtype(sorted(APPROXIMATIONS), "reuse_ascent")
 def test_the_state_of_an_approximation_holds_one_tree_more(name, dtype):
     params = parameters(dtype)
     state = jax.eval_shape(ALL[name](rho=0.1).init, params)
@@ -240,6 +252,7 @@ def test_init_works_on_shapes_alone(name):
     assert described(shapes) == described(tx.init(params))
 
 
+@pytest.mark.by_default(x64=(False,))
 @every_one
 @pytest.mark.parametrize("x64", [False, True], ids=["x32", "x64"])
 def test_the_second_step_compiles_nothing(name, x64):
@@ -281,6 +294,7 @@ def test_the_second_update_without_jit_compiles_nothing(name, caplog):
     assert "Compiling" not in caplog.text
 
 
+@pytest.mark.by_default(name=("focal_sam", "cc_sam", "looksam"))
 @every_one
 def test_parameters_and_state_can_be_donated(name):
     tx = optax.chain(ALL[name](rho=0.1), optax.adam(1e-3))
@@ -307,6 +321,7 @@ def test_unknown_extra_arguments_are_accepted_and_change_nothing(name):
     jax.tree.map(np.testing.assert_array_equal, got, want)
 
 
+@pytest.mark.slow
 @every_one
 def test_vmap_over_models_is_a_loop_over_models(name):
     tx = ALL[name](rho=0.1)
@@ -321,6 +336,7 @@ def test_vmap_over_models_is_a_loop_over_models(name):
         np.testing.assert_allclose(info, wanted, rtol=1e-4)
 
 
+@pytest.mark.by_default(name=("focal_sam", "cc_sam", "looksam"))
 @every_one
 def test_jit_changes_nothing(name):
     tx, params = ALL[name](rho=0.1), parameters()
@@ -332,6 +348,7 @@ def test_jit_changes_nothing(name):
 # --- closures, promotion, derivatives -------------------------------------------------
 
 
+@pytest.mark.by_default(name=("sam", "focal_sam", "cc_sam"), form=("evaluation",))
 @every_one
 @pytest.mark.parametrize("form", ["evaluation", "function", "engine"])
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "jit"])
@@ -368,8 +385,7 @@ def test_nothing_keeps_what_a_loss_function_closes_over(name, form, compiled):
     assert held() is None
 
 
-@every_one
-@in_every_dtype
+@each_in_a_dtype(ALL)
 def test_strict_promotion_of_dtypes(name, dtype):
     tx, params = ALL[name](rho=0.1), parameters(dtype)
 
@@ -398,6 +414,7 @@ NOTHING = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", NOTHING.values(), ids=NOTHING)
 def test_a_derivative_of_an_update_is_the_plain_one_where_nothing_climbs(make):
     tx, params = make(), parameters()
@@ -424,6 +441,7 @@ def test_a_derivative_of_an_engine_without_a_tail_example():
     np.testing.assert_allclose(got[0], [-0.0278, 0.0139, 0.0139], atol=1e-4)
 
 
+@pytest.mark.slow
 @every_transform
 def test_a_derivative_of_an_update_is_finite_where_something_climbs(name):
     tx, params = TRANSFORMS[name](rho=0.1), parameters()

@@ -327,6 +327,7 @@ def test_between_exact_steps_looksam_runs_the_plain_pass_alone(form, inside):
 # The compiler counts the body of a loop once, however often it turns: for all methods
 # alike, so that ratios are right.
 # After jax.grad the compiler merges the two forward passes in either.
+@pytest.mark.by_default(scanned=(True,))
 @pytest.mark.parametrize("scanned", [True, False], ids=["scan", "written out"])
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(("method", "limit"), [("sam", 2.05), ("focal_sam", 2.70)])
@@ -335,12 +336,14 @@ def test_no_form_computes_more_than_promised(method, limit, form, scanned):
     assert flops(method, form, scanned=scanned) <= limit * sgd
 
 
+@pytest.mark.by_default(form=("evaluated",))
 @pytest.mark.parametrize("form", FORMS)
 def test_focal_sam_costs_the_same_for_many_classes(form):
     few, many = (flops("focal_sam", form, n) for n in (10, 100))
     assert many <= 1.01 * few
 
 
+@pytest.mark.by_default(num_classes=(2,))
 @pytest.mark.parametrize("num_classes", [2, 6])
 def test_cc_sam_computes_two_backwards_and_a_forward_a_class(num_classes):
     a_class = FORWARD + 2 * BACKWARD
@@ -348,6 +351,7 @@ def test_cc_sam_computes_two_backwards_and_a_forward_a_class(num_classes):
     assert flops("cc_sam", "transform", num_classes) <= 1.03 * wanted
 
 
+@pytest.mark.slow
 def test_cc_sams_loop_over_classes_needs_no_memory_for_a_class(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     few, many = (_scratch(dense_step("cc_sam", "transform", n)) for n in (4, 40))
@@ -359,6 +363,7 @@ def test_sse_sam_computes_a_pullback_a_forward_and_a_backward_for_two_groups():
     assert flops("sse_sam", "evaluated", 6) <= 1.03 * wanted
 
 
+@pytest.mark.slow
 def test_microbatches_save_memory_where_they_are_rematerialised():
     """Without ``jax.checkpoint`` every part keeps its activations."""
     of_a_part = dense(10, scanned=False)
@@ -395,6 +400,7 @@ def wide_batch_scratch(method, num_classes):
     return _scratch(program)
 
 
+@pytest.mark.slow
 def test_cc_sams_loop_makes_activations_anew_to_hold_less(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     sam = wide_batch_scratch("sam", 6)
@@ -403,6 +409,7 @@ def test_cc_sams_loop_makes_activations_anew_to_hold_less(monkeypatch):
     assert wide_batch_scratch("cc_sam", 6) <= 1.15 * sam
 
 
+@pytest.mark.slow
 def test_cc_sams_loop_holds_little_more_than_sam_and_a_gradient(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     sam, ours = (_scratch(dense_step(name, "transform")) for name in ("sam", "cc_sam"))
@@ -410,6 +417,7 @@ def test_cc_sams_loop_holds_little_more_than_sam_and_a_gradient(monkeypatch):
     assert ours <= sam + 1.3 * a_gradient
 
 
+@pytest.mark.slow
 def test_cc_sams_classes_written_out_are_not_in_memory_at_once():
     # Side by side it would be three times as much.
     few, many = (wide_batch_scratch("cc_sam", n) for n in (2, 6))

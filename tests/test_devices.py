@@ -1,5 +1,6 @@
 """The same numbers on one device and on eight, however the batch is split."""
 
+import itertools
 from functools import cache, partial
 
 import jax
@@ -11,6 +12,9 @@ from jax.sharding import AxisType, Mesh, NamedSharding, reshard
 from jax.sharding import PartitionSpec as P
 
 import focal_sam_jax as fsam
+
+# What is compared are sums over devices, not what LLVM makes of them.
+pytestmark = pytest.mark.usefixtures("quick_compile")
 
 DEVICES, CLASSES = 8, 3
 COUNTS = (60, 15, 5)
@@ -143,14 +147,9 @@ def method(request, monkeypatch):
 
 
 every_method = pytest.mark.parametrize("method", METHODS, indirect=True)
-
-
-@pytest.fixture(autouse=True)
-def compile_fast():
-    """What is compared are sums over devices, not what LLVM makes of them."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+# One of each kind: what climbs by weights, by balls, and by an older gradient.
+KINDS = ("focal_sam", "cc_sam", "reuse_ascent")
+some_by_default = pytest.mark.by_default(method=KINDS[:2])
 
 
 @cache
@@ -294,14 +293,30 @@ RUNS = [
 ]
 
 
-@every_method
-@pytest.mark.parametrize(("run", "recipe"), RUNS)
-def test_every_device_gets_the_numbers_of_one(method, run, recipe):
+# Every method where JAX tracks nothing and where it does, one of each kind in all ways.
+WAYS = [
+    *itertools.product(METHODS, (RUNS[1], RUNS[5])),
+    *itertools.product(KINDS, (*RUNS[:1], *RUNS[2:5], *RUNS[6:])),
+]
+
+
+@pytest.mark.parametrize(
+    ("method", "way"),
+    WAYS,
+    indirect=["method"],
+    ids=[
+        f"{method}-{run.__name__}-{recipe.__name__}" for method, (run, recipe) in WAYS
+    ],
+)
+@some_by_default
+def test_every_device_gets_the_numbers_of_one(method, way):
+    run, recipe = way
     step = METHODS[method](axis_name="data")
     result = run(lambda params, batch: step(*recipe(params, batch)), *problem())
     assert_same(result, numbers_of_one_device(method))
 
 
+@some_by_default
 @every_method
 @pytest.mark.parametrize("spec", [P(), P("data")], ids=["shared", "sharded"])
 def test_jit_needs_no_axis_name_where_arrays_are_sharded(method, spec):
@@ -313,6 +328,7 @@ def test_jit_needs_no_axis_name_where_arrays_are_sharded(method, spec):
 
 
 # The state that LookSAM has here is made of parameters that are not sharded.
+@some_by_default
 @pytest.mark.parametrize("method", [m for m in METHODS if "looksam" not in m])
 def test_nor_where_their_types_say_how_they_are_sharded(method):
     def on_the_whole(params, batch):
@@ -327,6 +343,7 @@ def test_nor_where_their_types_say_how_they_are_sharded(method):
     assert_same(result, numbers_of_one_device(method))
 
 
+@some_by_default
 @every_method
 def test_the_numbers_are_not_those_of_a_device_alone(method):
     params, (x, y) = problem()
@@ -346,6 +363,7 @@ def test_the_mean_of_the_gradients_may_come_after_the_transform(method):
     assert_same(by_pmap(per_device, *problem()), numbers_of_one_device(method))
 
 
+@pytest.mark.by_default(method=("focal_sam",))
 @pytest.mark.parametrize(
     "method",
     ["focal_sam", "shared focal_sam", "cc engine", "cc_sam on gpu"],
@@ -366,6 +384,7 @@ def test_a_mesh_may_have_two_axes(method, split_along, averaged_over):
     assert_same(result, numbers_of_one_device(method))
 
 
+@pytest.mark.by_default(method=("focal_sam",))
 @pytest.mark.parametrize("method", SYNCHRONISED)
 @pytest.mark.parametrize(("run", "recipe"), RUNS[3:6])
 def test_without_synchronisation_each_device_climbs_by_itself(method, run, recipe):
@@ -379,6 +398,7 @@ def test_without_synchronisation_each_device_climbs_by_itself(method, run, recip
     assert_different(wanted, numbers_of_one_device(method))
 
 
+@some_by_default
 @every_method
 @pytest.mark.parametrize(("named", "missing"), [(None, "data"), ("data", "model")])
 def test_an_axis_that_was_not_named_is_asked_for(method, named, missing):
@@ -391,6 +411,7 @@ def test_an_axis_that_was_not_named_is_asked_for(method, named, missing):
         by_shard_map(per_device, *problem(), (4, 2), BOTH_AXES if named else "data")
 
 
+@some_by_default
 @every_method
 def test_a_network_on_each_device_needs_no_axis_name(method):
     params, (x, y) = problem()

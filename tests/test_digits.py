@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import PATIENCE
 
 pytest.importorskip("sklearn", reason="needs focal_sam_jax[experiments]")
 
 from experiments.configs import get_config
-from experiments.data import digits
 from experiments.data.load import load_dataset
+from experiments.data.sources import digits
 from experiments.errors import UserError
 
 CONFIG = get_config("digits_lt", "sgd")
@@ -108,6 +109,6 @@ print(len(load_dataset(get_config("digits_lt", "sgd"), Path("nowhere")).test.lab
         cwd=Path(__file__).parents[1],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
     )
     assert done.stdout.strip() == "500", done.stderr

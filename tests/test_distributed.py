@@ -12,10 +12,11 @@ import distributed_worker
 import jax
 import numpy as np
 import pytest
+from commands import PATIENCE
 
 pytestmark = pytest.mark.slow
 
-TIMEOUT = 180
+
 PROCESSES = 2
 
 
@@ -27,7 +28,7 @@ def free_port():
 
 def wait_for(workers, logs):
     """Waits for all, but not for the others once one has failed."""
-    deadline = time.monotonic() + TIMEOUT
+    deadline = time.monotonic() + PATIENCE
     try:
         while any(worker.poll() is None for worker in workers):
             if any(worker.poll() for worker in workers) or time.monotonic() > deadline:

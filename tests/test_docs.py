@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from commands import PATIENCE
 
 import focal_sam_jax as fsam
 
@@ -44,6 +45,7 @@ def test_every_public_name_is_documented_once():
     assert set(public_names()) == set(documented)
 
 
+@pytest.mark.slow
 def test_code_on_the_pages_runs():
     namespace = {}
     for page in RUNNING:
@@ -68,7 +70,7 @@ def test_it_builds_without_a_warning(tmp_path):
         [sys.executable, "-m", "sphinx", *options, DOCS, tmp_path],
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=PATIENCE,
     )
     assert done.returncode == 0, done.stderr
     page = (tmp_path / "api.html").read_text()

@@ -71,6 +71,7 @@ def test_it_takes_one_function_a_class():
     assert_same(here.grads, wanted.grads)
 
 
+@pytest.mark.by_default(options=({},))
 @every_transform
 @pytest.mark.parametrize("options", [{}, {"mask": HEAD_ONLY}], ids=["all", "head"])
 def test_the_numbers_are_those_without_it(make, options):
@@ -201,6 +202,7 @@ def test_where_says_what_counts():
     assert_same(wanted_of(here), wanted_of(some))
 
 
+@pytest.mark.by_default(checked=(True,))
 @pytest.mark.parametrize("checked", [True, False, None], ids=["vma", "no vma", "vmap"])
 @pytest.mark.parametrize("second", [[0, 0, 0, 1, 0], [0] * 5], ids=["some", "none"])
 def test_where_counts_over_all_devices(checked, second):
@@ -337,6 +339,9 @@ def alone(params):
     )
 
 
+@pytest.mark.by_default(
+    kind=("hard",), make=(TRANSFORMS["focal_sam"], TRANSFORMS["cc_sam"])
+)
 @every_transform
 @pytest.mark.parametrize("kind", ["hard", "soft", "shares of any sum"])
 def test_without_mixing_the_numbers_are_the_same(make, kind):

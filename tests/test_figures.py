@@ -9,10 +9,10 @@ pytest.importorskip("matplotlib", reason="needs focal_sam_jax[experiments]")
 
 from matplotlib.image import imread
 
-from experiments import figures
-from experiments.drawing import frequency_order, moving_average, percent
+from experiments.figures import run as figures
+from experiments.figures import runs as group_figures
+from experiments.figures.style import frequency_order, moving_average, percent
 from experiments.metrics import shot_of_class, shot_thresholds
-from experiments.reporting import figures as group_figures
 
 SIZES = (2, 10, 30, 300)
 
@@ -65,6 +65,7 @@ def class_figures(folder, counts, confusion, accuracy, names, groups):
     return imread(bars), imread(matrix)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", SIZES)
 def test_classes_come_by_frequency_whatever_their_order(tmp_path, size):
     one = class_figures(tmp_path / "one", *results(size))
@@ -177,7 +178,7 @@ def test_training_curves(drawn, tmp_path):
     np.testing.assert_allclose(lines["validation"].get_ydata(), [20, 40, 60])
 
 
-def test_training_curves_without_a_validation_part(drawn, tmp_path):
+def test_training_curves_without_a_validation_split(drawn, tmp_path):
     rows = curve_rows(validation=False)
     figures.training_curves(tmp_path / "curves.png", rows, "title")
     assert set(lines_of(drawn[0].axes[1])) == {"training, augmented"}
@@ -212,7 +213,7 @@ def test_learning_curves_are_means_over_seeds(drawn, tmp_path):
     assert len(loss.collections) == 1
 
 
-def test_learning_curves_without_a_validation_part(drawn, tmp_path):
+def test_learning_curves_without_a_validation_split(drawn, tmp_path):
     rows = {"sgd": [curve_rows(validation=False)]}
     group_figures.learning_curves(tmp_path / "curves.png", rows, "title")
     assert len(drawn[0].axes) == 1

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from experiments.configs import get_config
-from experiments.data.folder import from_folder
 from experiments.data.load import load_dataset
-from experiments.data.sources import IMAGENET_MEAN, IMAGENET_STD
+from experiments.data.sources.files import IMAGENET_MEAN, IMAGENET_STD
+from experiments.data.sources.folder import from_folder
 from experiments.errors import UserError
 
 CONFIG = get_config("cifar10_lt", "sgd").replace(imbalance="natural", image_size=16)

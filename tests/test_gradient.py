@@ -70,6 +70,7 @@ engine = fsam.sharpness_aware_value_and_grad
 # --- the oracle -----------------------------------------------------------------------
 
 
+@pytest.mark.by_default(x64=(True,))
 @every_method
 @pytest.mark.parametrize(
     "options", [{}, {"mask": HEAD_ONLY}, {"adaptive": True}], ids=lambda o: str(list(o))
@@ -223,6 +224,7 @@ def test_equal_weights_need_two_backward_passes_and_others_three(weights, backwa
     assert len(runs) == backwards
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
 @pytest.mark.parametrize("weights", [1.0, FOCAL], ids=["equal", "focal"])
 def test_gradients_have_the_dtype_of_the_parameters(dtype, weights):

@@ -2,20 +2,23 @@
 
 import ast
 import graphlib
+import itertools
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from commands import PATIENCE
 
 ROOT = Path(__file__).parents[1]
 LIBRARY = sorted((ROOT / "focal_sam_jax").rglob("*.py"))
 EXPERIMENTS = sorted((ROOT / "experiments").rglob("*.py"))
 ALLOWED = {"jax", "optax", "chex", "numpy", "focal_sam_jax"} | sys.stdlib_module_names
-# The commands, what they show, how they compile, and the way in which all of them end.
 COMMANDS = {"train", "compare", "report", "benchmark", "analyze", "prepare"}
-COMMANDS |= {"zero_shot", "export", "terminal", "errors", "arguments", "compiled"}
+COMMANDS |= {"zero_shot", "export"}
+# What the commands share: the way in and out, and what is shown on the way.
+FRONT = COMMANDS | {"cli", "progress"}
 WORLD = {"argparse", "tyro", "getopt", "optparse", "click", "absl"}
 DECLARES_FLAGS = ROOT / "experiments" / "config.py"
 
@@ -25,15 +28,14 @@ def name_of(path):
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def is_command(path):
-    """A command, or a part of the benchmark, which has a folder of its own."""
-    name = path.relative_to(ROOT / "experiments").with_suffix("").parts[0]
-    return name in COMMANDS
+def room_of(path):
+    """The file or folder at the top of the experiments that a module is in."""
+    return path.relative_to(ROOT / "experiments").with_suffix("").parts[0]
 
 
 every_library_module = pytest.mark.parametrize("path", LIBRARY, ids=name_of)
 every_module_below = pytest.mark.parametrize(
-    "path", [path for path in EXPERIMENTS if not is_command(path)], ids=name_of
+    "path", [path for path in EXPERIMENTS if room_of(path) not in FRONT], ids=name_of
 )
 
 
@@ -61,7 +63,7 @@ def modules_after(statement):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
     )
     assert done.returncode == 0, done.stderr
     return set(done.stdout.split())
@@ -115,6 +117,48 @@ def test_the_library_has_floors():
                 assert floor_of[module] < floor_of[name_of(path)], f"{path}: {name}"
 
 
+# A room of the experiments imports from itself and from floors below its own.
+ROOMS = [
+    {"__init__", "errors", "metrics"},
+    {"config", "devices"},
+    {"randomness", "configs", "models"},
+    {"data"},
+    {"records"},
+    {"training", "reporting", "figures"},
+    {"sharpness", "comparison", "progress", "cli"},
+    COMMANDS,
+]
+
+
+def test_the_experiments_have_floors():
+    floor_of = {room: number for number, rooms in enumerate(ROOMS) for room in rooms}
+    assert {room_of(path) for path in EXPERIMENTS} == floor_of.keys()
+    for path in EXPERIMENTS:
+        own = room_of(path)
+        for name in imports(path):
+            package, _, room = name.partition(".")
+            room = room.partition(".")[0]
+            if package == "experiments" and room != own:
+                assert floor_of[room] < floor_of[own], f"{path}: {name}"
+
+
+# The way of a step, from the command to the arithmetic.
+STEP = ["train", "training.loop", "training.trainer", "training.step"]
+
+
+def test_a_step_is_four_files_away():
+    for here, there in itertools.pairwise(STEP):
+        path = ROOT / "experiments" / (here.replace(".", "/") + ".py")
+        found = {name.rpartition(".")[0] for name in imports(path)}
+        assert f"experiments.{there}" in found, here
+
+
+def test_data_know_nothing_of_training():
+    for path in EXPERIMENTS:
+        if room_of(path) == "data":
+            assert not [name for name in imports(path) if "training" in name], path
+
+
 def test_importing_the_library_loads_nothing_of_the_experiments():
     banned = "flax torch sklearn matplotlib orbax tyro rich tensorflow experiments"
     assert not modules_after("import focal_sam_jax") & set(banned.split())
@@ -126,7 +170,7 @@ def test_importing_the_training_command_loads_no_other_framework():
 
 
 @pytest.mark.parametrize(
-    ("package", "home"), [("flax", "models"), ("torch", "benchmark")]
+    ("package", "home"), [("flax", "models"), ("torch", "benchmark/torch")]
 )
 def test_a_framework_is_known_by_one_folder(package, home):
     folder = ROOT / "experiments" / home
@@ -176,6 +220,6 @@ def test_a_missing_extra_is_explained():
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
     )
     assert "pip install -e '.[experiments]'" in done.stdout

@@ -95,7 +95,7 @@ def test_lines_that_do_not_suit_are_explained(tmp_path, text, words):
 
 def test_a_class_that_nothing_is_learned_from_is_explained(tmp_path):
     write_lists(tmp_path, train=["a.png 0", "b.png 1"], test=["c.png 7"])
-    with pytest.raises(UserError, match="test part .* of class 7; .* classes 0 to 1"):
+    with pytest.raises(UserError, match="test split .* of class 7; .* classes 0 to 1"):
         load(tmp_path)
 
 
@@ -132,7 +132,7 @@ def test_lists_that_are_missing_or_too_many_are_explained(tmp_path):
     with pytest.raises(UserError, match="no list train.txt"):
         load(tmp_path)
     write_lists(tmp_path, train=["a.png 0", "b.png 1"])
-    with pytest.raises(UserError, match="neither a test nor a validation part"):
+    with pytest.raises(UserError, match="neither a test nor a validation split"):
         load(tmp_path)
     write_lists(tmp_path, A_test=["a.png 0"], B_test=["b.png 1"])
     with pytest.raises(UserError, match="for test: A_test.txt, B_test.txt"):

@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+from commands import PATIENCE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -86,7 +87,7 @@ def test_the_subset_is_the_published_one_index_by_index(seed):
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=PATIENCE,
     )
     published = [int(index) for index in done.stdout.split()]
     ours = published_subset(labels, exponential_counts(10, 300, 50), seed)

@@ -294,6 +294,7 @@ def test_class_weights_have_mean_one_and_favour_the_rare(counts, beta):
 # --- gradients and extremes -----------------------------------------------------------
 
 
+@pytest.mark.by_default(name=("cross_entropy",))
 @every_loss
 def test_gradients_agree_with_differences(name):
     with jax.enable_x64(True):
@@ -319,6 +320,7 @@ def test_extreme_logits_have_finite_losses_and_gradients(name, size):
         assert np.isfinite(value) and np.all(np.isfinite(slope))
 
 
+@pytest.mark.by_default(gamma=(0.0,))
 @pytest.mark.parametrize("gamma", [0.0, 0.1, 0.5, 1.0, 2.0, 5.0])
 def test_focal_gradient_where_the_label_is_certain(gamma):
     def total(x, gamma):

@@ -12,7 +12,7 @@ import focal_sam_jax as fsam
 from experiments.config import METHODS
 from experiments.configs import get_config
 from experiments.errors import UserError
-from experiments.methods import make_optimizer
+from experiments.training.optimizer import make_optimizer
 
 COUNTS = np.array([50, 10, 2])
 PARAMS = {"w": jnp.linspace(-1, 1, 12).reshape(4, 3)}
@@ -47,6 +47,7 @@ def test_adamw_is_that_of_optax():
     )
 
 
+@pytest.mark.by_default(optimizer=("sgd",), method=("focal_sam",))
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 @pytest.mark.parametrize("method", METHODS)
 def test_a_method_changes_what_the_optimizer_gets(method, optimizer):
@@ -67,6 +68,7 @@ def weights(method, **changes):
     return steps(make_optimizer(config(method, **changes), COUNTS, 2))
 
 
+@pytest.mark.by_default(method=("focal_sam",))
 @pytest.mark.parametrize("approximation", ["reuse_ascent", "looksam"])
 @pytest.mark.parametrize("method", ["sam", "imbsam", "cc_sam", "focal_sam"])
 def test_an_approximation_is_near_the_method_and_not_the_same(method, approximation):
@@ -83,6 +85,7 @@ def test_looksam_in_every_step_is_the_method():
     np.testing.assert_allclose(got, weights("focal_sam"), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_looksam_keeps_to_the_schedule_of_the_radius():
     def of(*values):
         # Epochs are of two steps: the exact ones, 0 and 4, are in the first and third.

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 pytest.importorskip("rich", reason="needs focal_sam_jax[experiments]")
 
+from experiments.comparison.seeds import Outcome
+from experiments.comparison.table import comparison_rows, markdown_table
 from experiments.configs import get_config
 from experiments.metrics import (
     SCORES,
@@ -20,9 +22,7 @@ from experiments.metrics import (
     shot_of_class,
     shot_thresholds,
 )
-from experiments.reporting.comparison import comparison_rows, markdown_table
 from experiments.reporting.statistics import paired_difference, summarise
-from experiments.seeds import Outcome
 
 THRESHOLDS = ShotThresholds(few_below=10, many_above=40)
 

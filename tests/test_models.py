@@ -38,6 +38,7 @@ def digits_net():
     return model, *jax.jit(model.init)(jax.random.key(0))
 
 
+@pytest.mark.by_default(depth=(32,))
 @pytest.mark.parametrize(
     ("depth", "classes", "head", "parameters"),
     [
@@ -54,6 +55,7 @@ def test_published_sizes_for_cifar(depth, classes, head, parameters):
     assert size_of(resnet_cifar(depth, classes, head=head)) == parameters
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "classes", "parameters"),
     [
@@ -174,6 +176,7 @@ def convolutions(function, *args):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "dtype", "count"),
     [
@@ -260,22 +263,23 @@ def test_weights_in_float64_are_computed_with_in_float64(head, train, x64):
     assert dtypes(after) == {np.dtype("float64")}
 
 
+@pytest.mark.by_default(name=("resnet32", "resnext50"))
 @pytest.mark.parametrize(
     ("name", "same"),
     [
-        ("resnet20", resnet_cifar(20, 10)),
-        ("resnet32", resnet_cifar(32, 10)),
-        ("resnet44", resnet_cifar(44, 10)),
-        ("resnet56", resnet_cifar(56, 10)),
-        ("resnet50", resnet50(10)),
-        ("resnext50", resnext50_32x4d(10)),
+        ("resnet20", partial(resnet_cifar, 20)),
+        ("resnet32", partial(resnet_cifar, 32)),
+        ("resnet44", partial(resnet_cifar, 44)),
+        ("resnet56", partial(resnet_cifar, 56)),
+        ("resnet50", resnet50),
+        ("resnext50", resnext50_32x4d),
     ],
 )
 def test_a_configuration_names_its_network(name, same):
     config = get_config("digits_lt", "sgd").replace(model=name, head="linear")
     key = jax.random.key(0)
     ours = jax.eval_shape(make_model(config, 10, 3).init, key)
-    assert ours == jax.eval_shape(same.init, key)
+    assert ours == jax.eval_shape(same(10).init, key)
     cosine = config.replace(head="cosine")
     params, _ = jax.eval_shape(make_model(cosine, 10, 3).init, key)
     assert set(params["head"]) == {"columns"}

@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("orbax.checkpoint", reason="needs focal_sam_jax[experiments]")
 
-from commands import finish, metrics, start
+from commands import PATIENCE, finish, metrics, start
 
 JOB = ["--width", "4", "--epochs", "3", "--batch-size", "64", "--eval-every", "1"]
 
@@ -66,7 +66,7 @@ def test_the_state_may_be_split_over_both(two, tmp_path):
 def test_sigterm_to_one_process_stops_both_at_the_same_step(tmp_path):
     run_dir = tmp_path / "stopped"
     processes = start_two(run_dir, "--epochs", 2000)
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + PATIENCE
     while not (run_dir / "metrics.jsonl").exists() or len(metrics(run_dir)) < 3:
         assert time.monotonic() < deadline
         time.sleep(0.05)

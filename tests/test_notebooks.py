@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from commands import PATIENCE
 
 pytest.importorskip("sklearn", reason="needs focal_sam_jax[experiments]")
 pytest.importorskip("ipykernel", reason="needs focal_sam_jax[test]")
@@ -27,7 +28,6 @@ QUICK = {
     "GRID": 3,
 }
 # Seconds that a cell may take, on a machine that does other things as well.
-TIMEOUT = 240
 
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
@@ -67,7 +67,7 @@ def execute(notebook, folder, devices, hidden=("tensorflow",)):
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
     }
     place = {"metadata": {"path": folder}}
-    client = NotebookClient(notebook, timeout=TIMEOUT, resources=place)
+    client = NotebookClient(notebook, timeout=PATIENCE, resources=place)
     client.execute(env=inherited | own)
     nbformat.validate(notebook)
     for cell in code(notebook):
@@ -201,7 +201,7 @@ def test_it_installs_from_git(tmp_path):
     origin = checkout(tmp_path / "origin")
     git = ["git", "-C", str(origin), "-c", "user.name=a", "-c", "user.email=a@b.c"]
     for command in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "all"]):
-        subprocess.run([*git, *command], check=True, timeout=60)
+        subprocess.run([*git, *command], check=True, timeout=PATIENCE)
     here = tmp_path / "here"
     here.mkdir()
     text = install(here, origin.as_uri())

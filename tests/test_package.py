@@ -12,6 +12,7 @@ from importlib.metadata import PathDistribution, distribution
 from pathlib import Path
 
 import pytest
+from commands import PATIENCE
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -35,7 +36,7 @@ def run(*command, cwd):
         env=inherited | {"JAX_PLATFORMS": "cpu"},
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=PATIENCE,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

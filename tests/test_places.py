@@ -13,7 +13,7 @@ from PIL import Image
 
 from experiments.configs import get_config
 from experiments.data.load import load_dataset
-from experiments.data.tfds_source import PreparedSet
+from experiments.data.sources.tfds_records import PreparedSet
 from experiments.errors import UserError
 
 CONFIG = get_config("places_lt", "sgd")

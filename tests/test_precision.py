@@ -81,6 +81,7 @@ def correction(weights, losses, y, dtype):
     return flat, state.info.sharpness
 
 
+@pytest.mark.slow
 def test_what_bfloat16_makes_of_the_correction_and_float32_weights_save(trained):
     weights, losses, y = trained
     narrow = [w.astype("bfloat16") for w in weights]
@@ -96,6 +97,7 @@ def test_what_bfloat16_makes_of_the_correction_and_float32_weights_save(trained)
     np.testing.assert_allclose(compare(weights), [1.0, 0.99, 1.0], atol=0.03)
 
 
+@pytest.mark.slow
 def test_sharpness_of_bfloat16_parameters_is_measured_too_small(trained):
     weights, losses, y = trained
     of_class = fsam.sharpness.class_losses(

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import PATIENCE
 
 pytest.importorskip("tyro", reason="needs focal_sam_jax[experiments]")
 pytest.importorskip("tensorflow_datasets", reason="needs focal_sam_jax[data]")
@@ -27,7 +28,7 @@ def prepare(*arguments, before="", **environment):
     """Runs the command in a process of its own, after some other statements."""
     program = (
         f"import sys; sys.argv[0] = 'prepare'\n{before}\n"
-        "from experiments.errors import exit_with\n"
+        "from experiments.cli import exit_with\n"
         "from experiments.prepare import main\n"
         "exit_with(main)"
     )
@@ -37,7 +38,7 @@ def prepare(*arguments, before="", **environment):
         env=os.environ | environment,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PATIENCE,
     )
 
 

@@ -13,18 +13,19 @@ torch = pytest.importorskip(
 from rich.console import Console  # noqa: E402
 
 from experiments.benchmark import __main__ as benchmark  # noqa: E402
-from experiments.benchmark import epoch, torch_task  # noqa: E402
-from experiments.benchmark.authors import authors_step  # noqa: E402
-from experiments.benchmark.pytorch_resnet import images_to_torch  # noqa: E402
-from experiments.benchmark.pytorch_vit import VisionTransformer  # noqa: E402
-from experiments.benchmark.torch_epoch import torch_epoch  # noqa: E402
-from experiments.benchmark.torch_images import Images  # noqa: E402
-from experiments.benchmark.torch_memory import peak_bytes  # noqa: E402
-from experiments.benchmark.torch_steps import (  # noqa: E402
+from experiments.benchmark import epoch  # noqa: E402
+from experiments.benchmark.torch.authors import authors_step  # noqa: E402
+from experiments.benchmark.torch.epoch import torch_epoch  # noqa: E402
+from experiments.benchmark.torch.images import Images  # noqa: E402
+from experiments.benchmark.torch.memory import peak_bytes  # noqa: E402
+from experiments.benchmark.torch.resnet import images_to_torch  # noqa: E402
+from experiments.benchmark.torch.steps import (  # noqa: E402
     count_flops,
     method_step,
     torch_step,
 )
+from experiments.benchmark.torch.task import torch_device, torch_task  # noqa: E402
+from experiments.benchmark.torch.vit import VisionTransformer  # noqa: E402
 from experiments.benchmark.workload import Workload  # noqa: E402
 from experiments.errors import UserError  # noqa: E402
 from experiments.models.clip.architecture import Transformer, Vision  # noqa: E402
@@ -140,7 +141,7 @@ def test_memory_at_its_worst_moment():
 
 
 def test_what_is_held_is_counted_once():
-    task = torch_task.torch_task(TINY, "sgd")
+    task = torch_task(TINY, "sgd")
     parameters = sum(p.nbytes for p in task.module.parameters())
     batch = task.images.nbytes + task.labels.nbytes
     assert task.held_bytes == parameters + batch
@@ -164,7 +165,7 @@ def test_every_method_makes_steps(method, dtype):
 def test_a_gpu_that_pytorch_cannot_use_is_named(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     with pytest.raises(UserError, match="or pass --frameworks jax"):
-        torch_task.torch_device()
+        torch_device()
 
 
 def test_the_command_puts_both_in_one_file(tmp_path):

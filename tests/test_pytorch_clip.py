@@ -7,16 +7,15 @@ import pytest
 from flax import nnx
 
 from experiments.models.clip.architecture import ARCHITECTURES
-from experiments.models.clip.classifier import tuned_clip
+from experiments.models.clip.classifier import (
+    image_features,
+    tuned_clip,
+    zero_shot_clip,
+)
+from experiments.models.clip.columns import text_embeddings
 from experiments.models.clip.export import write_folder
 from experiments.models.clip.files import open_clip
 from experiments.models.clip.merge import merged
-from experiments.models.clip.model import (
-    image_embeddings,
-    image_features,
-    similarity,
-    text_embeddings,
-)
 from experiments.models.clip.towers import TextTower, VisionTower
 
 torch = pytest.importorskip("torch")
@@ -121,22 +120,21 @@ def test_features_and_logits_are_those_of_transformers(config, options, tmp_path
     size = sum(leaf.size for leaf in jax.tree.leaves(weights))
     assert size == sum(p.numel() for p in model.parameters())
 
-    features = jax.jit(image_features(clip.architecture))(weights, images)
-    assert_close(features, pooled)
-    of_images = jax.jit(image_embeddings(clip.architecture))(weights, images)
+    sizes = clip.architecture.vision
+    tower = image_features(sizes, clip.vision()["vision"])
+    assert_close(outputs(tower, images), pooled)
     of_texts = jax.jit(text_embeddings(clip.architecture))(weights, tokens)
-    np.testing.assert_allclose(
-        of_images / jnp.linalg.norm(of_images, axis=1, keepdims=True),
-        wanted.image_embeds.numpy(),
-        atol=1e-5,
-    )
-    np.testing.assert_allclose(
-        of_texts / jnp.linalg.norm(of_texts, axis=1, keepdims=True),
-        wanted.text_embeds.numpy(),
-        atol=1e-5,
-    )
-    logits = similarity(of_images, of_texts, weights["logit_scale"])
-    assert_close(logits, wanted.logits_per_image)
+    of_texts /= jnp.linalg.norm(of_texts, axis=1, keepdims=True)
+    np.testing.assert_allclose(of_texts, wanted.text_embeds.numpy(), atol=1e-5)
+    network = zero_shot_clip(sizes, clip.vision(), np.asarray(of_texts), jnp.float32)
+    # Ours has the scale that CLIP's training ends with.
+    scale = 100 / float(model.logit_scale.exp())
+    logits = outputs(network, images)
+    assert_close(logits, scale * wanted.logits_per_image)
+
+
+def outputs(network, images):
+    return jax.jit(lambda x: network.apply({}, {}, x, train=False)[0])(images)
 
 
 @pytest.mark.parametrize("tower", ["vision", "text"])

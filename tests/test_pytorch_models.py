@@ -12,8 +12,9 @@ torch = pytest.importorskip(
     "torch", reason="PyTorch is not installed: pip install 'focal_sam_jax[benchmark]'"
 )
 
-from experiments.benchmark import pytorch_resnet, pytorch_resnet_imagenet  # noqa: E402
-from experiments.benchmark.pytorch_resnet import (  # noqa: E402
+from experiments.benchmark.torch import resnet_imagenet  # noqa: E402
+from experiments.benchmark.torch.resnet import (  # noqa: E402
+    ResNet,
     images_to_torch,
     numpy_state,
 )
@@ -26,31 +27,33 @@ from experiments.models import (  # noqa: E402
 )
 
 CLASSES = 7
+
+
 # Ours and theirs, by name, and the side of the images.
 NETWORKS = {
     "resnet32": (
         lambda: resnet_cifar(32, CLASSES),
-        lambda: pytorch_resnet.ResNet(32, CLASSES),
+        lambda: ResNet(32, CLASSES),
         32,
     ),
     "resnet32, cosine": (
         lambda: resnet_cifar(32, CLASSES, head="cosine"),
-        lambda: pytorch_resnet.ResNet(32, CLASSES, head="cosine"),
+        lambda: ResNet(32, CLASSES, head="cosine"),
         32,
     ),
     "resnet50": (
         lambda: resnet50(CLASSES),
-        lambda: pytorch_resnet_imagenet.ResNet(CLASSES),
+        lambda: resnet_imagenet.ResNet(CLASSES),
         64,
     ),
     "resnet50, cosine": (
         lambda: resnet50(CLASSES, head="cosine"),
-        lambda: pytorch_resnet_imagenet.ResNet(CLASSES, head="cosine"),
+        lambda: resnet_imagenet.ResNet(CLASSES, head="cosine"),
         64,
     ),
     "resnext50": (
         lambda: resnext50_32x4d(CLASSES),
-        lambda: pytorch_resnet_imagenet.ResNet(CLASSES, groups=32, group_width=4),
+        lambda: resnet_imagenet.ResNet(CLASSES, groups=32, group_width=4),
         64,
     ),
 }
@@ -151,8 +154,8 @@ def test_resnet50_is_that_of_hugging_face(x64):
 @pytest.mark.parametrize(
     ("module", "parameters"),
     [
-        (lambda: pytorch_resnet_imagenet.ResNet(1000), 25_557_032),
-        (lambda: pytorch_resnet_imagenet.ResNet(1000, 32, 4), 25_028_904),
+        (lambda: resnet_imagenet.ResNet(1000), 25_557_032),
+        (lambda: resnet_imagenet.ResNet(1000, 32, 4), 25_028_904),
     ],
     ids=["resnet50", "resnext50"],
 )
@@ -164,7 +167,7 @@ def test_pytorch_networks_have_the_published_size(module, parameters):
 
 @pytest.fixture(scope="module")
 def small_state():
-    return numpy_state(pytorch_resnet.ResNet(20, CLASSES))
+    return numpy_state(ResNet(20, CLASSES))
 
 
 def test_weights_arrive_as_copies_of_their_dtype(small_state):
@@ -205,7 +208,7 @@ def test_an_array_of_another_shape_is_named(small_state):
 
 
 def test_an_array_too_many_is_named(small_state):
-    state = numpy_state(pytorch_resnet.ResNet(32, CLASSES))
+    state = numpy_state(ResNet(32, CLASSES))
     with pytest.raises(UserError, match=r"no place for layer1\.3\.conv1\.weight"):
         from_pytorch(state, resnet_cifar(20, CLASSES))
 

@@ -7,15 +7,15 @@ import optax
 import pytest
 
 import focal_sam_jax as fsam
+from experiments.config import Config
 from experiments.models import resnet_cifar
-from experiments.step import Batch, init_state, make_train_step
+from experiments.training.step import init_state, make_train_step
 
 torch = pytest.importorskip(
     "torch", reason="PyTorch is not installed: pip install 'focal_sam_jax[benchmark]'"
 )
 
-from experiments.benchmark import pytorch_reference as reference  # noqa: E402
-from experiments.benchmark import pytorch_resnet  # noqa: E402
+from experiments.benchmark.torch import reference, resnet  # noqa: E402
 
 STEPS, BATCH, CLASSES = 20, 8, 10
 RHO, GAMMA, LAM, TAIL, SWITCH = 0.05, 1.5, 0.7, 20, 12
@@ -81,12 +81,12 @@ def train_in_pytorch(module, method):
         module.parameters(), LEARNING_RATE, MOMENTUM, weight_decay=WEIGHT_DECAY
     )
     for number, (images, labels) in enumerate(batches()):
-        images = pytorch_resnet.images_to_torch(images)
+        images = resnet.images_to_torch(images)
         labels = torch.from_numpy(labels)
         if method == "sse_sam":
             options["head_rho"] = RHO if number < SWITCH else 0.0
         step(module, optimizer, reference.cross_entropy, images, labels, **options)
-    return pytorch_resnet.to_jax(module)[0]
+    return resnet.to_jax(module)[0]
 
 
 def loss(logits, labels, epoch):
@@ -106,12 +106,11 @@ def train_in_jax(params, batch_stats, method):
         optax.sgd(LEARNING_RATE, momentum=MOMENTUM),
     )
     model = resnet_cifar(depth(method), CLASSES)
-    options = {"steps_per_epoch": STEPS, "ema": 0.0, "max_skipped": 1}
-    step = jax.jit(make_train_step(model, tx, loss, CLASSES, **options))
+    step = jax.jit(make_train_step(Config(), model, tx, loss, CLASSES, STEPS))
     state = init_state(jax.random.key(0), model, tx, ema=0.0)
     state = state._replace(params=params, batch_stats=batch_stats)
     for images, labels in batches():
-        state = step(state, Batch(jnp.asarray(images), jnp.asarray(labels)))
+        state = step(state, {}, jnp.asarray(images), jnp.asarray(labels))
     assert state.skipped.total == 0
     return state.params
 
@@ -121,8 +120,8 @@ def train_in_jax(params, batch_stats, method):
 def test_twenty_steps_end_at_the_same_weights(method, x64):
     torch.manual_seed(0)
     torch.set_num_threads(1)  # more of them wait for each other on a busy machine
-    module = pytorch_resnet.ResNet(depth(method), CLASSES).double()
-    params, batch_stats = jax.tree.map(jnp.asarray, pytorch_resnet.to_jax(module))
+    module = resnet.ResNet(depth(method), CLASSES).double()
+    params, batch_stats = jax.tree.map(jnp.asarray, resnet.to_jax(module))
     ours = train_in_jax(params, batch_stats, method)
     theirs = train_in_pytorch(module, method)
     assert jax.tree.structure(ours) == jax.tree.structure(theirs)
@@ -136,7 +135,7 @@ def test_twenty_steps_end_at_the_same_weights(method, x64):
 
 @pytest.mark.parametrize(("classes", "parameters"), [(10, 464_154), (100, 470_004)])
 def test_both_networks_have_the_published_size(classes, parameters):
-    theirs = pytorch_resnet.ResNet(32, classes)
+    theirs = resnet.ResNet(32, classes)
     ours, _ = jax.eval_shape(resnet_cifar(32, classes).init, jax.random.key(0))
     assert sum(p.numel() for p in theirs.parameters()) == parameters
     assert sum(p.size for p in jax.tree.leaves(ours)) == parameters

@@ -18,16 +18,14 @@ from tfds_files import (
     write_imagenet_lt,
     write_places,
 )
+from tiny_runs import make
 
-from experiments import sharding
 from experiments.config import LOSSES, METHODS
 from experiments.configs import RECIPES, get_config
 from experiments.data.load import load_dataset
-from experiments.evaluation import scores
-from experiments.feeds import make_feed
-from experiments.step import epoch_means
 from experiments.train import parse
-from experiments.trainer import make_trainer
+from experiments.training.evaluate import scores
+from experiments.training.step import epoch_means
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +93,7 @@ def test_every_recipe_runs_two_steps(name, method, loss, data_dir, request):
     run_steps(config, dataset, steps=2, looks=2)
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", [name for name in RECIPES if "_if" not in name])
 def test_the_command_in_a_recipe_is_the_recipe(name):
     text = importlib.import_module(f"experiments.configs.{name}").__doc__
     (command,) = re.findall(r"python -m experiments.train (.*)", text)
@@ -158,19 +156,17 @@ def test_cifar100_lt_trains_for_real(tmp_path):
     dataset = load_dataset(config, tmp_path)
     assert dataset.class_counts[[0, -1]].tolist() == [100, 1]
     trainer, sums = run_steps(config, dataset, steps=8, looks=1)
-    assert trainer.batch_size == 64 and trainer.steps_per_epoch == 33
+    assert config.batch_size == 64 and trainer.steps_per_epoch == 33
     assert np.sum(sums.confusion) == 200
 
 
 def run_steps(config, dataset, steps, looks):
-    """Trains for so many steps and evaluates so many batches of the test part."""
-    mesh, key = sharding.device_mesh(1), jax.random.key(0)
-    trainer = make_trainer(config, dataset, mesh)
-    state = trainer.init(key)
-    feed = make_feed(config, dataset, trainer, mesh, key, workers=0)
+    """Trains for so many steps and evaluates so many batches of the test split."""
+    trainer, feed, key = make(config, dataset)
+    state = trainer.init(jax.random.key(0))
     for inputs, count in itertools.islice(feed.epoch(0), steps):
         state = trainer.advance(state, inputs, key, count)
-    sums = trainer.evaluate(state, itertools.islice(feed.batches(dataset.test), looks))
+    sums = trainer.evaluate(state, itertools.islice(feed.whole(dataset.test), looks))
     feed.close()
     assert (state.step, state.skipped.total) == (steps, 0)
     seen = epoch_means(state.sums)

@@ -18,7 +18,7 @@ from experiments.config import Config
 from experiments.configs import get_config
 from experiments.errors import UserError
 from experiments.metrics import SCORES
-from experiments.records import read_manifest
+from experiments.records.manifest import read_manifest
 from experiments.reporting.cells import narrow
 from experiments.reporting.groups import grouped
 from experiments.reporting.runs import find_runs, step_seconds
@@ -368,6 +368,7 @@ def test_the_command(runs, tmp_path):
         assert (out / figure).read_bytes()[1:4] == b"PNG"
 
 
+@pytest.mark.slow
 def test_the_command_without_a_folder():
     status, output = finish(start("report"))
     assert status == 2

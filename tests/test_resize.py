@@ -7,14 +7,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments.data import resized_crop
-from experiments.data.resize import (
+pytest.importorskip("tyro", reason="needs focal_sam_jax[experiments]")
+
+from experiments.configs import get_config
+from experiments.data.images import host_crop
+from experiments.data.images.resize import (
     crop_and_resize,
-    five_crops,
+    eval_view,
     random_box,
     random_resized_crop,
     resize,
 )
+from experiments.errors import UserError
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -87,7 +91,7 @@ def test_parts_are_drawn_as_on_the_host():
     assert (top >= 0).all() and (top + tall <= height).all()
     assert (left >= 0).all() and (left + wide <= width).all()
     rng = np.random.default_rng(0)
-    host = [resized_crop.random_box(width, height, rng) for _ in range(draws)]
+    host = [host_crop.random_box(width, height, rng) for _ in range(draws)]
     first_column, first_row, column, row = np.array(host).T
     host_tall, host_wide = row - first_row, column - first_column
     # Sides are rounded to whole pixels, which moves both a little beyond their bounds.
@@ -116,7 +120,7 @@ def test_parts_are_drawn_as_on_the_host():
     ],
 )
 def test_what_never_fits_is_the_middle(height, width, fallback):
-    left, top, right, bottom = resized_crop.random_box(
+    left, top, right, bottom = host_crop.random_box(
         width, height, np.random.default_rng(0)
     )
     assert fallback == (top, left, bottom - top, right - left)
@@ -143,16 +147,25 @@ def test_about_half_are_mirrored():
     assert 0.4 < share < 0.6
 
 
-def test_five_crops_are_the_corners_and_the_middle():
-    images = pixels(2, 10, 13, 3)
-    crops = np.asarray(five_crops(jnp.asarray(images), 8))
-    wanted = [
-        images[:, :8, :8],
-        images[:, :8, 5:],
-        images[:, 2:, :8],
-        images[:, 2:, 5:],
-        images[:, 1:9, 2:10],
-    ]
-    np.testing.assert_array_equal(crops, np.stack(wanted))
-    with pytest.raises(ValueError, match="at least 12 by 12 pixels, got 10 by 13"):
-        five_crops(jnp.asarray(images), 12)
+def config(**changes):
+    return get_config("cifar100_lt", "sgd").replace(**changes)
+
+
+def test_images_are_evaluated_as_they_are():
+    whole = jnp.asarray(pixels(3, 32, 32, 3))
+    np.testing.assert_array_equal(eval_view(config(), whole), whole)
+
+
+def test_images_in_memory_are_resized_with_the_margin_asked_for():
+    small = jnp.asarray(pixels(3, 32, 32, 3))
+    seen = eval_view(config(input_size=48), small)
+    np.testing.assert_array_equal(seen, resize(small, 48))
+    seen = eval_view(config(input_size=48, test_resize=56), small)
+    np.testing.assert_array_equal(seen, resize(small, 56)[:, 4:52, 4:52])
+
+
+def test_sizes_that_do_not_fit_are_refused():
+    with pytest.raises(UserError, match="--test-resize must be at least the 48 pixels"):
+        config(input_size=48, test_resize=40)
+    with pytest.raises(UserError, match="--input-size must be at least 8, got 4"):
+        config(input_size=4)

@@ -11,33 +11,33 @@ import pytest
 
 pytest.importorskip("orbax.checkpoint", reason="needs focal_sam_jax[experiments]")
 
-from commands import finish, metrics, start
+from commands import PATIENCE, finish, metrics, start
+from tiny_runs import FLAGS, make
 
-from experiments import sharding
-from experiments.checkpoint import Checkpoints
 from experiments.data.load import load_dataset
-from experiments.train import parse
-from experiments.trainer import make_trainer
+from experiments.records.manifest import config_of, read_manifest
+from experiments.training.checkpoint import Checkpoints
 
-KILLS = 20
 # Every epoch saves, and averaged weights are in the state.
-JOB = ["--width", "2", "--epochs", "100", "--eval-every", "5", "--ema", "0.9"]
-JOB += ["--checkpoint-every", "1", "--devices", "1"]
+JOB = [*FLAGS, "--eval-every", "5", "--ema", "0.9", "--checkpoint-every", "1"]
+SHORT, JOB = [*JOB, "--epochs", "12"], [*JOB, "--epochs", "60"]
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """A run that nothing disturbed."""
-    run_dir = tmp_path_factory.mktemp("runs") / "whole"
-    status, said = finish(start("train", *JOB, "--run-dir", run_dir))
+def undisturbed(job, run_dir):
+    """A run that nothing disturbs."""
+    status, said = finish(start("train", *job, "--run-dir", run_dir))
     assert status == 0, said
     return run_dir
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return undisturbed(JOB, tmp_path_factory.mktemp("runs") / "whole")
+
+
 def final_state(run_dir):
-    config = parse([*JOB, "--run-dir", str(run_dir)]).config
-    dataset = load_dataset(config, run_dir)
-    trainer = make_trainer(config, dataset, sharding.device_mesh(1))
+    config = config_of(read_manifest(run_dir))
+    trainer, *_ = make(config, load_dataset(config, run_dir))
     checkpoints = Checkpoints(run_dir, config, trainer.shapes)
     step, state, best = checkpoints.restore(checkpoints.latest())
     checkpoints.close()
@@ -60,15 +60,18 @@ def rows(run_dir):
     return path.read_text().count("\n") if path.exists() else 0
 
 
-@pytest.mark.slow
-def test_a_run_killed_twenty_times_ends_bit_for_bit_the_same(whole, tmp_path):
+@pytest.mark.parametrize(
+    ("wanted", "job"), [(3, SHORT), pytest.param(20, JOB, marks=pytest.mark.slow)]
+)
+def test_a_run_killed_many_times_ends_bit_for_bit_the_same(wanted, job, tmp_path):
+    whole = undisturbed(job, tmp_path / "whole")
     run_dir, draw = tmp_path / "killed", random.Random(0)
     kills = in_a_save = 0
-    while kills < KILLS:
+    while kills < wanted:
         resume = ["--resume"] if (run_dir / "manifest.json").exists() else []
         begun = rows(run_dir)
-        process = start("train", *JOB, "--run-dir", run_dir, *resume)
-        deadline = time.monotonic() + 240
+        process = start("train", *job, "--run-dir", run_dir, *resume)
+        deadline = time.monotonic() + PATIENCE
         while rows(run_dir) <= begun and process.poll() is None:
             assert time.monotonic() < deadline
             time.sleep(0.001)
@@ -83,10 +86,10 @@ def test_a_run_killed_twenty_times_ends_bit_for_bit_the_same(whole, tmp_path):
         kills += 1
         in_a_save += bool(unfinished_saves(run_dir))
 
-    status, said = finish(start("train", *JOB, "--run-dir", run_dir, "--resume"))
+    status, said = finish(start("train", *job, "--run-dir", run_dir, "--resume"))
     assert status == 0, said
     print(f"{kills} kills, {in_a_save} of them inside a save")
-    assert in_a_save >= KILLS // 4
+    assert in_a_save >= wanted // 4
     assert_the_same(run_dir, whole)
 
 
@@ -158,7 +161,7 @@ def test_a_run_goes_on_from_the_checkpoint_before(copy):
 @pytest.mark.slow
 def test_a_foreign_checkpoint_is_refused_and_left_alone(copy, tmp_path):
     other = tmp_path / "other"
-    options = ["--width", "3", "--epochs", "2", "--devices", "1", "--run-dir", other]
+    options = [*FLAGS, "--width", "3", "--epochs", "2", "--run-dir", other]
     status, said = finish(start("train", *options))
     assert status == 0, said
     shutil.rmtree(copy / "checkpoints")

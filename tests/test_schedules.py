@@ -11,7 +11,7 @@ pytest.importorskip("tyro", reason="needs focal_sam_jax[experiments]")
 
 from experiments.configs import get_config
 from experiments.errors import UserError
-from experiments.schedules import at, learning_rate, radius
+from experiments.training.schedules import at, learning_rate, radius
 
 SGD = get_config("digits_lt", "sgd")
 SAM = get_config("digits_lt", "sam")

@@ -6,35 +6,28 @@ import pytest
 
 pytest.importorskip("flax", reason="needs focal_sam_jax[experiments]")
 
-from experiments import sharding
-from experiments.configs import get_config
-from experiments.data.load import load_dataset
+from tiny_runs import make, tiny, train
+
+from experiments import devices
 from experiments.errors import UserError
-from experiments.feeds import MemoryFeed
-from experiments.trainer import make_trainer
 
 
 def trained(mesh, split_state=False):
     """A state after one epoch of Focal-SAM, the sums of its evaluation, its trainer."""
-    config = get_config("digits_lt", "focal_sam").replace(width=16, batch_size=128)
-    dataset = load_dataset(config, None)
-    trainer = make_trainer(config, dataset, mesh, split_state=split_state)
-    key = sharding.random_key(0, mesh)
-    feed = MemoryFeed(config, dataset, trainer, mesh, key)
-    state = trainer.init(key)
-    for inputs, steps in feed.epoch(0):
-        state = trainer.advance(state, inputs, key, steps)
-    return state, trainer.evaluate(state, feed.batches(dataset.test)), trainer
+    config, dataset = tiny(width=16)
+    trainer, feed, key = make(config, dataset, mesh=mesh, split_state=split_state)
+    state = train(trainer, feed, key)
+    return state, trainer.evaluate(state, feed.whole(dataset.test)), trainer
 
 
 @pytest.fixture(scope="module")
 def one():
-    return trained(sharding.device_mesh(1))
+    return trained(devices.device_mesh(1))
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["whole", "split"])
 def eight(request):
-    return trained(sharding.device_mesh(8), request.param), request.param
+    return trained(devices.device_mesh(8), request.param), request.param
 
 
 @pytest.mark.slow
@@ -64,20 +57,20 @@ def test_a_split_state_is_split_and_stays_so(eight):
 
 
 def test_small_and_odd_arrays_stay_whole():
-    mesh = sharding.device_mesh(8)
+    mesh = devices.device_mesh(8)
     shapes = [(4, 4), (2**15 + 1,), (), (3, 2**14), (8, 2**14)]
     structs = [jax.ShapeDtypeStruct(shape, np.float32) for shape in shapes]
-    layout = sharding.of_state(structs, mesh, split=True)
+    layout = devices.of_state(structs, mesh, split=True)
     split = [not sharding_of_one.is_fully_replicated for sharding_of_one in layout]
     assert split == [False, False, False, True, True]
 
 
 def test_a_batch_must_be_shared_evenly():
     with pytest.raises(UserError, match="--batch-size must be a multiple of the 8 dev"):
-        sharding.check_batch_size(30, sharding.device_mesh(8))
+        devices.check_batch_size(30, devices.device_mesh(8))
 
 
 @pytest.mark.parametrize("number", [0, 9])
 def test_there_must_be_so_many_devices(number):
     with pytest.raises(UserError, match=f"--devices must be from 1 to .* got {number}"):
-        sharding.device_mesh(number)
+        devices.device_mesh(number)

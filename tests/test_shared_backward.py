@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 pytest.importorskip("flax", reason="needs focal_sam_jax[experiments]")
 
 import focal_sam_jax as fsam
+from experiments.config import Config
 from experiments.configs import get_config
 from experiments.models import make_model, resnet_cifar
 from experiments.models.clip.architecture import Transformer, Vision
 from experiments.models.clip.classifier import tuned_clip, vision_transformer
-from experiments.step import Batch, init_state, make_train_step
+from experiments.training.step import init_state, make_train_step
 
 COUNTS = np.array([60, 30, 8, 2])
 CLASSES = len(COUNTS)
@@ -129,6 +130,7 @@ TRANSFORMS = {
 MASK = {"in": True, "twice": False, "scale": True, "bias": False, "out": True}
 
 
+@pytest.mark.by_default(name=("focal_sam",))
 @pytest.mark.parametrize("name", TRANSFORMS)
 @pytest.mark.parametrize("options", [{}, {"mask": MASK}, {"adaptive": True}], ids=str)
 @pytest.mark.usefixtures("quick_compile")
@@ -161,6 +163,7 @@ def test_aux_comes_from_the_clean_pass():
     np.testing.assert_allclose(aux, logits(params, x), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_bfloat16_rounds_no_more_than_twice():
     params, x = cast((parameters(), PIXELS), jnp.bfloat16)
     (_, want), (_, got) = both_engines(params, x, LABELS, WEIGHTS)
@@ -195,6 +198,7 @@ def test_with_ordinary_parameters_it_is_the_call():
     jax.tree.map(np.testing.assert_array_equal, apply(f, theta, x), f(theta, x))
 
 
+@pytest.mark.slow
 def test_integers_pass_beside_the_floats():
     def f(params, tokens, y):
         x, tokens = apply(lambda w, t: (w[t], t), params, tokens)
@@ -391,10 +395,7 @@ def test_only_networks_that_mix_no_examples_offer_it():
 
 
 @pytest.mark.parametrize("offers", [True, False])
-@pytest.mark.parametrize("mixed", [True, False])
-def test_training_shares_where_the_network_allows_and_labels_are_not_mixed(
-    offers, mixed
-):
+def test_training_shares_where_the_network_allows(offers):
     seen = []
 
     def update(updates, state, params=None, *, evaluation, **extra):
@@ -404,18 +405,15 @@ def test_training_shares_where_the_network_allows_and_labels_are_not_mixed(
     tx = optax.GradientTransformationExtraArgs(lambda params: (), update)
     model = vision_transformer(TINY, CLASSES)._replace(per_example=offers)
     step = make_train_step(
+        Config(),
         model,
         tx,
         lambda logits, labels, epoch: fsam.losses.cross_entropy(logits, labels),
         CLASSES,
         steps_per_epoch=5,
-        ema=0.0,
-        max_skipped=1,
     )
-    mixing = {"other_labels": LABELS[::-1], "share": 0.7} if mixed else {}
-    batch = Batch(jnp.ones((6, 8, 8, 3)), jnp.asarray(LABELS), **mixing)
     state = jax.eval_shape(
         lambda key: init_state(key, model, tx, ema=0.0), jax.random.key(0)
     )
-    jax.eval_shape(step, state, batch)
-    assert seen == [offers and not mixed]
+    jax.eval_shape(step, state, {}, jnp.ones((6, 8, 8, 3)), jnp.asarray(LABELS))
+    assert seen == [offers]

@@ -135,6 +135,7 @@ def test_no_radius_no_rise():
     assert np.all(np.asarray(mean) == 0) and np.all(np.asarray(error) == 0)
 
 
+@pytest.mark.slow
 def test_the_average_of_a_quadratic_is_its_trace(x64):
     matrix = jax.random.normal(jax.random.key(3), (30, 30), float)
     matrix = matrix @ matrix.T
@@ -176,6 +177,7 @@ def test_one_draw_has_no_error():
     assert mean[0] > 0 and np.isnan(error[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adaptive", [False, True])
 def test_inside_jit_it_is_the_same(adaptive):
     params, losses = small.network(), small.class_losses()

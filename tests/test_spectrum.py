@@ -71,6 +71,7 @@ def test_the_largest_is_not_that_of_the_largest_magnitude(x64):
     np.testing.assert_allclose(top.values, [1.0], atol=1e-10)
 
 
+@pytest.mark.slow
 def test_float32_is_enough_for_a_wide_spectrum():
     size = 300
     eigenvalues = np.concatenate([[100.0, 50.0, 20.0], np.geomspace(1, 1e-6, size - 3)])
@@ -205,6 +206,7 @@ def test_inside_jit_it_is_the_same(x64):
         np.testing.assert_allclose(ours, compiled, rtol=1e-8, atol=1e-10)
 
 
+@pytest.mark.slow
 def test_narrow_parameters_have_wide_eigenvalues():
     params = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), small.network())
     top = sharpness.top_eigenpairs(small.class_losses(), params, 1.0, key=KEY, steps=5)

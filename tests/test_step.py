@@ -1,4 +1,4 @@
-"""One step of training: what is kept, what is skipped, what is averaged and mixed."""
+"""One step of training: what is kept, what is skipped, what is averaged."""
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +10,11 @@ from tracing import counted
 pytest.importorskip("flax", reason="needs focal_sam_jax[experiments]")
 
 import focal_sam_jax as fsam
+from experiments.config import Config
 from experiments.configs import get_config
-from experiments.methods import make_loss
 from experiments.models import Model
-from experiments.step import Batch, epoch_means, init_state, make_train_step
+from experiments.training.criterion import make_loss
+from experiments.training.step import epoch_means, init_state, make_train_step
 
 COUNTS = np.array([20, 5])
 
@@ -38,15 +39,19 @@ def cross_entropy(logits, labels, epoch):
     return fsam.losses.cross_entropy(logits, labels)
 
 
-def batch(value=1.0, **mixing):
+LABELS = jnp.array([0, 0, 0, 1])
+
+
+def batch(value=1.0):
+    """Frozen weights, images and labels."""
     images = jax.random.normal(jax.random.key(1), (4, 1, 1, 3)) * value
-    return Batch(images, jnp.array([0, 0, 0, 1]), **mixing)
+    return {}, images, LABELS
 
 
 def make(tx=None, loss=cross_entropy, ema=0.0, max_skipped=3, steps_per_epoch=5):
     tx = tx or optax.with_extra_args_support(optax.sgd(0.1, momentum=0.9))
-    options = {"ema": ema, "max_skipped": max_skipped}
-    step = make_train_step(linear(), tx, loss, 2, steps_per_epoch, **options)
+    config = Config(ema=ema, max_skipped=max_skipped)
+    step = make_train_step(config, linear(), tx, loss, 2, steps_per_epoch)
     return init_state(jax.random.key(0), linear(), tx, ema=ema), jax.jit(step)
 
 
@@ -66,15 +71,15 @@ METHODS = {
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_step_that_is_not_finite_changes_nothing_but_its_count(method, value):
     state, step = make(METHODS[method])
-    state = step(state, batch())
-    after = step(state, batch(value))
+    state = step(state, *batch())
+    after = step(state, *batch(value))
     for part in ("params", "batch_stats", "opt_state", "sums"):
         assert_same(getattr(after, part), getattr(state, part))
     assert after.step == state.step + 1
     assert tuple(after.skipped) == (1, 1, -1)
-    good = step(after, batch())
+    good = step(after, *batch())
     assert tuple(good.skipped) == (1, 0, -1)
-    assert_same(good.params, step(state, batch()).params)
+    assert_same(good.params, step(state, *batch()).params)
 
 
 def test_an_overflow_at_the_perturbed_weights_alone_is_skipped():
@@ -87,7 +92,7 @@ def test_an_overflow_at_the_perturbed_weights_alone_is_skipped():
 
     tx = optax.chain(fsam.sam(rho=1e3), optax.sgd(0.1))
     state, step = make(tx, loss)
-    after = step(state, batch())
+    after = step(state, *batch())
     assert after.skipped.total == 1
     assert_same(after.params, state.params)
 
@@ -95,7 +100,7 @@ def test_an_overflow_at_the_perturbed_weights_alone_is_skipped():
 def test_the_step_at_which_a_long_row_began_is_kept():
     state, step = make(max_skipped=3)
     for value in [1, np.nan, 1, np.nan, np.nan, np.nan, 1, np.nan, np.nan, np.nan]:
-        state = step(state, batch(value))
+        state = step(state, *batch(value))
     # Steps count from 0; the first row of three began with step 3.
     assert tuple(state.skipped) == (7, 3, 3)
 
@@ -104,9 +109,9 @@ def test_sums_are_of_the_good_steps_of_this_epoch():
     state, step = make(steps_per_epoch=3)
     losses = []
     for t, value in enumerate([1, 2, 3, 1, np.nan, 3]):
-        logits = batch(value).images.reshape(4, 3) @ state.params["w"]
-        losses.append(float(cross_entropy(logits, batch().labels, 0).mean()))
-        state = step(state, batch(value))
+        logits = batch(value)[1].reshape(4, 3) @ state.params["w"]
+        losses.append(float(cross_entropy(logits, LABELS, 0).mean()))
+        state = step(state, *batch(value))
         if t == 2:
             means = epoch_means(state.sums)
             assert means["loss"] == pytest.approx(np.mean(losses), rel=1e-5)
@@ -118,7 +123,7 @@ def test_sums_are_of_the_good_steps_of_this_epoch():
 
 def test_an_epoch_without_a_good_step_has_no_means():
     state, step = make()
-    assert epoch_means(step(state, batch(np.nan)).sums)["loss"] is None
+    assert epoch_means(step(state, *batch(np.nan)).sums)["loss"] is None
 
 
 def test_the_average_is_exponential_and_what_is_evaluated():
@@ -127,7 +132,7 @@ def test_the_average_is_exponential_and_what_is_evaluated():
     average = np.asarray(state.params["w"])
     mean = np.zeros(3)
     for _ in range(4):
-        state, plain = step(state, batch()), plain_step(plain, batch())
+        state, plain = step(state, *batch()), plain_step(plain, *batch())
         average = 0.75 * average + 0.25 * np.asarray(state.params["w"])
         mean = 0.75 * mean + 0.25 * np.asarray(state.batch_stats["mean"])
     assert_same(state.params, plain.params)
@@ -141,32 +146,7 @@ def test_nothing_in_a_new_state_is_there_twice():
     state, step = make(ema=0.9)
     buffers = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(state)]
     assert len(set(buffers)) == len(buffers)
-    jax.jit(step, donate_argnums=0)(state, batch())
-
-
-@pytest.mark.parametrize("share", [1.0, 0.0, 0.3])
-def test_a_mixed_image_belongs_to_both_classes_by_their_shares(share):
-    seen = []
-
-    def tx_update(updates, state, params=None, *, evaluation, **_):
-        seen.append(evaluation.losses)
-        return updates, state
-
-    spy = optax.GradientTransformationExtraArgs(lambda _: (), tx_update)
-    options = {"ema": 0.0, "max_skipped": 3}
-    step = make_train_step(linear(), spy, cross_entropy, 2, 5, **options)
-    state = init_state(jax.random.key(0), linear(), spy, ema=0.0)
-    other = jnp.array([1, 0, 1, 1])
-    mixed = batch(other_labels=other, share=jnp.float32(share))
-    step(state, mixed)
-
-    logits = mixed.images.reshape(4, 3) @ state.params["w"]
-    losses = np.zeros(2)
-    for labels, part in ((mixed.labels, share), (other, 1 - share)):
-        of_example = fsam.losses.cross_entropy(logits, labels)
-        for label, value in zip(labels, of_example, strict=True):
-            losses[label] += part * value / 4
-    np.testing.assert_allclose(seen[0], losses, rtol=1e-5, atol=1e-7)
+    jax.jit(step, donate_argnums=0)(state, *batch())
 
 
 def test_deferred_weights_begin_in_their_epoch_and_compile_nothing():

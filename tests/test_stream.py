@@ -13,19 +13,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import PATIENCE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 pytest.importorskip("grain", reason="needs focal_sam_jax[experiments,data]")
 from PIL import Image, ImageEnhance
 
-from experiments.data.decode import (
+from experiments.data.images.decode import (
     decode_rgb,
     import_pillow,
     resize_and_crop,
     resize_to,
 )
-from experiments.data.resized_crop import (
+from experiments.data.images.host_crop import (
     color_jitter,
     random_box,
     random_resized_crop,
@@ -324,6 +325,7 @@ def test_a_batch_of_many_parts_is_in_order():
     assert_same(large, [joined])
 
 
+@pytest.mark.by_default(workers=(2,))
 @pytest.mark.parametrize("workers", [1, 2])
 def test_workers_change_nothing(workers):
     options = {"start_step": 3, "shard": 1, "num_shards": 2}
@@ -346,6 +348,7 @@ def test_evaluation_sees_every_example_once_and_in_order(batch_size):
         np.testing.assert_array_equal(image, resize_and_crop(decoded, 14, SIDE))
 
 
+@pytest.mark.by_default(workers=(0,))
 @pytest.mark.parametrize(("num_shards", "workers"), [(2, 0), (4, 0), (2, 2)])
 def test_shards_of_an_evaluation_are_alike_and_sum_to_the_whole(num_shards, workers):
     options = {"num_shards": num_shards, "workers": workers}
@@ -443,7 +446,7 @@ def run_parent(how):
         env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
         start_new_session=True,
     )
     return done, [int(word) for word in done.stdout.split()]
@@ -464,6 +467,7 @@ def wait_until_gone(processes):
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_workers_obey_their_parent_alone_and_leave_without_a_word():
     done, workers = run_parent("signalled")
     assert (done.returncode, done.stderr) == (0, "")

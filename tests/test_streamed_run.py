@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("grain", reason="needs focal_sam_jax[data]")
 pytest.importorskip("orbax.checkpoint", reason="needs focal_sam_jax[experiments]")
 
-from commands import finish, metrics, start
+from commands import PATIENCE, finish, metrics, start
 from PIL import Image
 from test_multihost import finish_all, free_port
 
@@ -64,7 +64,7 @@ def test_a_stream_resumes_where_it_was(job, whole, tmp_path, signal_, workers):
     run_dir = tmp_path / "run"
     options = [*job, "--workers", workers, "--run-dir", run_dir]
     process = start("train", *options)
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + PATIENCE
     while not (run_dir / "metrics.jsonl").exists() or not metrics(run_dir):
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.001)

@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import (
     EventAccumulator,
 )
 
-from experiments.tensorboard import TensorBoard
+from experiments.records.rows import TensorBoard
 
 STEPS_PER_EPOCH = 7
 

@@ -18,9 +18,9 @@ import tfds_files
 from PIL import Image
 from tfrecord_files import masked_checksum
 
-from experiments.data.record_index import CACHE_FOLDER
-from experiments.data.tfds_source import PreparedSet
-from experiments.data.tfrecord import TFRecordFiles, find_records
+from experiments.data.sources.label_cache import CACHE_FOLDER
+from experiments.data.sources.tfds_records import PreparedSet
+from experiments.data.sources.tfrecord import TFRecordFiles, find_records
 from experiments.errors import UserError
 
 FORMATS = ["array_record", "tfrecord"]

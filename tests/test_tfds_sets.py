@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import PATIENCE
 
 pytest.importorskip("sklearn", reason="needs focal_sam_jax[experiments]")
 pytest.importorskip("tensorflow_datasets", reason="needs focal_sam_jax[data]")
@@ -18,8 +19,8 @@ from PIL import Image
 
 from experiments.configs import get_config
 from experiments.data.load import load_dataset
-from experiments.data.tfds_folder import TFDS_NAMES
-from experiments.data.tfds_source import PreparedSet
+from experiments.data.sources.tfds_folder import TFDS_NAMES
+from experiments.data.sources.tfds_records import PreparedSet
 from experiments.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -109,7 +110,7 @@ except UserError as error:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
     )
     assert package in done.stdout, done.stderr
     assert "pip install -e '.[experiments,data]'" in done.stdout
@@ -137,11 +138,11 @@ def test_which_part_is_tested_on(tmp_path, splits, validation, test):
 @pytest.mark.parametrize(
     ("splits", "words"),
     [
-        ({"train": (0, 1)}, "neither a test nor a validation part"),
-        ({"train": (0, 1), "test": (-1,)}, "neither a test nor a validation part"),
+        ({"train": (0, 1)}, "neither a test nor a validation split"),
+        ({"train": (0, 1), "test": (-1,)}, "neither a test nor a validation split"),
         ({"test": (0, 1)}, "no split train; it has test"),
         ({"train": (0, 0), "test": (0,)}, r"Class 1 \(right\) .*no training image"),
-        ({"train": (0, -1), "test": (0,)}, "train part .* of class -1"),
+        ({"train": (0, -1), "test": (0,)}, "train split .* of class -1"),
     ],
 )
 def test_parts_that_do_not_suit_are_explained(tmp_path, splits, words):

@@ -8,12 +8,12 @@ pytest.importorskip("orbax.checkpoint", reason="needs focal_sam_jax[experiments]
 
 from commands import finish, metrics, start
 from rich.console import Console
+from tiny_runs import FLAGS
 
 from experiments.errors import UserError
 from experiments.train import parse, run
 
-TINY = ["--width", "2", "--epochs", "4", "--batch-size", "128", "--eval-every", "2"]
-TINY += ["--devices", "1"]
+TINY = [*FLAGS, "--epochs", "4", "--eval-every", "2"]
 
 
 def train(run_dir, *options):
@@ -71,7 +71,7 @@ def test_metrics_have_the_promised_keys(finished):
         assert all(0 <= test[name] <= 1 for name in names)
 
 
-def test_the_best_epoch_is_chosen_on_the_validation_part(finished):
+def test_the_best_epoch_is_chosen_on_the_validation_split(finished):
     rows = metrics(finished[0])
     looks = [row for row in rows if row["split"] == "validation"]
     best = max(looks, key=lambda row: row["accuracy"])
@@ -129,6 +129,7 @@ def test_resume_needs_to_know_the_run():
         run(parse(["--resume"]), Console())
 
 
+@pytest.mark.slow
 def test_divergence_stops_the_run(tmp_path):
     words = "not finite in 10 steps in a row, the first of them step [23]:.*--learning"
     with pytest.raises(UserError, match=words):

@@ -122,12 +122,14 @@ def assert_same(got, want, rtol=1e-8):
 # --- the oracle -----------------------------------------------------------------------
 
 
+@pytest.mark.by_default(c=(0,))
 @pytest.mark.parametrize("c", range(ref.CLASSES))
 def test_the_oracle_differentiates_by_hand_what_jax_differentiates(x64, c):
     want = jax.grad(lambda p: loss_of()(p)[c])(to_jax(FULL))
     assert_same(ref.class_gradient(FULL, c), want, 1e-13)
 
 
+@pytest.mark.by_default(mask=(None,), tolerance=(1e-12,))
 @pytest.mark.parametrize(
     ("name", "adaptive"),
     [*((n, {}) for n in MAKERS), *((n, {"adaptive": True}) for n in ADAPTIVE)],
@@ -150,6 +152,7 @@ def test_agrees_with_the_oracle(name, adaptive, mask, x64, tolerance):
     np.testing.assert_allclose(state.info.sharpness, want.sharpness, rtol=1e-4)
 
 
+@pytest.mark.by_default(name=("focal_sam", "cc_sam"))
 @every_method
 @pytest.mark.parametrize(
     ("mask", "full"),
@@ -174,6 +177,7 @@ def test_a_mask_may_be_a_prefix_or_a_function(name, mask, full):
 # --- rho, state, aux ------------------------------------------------------------------
 
 
+@pytest.mark.by_default(name=("focal_sam", "cc_sam"))
 @every_method
 def test_a_schedule_of_rho_runs_on_the_counter_in_the_state(name):
     make, oracle = MAKERS[name]
@@ -221,6 +225,7 @@ def test_from_the_switch_on_sse_sam_is_imbsam():
     assert_same(got, want, 1e-5)
 
 
+@pytest.mark.by_default(name=("focal_sam", "cc_sam"))
 @every_method
 def test_a_traced_rho_compiles_once(name):
     make, oracle = MAKERS[name]

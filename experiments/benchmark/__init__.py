@@ -1,1 +1,1 @@
-"""The same algorithms in PyTorch, to check against. The only room that knows it."""
+"""The methods timed, here and in PyTorch."""

@@ -1,6 +1,7 @@
 """Times the methods, here and in PyTorch: ``python -m experiments.benchmark``."""
 
 import datetime
+import importlib.metadata
 import importlib.util
 import os
 import sys
@@ -20,7 +21,7 @@ import tyro
 from rich.console import Console
 from rich.markdown import Markdown
 
-from experiments.benchmark import epoch, parts
+from experiments.benchmark import epoch, sections
 from experiments.benchmark.contestant import Contestant
 from experiments.benchmark.jax_steps import jax_step
 from experiments.benchmark.pictures import benchmark_figure
@@ -32,18 +33,16 @@ from experiments.benchmark.workload import (
     Precision,
     Workload,
 )
-from experiments.errors import UserError, exit_with
-from experiments.records import describe_machine, free_run_dir, write_json
+from experiments.cli import exit_with
+from experiments.config import about
+from experiments.errors import UserError
+from experiments.records.manifest import describe_machine, free_run_dir, write_json
 
 Framework = Literal["jax", "torch", "torch_compile"]
-Part = Literal["steps", "epoch", "seeds", "growth"]
+Section = Literal["steps", "epoch", "seeds", "growth"]
 _HOST_DEVICES = 8
 # An epoch takes as long as hundreds of steps.
 _EPOCHS = 3
-
-
-def _option(help_text: str):
-    return tyro.conf.arg(help=help_text)
 
 
 @dataclass(frozen=True)
@@ -54,47 +53,48 @@ class Job:
     Markdown, and a figure.
     """
 
-    model: Annotated[tuple[Network, ...], _option("networks; vit_b16 trains whole")] = (
+    model: Annotated[tuple[Network, ...], about("networks; vit_b16 trains whole")] = (
         "resnet32",
     )
-    batch_size: Annotated[tuple[int, ...], _option("examples a step")] = (64,)
+    batch_size: Annotated[tuple[int, ...], about("examples a step")] = (64,)
     precision: Annotated[
-        tuple[Precision, ...], _option("of the computation; weights are in float32")
+        tuple[Precision, ...], about("of the computation; weights are in float32")
     ] = ("float32",)
     methods: Annotated[
         tuple[Method, ...],
-        _option(
+        about(
             "cc_sam_head: as it was published; focal_sam_unshared: of a vision "
             "transformer, with two backward passes at the parameters, not one"
         ),
     ] = METHODS
     frameworks: Annotated[
-        tuple[Framework, ...], _option("torch_compile: with channels last, too")
+        tuple[Framework, ...], about("torch_compile: with channels last, too")
     ] = ("jax", "torch")
     torch_repo: Annotated[
         Path | None,
-        _option("clone of the authors' repository, whose step is then timed as well"),
+        about("clone of the authors' repository, whose step is then timed as well"),
     ] = None
-    parts: Annotated[
-        tuple[Part, ...],
-        _option(
-            "steps of all of the above; an epoch of CIFAR-100-LT, several seeds at "
-            "once, and growth: with the first network, batch size and precision"
+    sections: Annotated[
+        tuple[Section, ...],
+        tyro.conf.arg(
+            aliases=("--parts",),
+            help="steps of all of the above; an epoch of CIFAR-100-LT, several seeds "
+            "at once, and growth: with the first network, batch size and precision",
         ),
     ] = ("steps",)
-    repeats: Annotated[int, _option("rounds; in each everyone has a turn")] = 10
-    seconds: Annotated[float, _option("that a turn takes at least")] = 0.2
+    repeats: Annotated[int, about("rounds; in each everyone has a turn")] = 10
+    seconds: Annotated[float, about("that a turn takes at least")] = 0.2
     data_dir: Annotated[
-        Path, _option("folder of data sets; without CIFAR-100 pixels are random")
+        Path, about("folder of data sets; without CIFAR-100 pixels are random")
     ] = Path("data")
-    workers: Annotated[int, _option("processes of PyTorch that read images")] = 2
+    workers: Annotated[int, about("processes of PyTorch that read images")] = 2
     out: Annotated[
-        Path | None, _option("JSON file for the results; none: a new one in runs/")
+        Path | None, about("JSON file for the results; none: a new one in runs/")
     ] = None
 
 
 def run(job: Job, console: Console) -> Path:
-    """Measures, writes after every part, and returns the path of the JSON file."""
+    """Measures, writes after every section, and returns the path of the JSON file."""
     _check(job)
     out = _out(job)
     results: dict[str, Any] = {
@@ -105,13 +105,13 @@ def run(job: Job, console: Console) -> Path:
     }
     results["device"]["cores"] = os.cpu_count()
     if any(name != "jax" for name in job.frameworks):
-        import torch
-
-        results["versions"]["torch"] = torch.__version__
+        results["versions"]["torch"] = importlib.metadata.version("torch")
     with console.status("compiling") as status:
-        timer = parts.Timer(job.repeats, job.seconds, time.perf_counter, status.update)
-        for part in dict.fromkeys(job.parts):
-            results |= _MEASURE[part](job, timer)
+        timer = sections.Timer(
+            job.repeats, job.seconds, time.perf_counter, status.update
+        )
+        for section in dict.fromkeys(job.sections):
+            results |= _MEASURE[section](job, timer)
             _write(results, out)
     console.print(Markdown(markdown(results)))
     console.print(f"Everything is in {out} and beside it.")
@@ -131,7 +131,7 @@ def _check(job: Job) -> None:
             raise UserError(f"--{name} must be at least {least}, got {value}.")
     if min(job.batch_size, default=0) < 1:
         raise UserError(f"--batch-size must be at least 1, got {job.batch_size}.")
-    for name in ("model", "precision", "methods", "frameworks", "parts"):
+    for name in ("model", "precision", "methods", "frameworks", "sections"):
         if not getattr(job, name):
             raise UserError(f"--{name} needs at least one value.")
 
@@ -161,7 +161,7 @@ def _first(job: Job) -> Workload:
     return Workload(job.model[0], job.batch_size[0], job.precision[0])
 
 
-def _steps(job: Job, timer: parts.Timer) -> dict[str, Any]:
+def _steps(job: Job, timer: sections.Timer) -> dict[str, Any]:
     results: dict[str, Any] = {"rows": [], "limits": {}, "patches": []}
     for model in job.model:
         for batch_size in job.batch_size:
@@ -170,19 +170,21 @@ def _steps(job: Job, timer: parts.Timer) -> dict[str, Any]:
                 contestants = list(
                     _contestants(job, workload, timer, results["patches"])
                 )
-                rows, limits = parts.step_rows(contestants, timer)
+                rows, limits = sections.step_rows(contestants, timer)
                 results["rows"] += rows
                 _merge(results["limits"], limits)
     return results
 
 
-def _contestants(job: Job, workload: Workload, timer: parts.Timer, patches: list[str]):
+def _contestants(
+    job: Job, workload: Workload, timer: sections.Timer, patches: list[str]
+):
     for method in dict.fromkeys(job.methods):
         for framework in _frameworks(job, method):
             timer.progress(f"compiling {framework} {workload.model} {method}")
             yield _contestant(framework, workload, method)
     if job.torch_repo is not None and workload.dtype == "float32":
-        from experiments.benchmark.authors import authors_step
+        from experiments.benchmark.torch.authors import authors_step
 
         contestant, new = authors_step(workload, job.torch_repo)
         patches += [patch for patch in new if patch not in patches]
@@ -198,7 +200,7 @@ def _frameworks(job: Job, method: Method) -> list[Framework]:
 def _contestant(framework: Framework, workload: Workload, method: Method) -> Contestant:
     if framework == "jax":
         return jax_step(workload, method)
-    from experiments.benchmark.torch_steps import torch_step
+    from experiments.benchmark.torch.steps import torch_step
 
     return torch_step(workload, method, compiled=framework == "torch_compile")
 
@@ -212,7 +214,7 @@ def _merge(limits: dict[str, Any], new: dict[str, Any]) -> None:
     limits["copy_bytes_per_s"] = max(new["copy_bytes_per_s"], copies)
 
 
-def _epoch(job: Job, timer: parts.Timer) -> dict[str, Any]:
+def _epoch(job: Job, timer: sections.Timer) -> dict[str, Any]:
     workload = _first(job)
     data, real = epoch.cifar100_lt(epoch.epoch_config(workload, "sgd"), job.data_dir)
     contestants = []
@@ -221,7 +223,7 @@ def _epoch(job: Job, timer: parts.Timer) -> dict[str, Any]:
             if framework == "jax":
                 contestants.append(epoch.jax_epoch(workload, method, data))
                 continue
-            from experiments.benchmark.torch_epoch import torch_epoch
+            from experiments.benchmark.torch.epoch import torch_epoch
 
             contestants.append(
                 torch_epoch(
@@ -233,16 +235,16 @@ def _epoch(job: Job, timer: parts.Timer) -> dict[str, Any]:
                 )
             )
     once = timer._replace(repeats=min(job.repeats, _EPOCHS), seconds=0.0)
-    rows = parts.epoch_rows(contestants, once)
+    rows = sections.epoch_rows(contestants, once)
     return {"epochs": rows, "real_images": real, "workers": job.workers}
 
 
-def _seeds(job: Job, timer: parts.Timer) -> dict[str, Any]:
-    return {"seeds": parts.seed_rows(_first(job), job.methods, timer)}
+def _seeds(job: Job, timer: sections.Timer) -> dict[str, Any]:
+    return {"seeds": sections.seed_rows(_first(job), job.methods, timer)}
 
 
-def _growth(job: Job, timer: parts.Timer) -> dict[str, Any]:
-    return {"growth": parts.growth_rows(_first(job), job.methods, timer)}
+def _growth(job: Job, timer: sections.Timer) -> dict[str, Any]:
+    return {"growth": sections.growth_rows(_first(job), job.methods, timer)}
 
 
 _MEASURE = {"steps": _steps, "epoch": _epoch, "seeds": _seeds, "growth": _growth}
@@ -253,7 +255,7 @@ def main() -> None:
     job = tyro.cli(Job, prog="python -m experiments.benchmark", args=sys.argv[1:])
     # What was compiled before must not be found.
     jax.config.update("jax_enable_compilation_cache", False)
-    if "growth" in job.parts and "xla_force_host" not in os.environ.get(
+    if "growth" in job.sections and "xla_force_host" not in os.environ.get(
         "XLA_FLAGS", ""
     ):
         jax.config.update("jax_num_cpu_devices", _HOST_DEVICES)

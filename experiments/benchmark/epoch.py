@@ -5,15 +5,17 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from experiments import sharding
+from experiments import devices
 from experiments.benchmark.contestant import Contestant
 from experiments.benchmark.workload import Method, Workload, step_name
 from experiments.config import Config
 from experiments.data.dataset import Dataset, Split
+from experiments.data.feed import make_feed
 from experiments.data.load import load_dataset
 from experiments.data.longtail import exponential_counts
 from experiments.errors import UserError
-from experiments.trainer import make_trainer
+from experiments.randomness import random_key
+from experiments.training.trainer import make_trainer
 
 _CLASSES, _LARGEST, _FACTOR = 100, 500, 100.0
 
@@ -32,7 +34,7 @@ def cifar100_lt(config: Config, data_dir: Path) -> tuple[Dataset, bool]:
 
 
 def synthetic(class_counts: np.ndarray) -> Dataset:
-    """Images of 32x32x3 random pixels, so many of each class; nothing to judge by."""
+    """Images of 32x32x3 random pixels, so many of each class, to train on."""
     labels = np.repeat(np.arange(len(class_counts), dtype=np.int32), class_counts)
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (len(labels), 32, 32, 3), dtype=np.uint8)
@@ -44,19 +46,21 @@ def synthetic(class_counts: np.ndarray) -> Dataset:
 
 def jax_epoch(workload: Workload, method: Method, dataset: Dataset) -> Contestant:
     """The experiments' own epoch; images and labels lie on the device."""
-    mesh = sharding.device_mesh(1)
-    trainer = make_trainer(epoch_config(workload, method), dataset, mesh)
-    train = jax.device_put(dataset.train, sharding.replicated(mesh))
-    key = sharding.random_key(0, mesh)
-    state, epoch = trainer.init(jax.random.key(0)), 0
+    config, mesh = epoch_config(workload, method), devices.device_mesh(1)
+    key = random_key(0, mesh)
+    device_loop = devices.loops_are_fast()
+    feed = make_feed(config, dataset, mesh, key, device_loop=device_loop)
+    steps = feed.steps_per_epoch
+    trainer = make_trainer(config, dataset, mesh, steps, device_loop=device_loop)
+    state, step = trainer.init(jax.random.key(0)), 0
 
     def run(turns):
-        nonlocal state, epoch
+        nonlocal state, step
         for _ in range(turns):
-            inputs = train, trainer.order(key, epoch)
-            state = trainer.advance(state, inputs, key, trainer.steps_per_epoch)
-            epoch += 1
+            for inputs, number in feed.epoch(step):
+                state = trainer.advance(state, inputs, key, number)
+            step += steps
         jax.block_until_ready(state)
 
     name = step_name("jax", workload, method)
-    return Contestant(name, run, {"steps": trainer.steps_per_epoch})
+    return Contestant(name, run, {"steps": steps})

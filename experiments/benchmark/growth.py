@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from experiments import sharding
+from experiments import devices
 from experiments.benchmark.contestant import Contestant
 from experiments.benchmark.jax_steps import (
     build,
@@ -67,9 +67,9 @@ def growth_step(point: Point, method: Method) -> Contestant:
     """The step of a method at a point, its batch split over the devices."""
     workload = point.workload
     step, state, (frozen, *batch) = build(workload, method)
-    mesh = sharding.device_mesh(point.devices)
-    state, frozen = jax.device_put((state, frozen), sharding.replicated(mesh))
-    arguments = (frozen, *jax.device_put(batch, sharding.by_example(mesh)))
+    mesh = devices.device_mesh(point.devices)
+    state, frozen = jax.device_put((state, frozen), devices.replicated(mesh))
+    arguments = (frozen, *jax.device_put(batch, devices.by_example(mesh)))
     parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state.params))
     compiled, seconds = compile_step(step, state, *arguments)
     values = {

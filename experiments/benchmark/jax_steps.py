@@ -8,12 +8,13 @@ import jax
 import optax
 
 import focal_sam_jax as fsam
-from experiments import schedules
 from experiments.benchmark.contestant import Contestant
 from experiments.benchmark.workload import Method, Workload, step_name
-from experiments.methods import make_loss, make_optimizer
 from experiments.models import make_model
-from experiments.step import Batch, TrainState, init_state, make_train_step
+from experiments.training import schedules
+from experiments.training.criterion import make_loss
+from experiments.training.optimizer import make_optimizer
+from experiments.training.step import TrainState, init_state, make_train_step
 
 # Only the schedules ask for it.
 _STEPS_PER_EPOCH = 169
@@ -45,19 +46,7 @@ def build(
     else:
         tx = make_optimizer(config, counts, _STEPS_PER_EPOCH)
     loss = make_loss(config, counts)
-
-    def step(state, frozen, images, labels):
-        train_step = make_train_step(
-            model.given(frozen),
-            tx,
-            loss,
-            workload.num_classes,
-            _STEPS_PER_EPOCH,
-            ema=config.ema,
-            max_skipped=config.max_skipped,
-        )
-        return train_step(state, Batch(images, labels))
-
+    step = make_train_step(config, model, tx, loss, len(counts), _STEPS_PER_EPOCH)
     state = init_state(jax.random.key(0), model, tx, ema=config.ema)
     images, labels = workload.batch()
     return step, state, jax.device_put((model.frozen, images, labels))

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from experiments.drawing import COLOURS, finish, log_axis, save
+from experiments.figures.style import COLOURS, finish, log_axis, save
 
 Row = dict[str, Any]
 Panel = tuple[str, Callable[[Axes], None]]
@@ -37,7 +37,7 @@ def benchmark_figure(path: Path, results: dict[str, Any]) -> None:
 
     Args:
       path: of the PNG.
-      results: as they are written to JSON; parts that were not measured are left out.
+      results: as written to JSON; sections that were not measured are left out.
     """
     panels = list(_panels(results))
     lines = -(-len(panels) // _COLUMNS)

@@ -11,7 +11,7 @@ Column = tuple[str, Callable[[Row], str]]
 
 
 def markdown(results: dict[str, Any]) -> str:
-    """All parts that were measured, each with what its numbers mean."""
+    """All sections that were measured, each with what its numbers mean."""
     device, versions = results["device"], results["versions"]
     known = [
         f"{name} {versions[name]}"
@@ -25,8 +25,8 @@ def markdown(results: dict[str, Any]) -> str:
         "",
         f"`{' '.join(results['command'])}`",
     ]
-    for part, show in _PARTS.items():
-        if results.get(part):
+    for section, show in _SECTIONS.items():
+        if results.get(section):
             lines += ["", *show(results)]
     return "\n".join(lines) + "\n"
 
@@ -126,7 +126,7 @@ def _growth(results):
     ]
 
 
-_PARTS = {"rows": _steps, "epochs": _epochs, "seeds": _seeds, "growth": _growth}
+_SECTIONS = {"rows": _steps, "epochs": _epochs, "seeds": _seeds, "growth": _growth}
 
 _WHO: list[Column] = [
     ("framework", lambda row: row["framework"]),

@@ -1,35 +1,41 @@
 """One recipe a file: what, the command, its cost, the expected number, its source."""
 
-from importlib import import_module
-
 from experiments.config import Config, Loss, Method
-from experiments.configs.recipe import Recipe as Recipe
+from experiments.configs import (
+    cifar10_lt,
+    cifar100_lt,
+    clip_cifar10_lt,
+    clip_cifar100_lt,
+    clip_imagenet_lt,
+    clip_inaturalist18,
+    digits_lt,
+    imagenet_lt,
+    inaturalist18,
+    places_lt,
+    vit_digits_lt,
+    vit_digits_lt_sgd,
+)
+from experiments.configs.recipe import Recipe
 from experiments.errors import UserError
 
-_NAMES = (
-    "digits_lt",
-    "cifar10_lt",
-    "cifar10_lt_if10",
-    "cifar10_lt_if20",
-    "cifar10_lt_if50",
-    "cifar10_lt_if200",
-    "cifar100_lt",
-    "cifar100_lt_if10",
-    "cifar100_lt_if20",
-    "cifar100_lt_if50",
-    "cifar100_lt_if200",
-    "imagenet_lt",
-    "inaturalist18",
-    "places_lt",
-    "vit_digits_lt",
-    "vit_digits_lt_sgd",
-    "clip_cifar10_lt",
-    "clip_cifar100_lt",
-    "clip_imagenet_lt",
-    "clip_inaturalist18",
-)
 RECIPES: dict[str, Recipe] = {
-    name: import_module(f"experiments.configs.{name}").RECIPE for name in _NAMES
+    recipe.base.config: recipe
+    for recipe in (
+        digits_lt.RECIPE,
+        cifar10_lt.RECIPE,
+        *cifar10_lt.OTHER_FACTORS,
+        cifar100_lt.RECIPE,
+        *cifar100_lt.OTHER_FACTORS,
+        imagenet_lt.RECIPE,
+        inaturalist18.RECIPE,
+        places_lt.RECIPE,
+        vit_digits_lt.RECIPE,
+        vit_digits_lt_sgd.RECIPE,
+        clip_cifar10_lt.RECIPE,
+        clip_cifar100_lt.RECIPE,
+        clip_imagenet_lt.RECIPE,
+        clip_inaturalist18.RECIPE,
+    )
 }
 
 

@@ -13,6 +13,15 @@ Expected: Focal-SAM about 50.6 % overall, read off a figure of the published cod
 does not state its loss. That code reports the best epoch on the test set; here it is
 the last, or the best on `--held-out` training images.
 
+Other factors: `cifar100_lt_if10`, `_if20`, `_if50` and `_if200`, with everything but
+the tail as here. Images (of the rarest class), steps of an epoch, and what public lists
+of results quote for Focal-SAM, probably with cross-entropy (`--loss ce`):
+
+    _if10    19,573 (50)    305 steps
+    _if20    15,907 (25)    248 steps
+    _if50    12,608 (10)    197 steps    48.1 % overall
+    _if200    9,502 (2)     148 steps
+
 Sources: as in `cifar10_lt`, with the published command for CIFAR-100. SAM's radius:
 Rangwani et al., NeurIPS 2022, for cross-entropy. ImbSAM's tail: fewer than 20 images.
 """
@@ -33,3 +42,5 @@ RECIPE = Recipe(
     },
     losses=cifar10_lt.RECIPE.losses,
 )
+
+OTHER_FACTORS = [RECIPE.with_factor(factor) for factor in (10, 20, 50, 200)]

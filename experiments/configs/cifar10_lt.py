@@ -13,17 +13,27 @@ does not state its loss; seeds move it by half a percent or so. The published re
 evaluates on the test set in every epoch and reports the best; this one reports the
 last, and the best only on `--held-out` training images.
 
+Other factors: `cifar10_lt_if10`, `_if20`, `_if50` and `_if200`, with everything but the
+tail as here, though the values were published for factor 100. Images (of the rarest
+class), steps of an epoch, and what public lists of results quote for Focal-SAM,
+probably with cross-entropy (`--loss ce`):
+
+    _if10    20,431 (500)    319 steps
+    _if20    17,023 (250)    265 steps
+    _if50    13,996 (100)    218 steps    82.0 % overall
+    _if200   11,203 (25)     175 steps    71.7 % overall
+
 Sources. Focal-SAM's values, batch size, learning rate and weight decay: the published
 command. SAM's radius: Rangwani et al., NeurIPS 2022, for cross-entropy. Radius of
 ImbSAM: its published code; its tail here are the few-shot classes. Radius of CC-SAM:
 ours, as the published code perturbs the last layer only.
 """
 
-from experiments.configs import digits_lt
+from experiments.config import Config
 from experiments.configs.recipe import Recipe
 
 RECIPE = Recipe(
-    base=digits_lt.RECIPE.base.replace(
+    base=Config(
         config="cifar10_lt",
         data="cifar10",
         image_size=32,
@@ -51,3 +61,5 @@ RECIPE = Recipe(
     },
     losses={"ldam": {"head": "cosine", "drw_start": 160}},
 )
+
+OTHER_FACTORS = [RECIPE.with_factor(factor) for factor in (10, 20, 50, 200)]

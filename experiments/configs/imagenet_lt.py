@@ -17,13 +17,13 @@ loader. Radii of SAM and ImbSAM: the default of the published scripts. Radius of
 CC-SAM: ours.
 """
 
-from experiments.configs import digits_lt
+from experiments.config import Config
 from experiments.configs.recipe import Recipe
 
 _STEP = {"rho_schedule": "step", "rho_milestones": (160,)}
 
 RECIPE = Recipe(
-    base=digits_lt.RECIPE.base.replace(
+    base=Config(
         config="imagenet_lt",
         data="imagenet_lt",
         image_size=224,

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from experiments.config import Config, Loss, Method
+from experiments.metrics import shot_thresholds
 
 Changes = Mapping[str, Any]
 
@@ -35,13 +36,19 @@ class Recipe:
             changes |= {"loss": loss, **self.losses.get(loss, {})}
         return self.base.replace(**changes)
 
-    def with_factor(
-        self, config: str, imbalance_factor: float, *, tail_threshold: int
-    ) -> "Recipe":
-        """The recipe ``config``: another imbalance factor, and ImbSAM's tail for it."""
-        imbsam = {**self.methods["imbsam"], "tail_threshold": tail_threshold}
+    def with_factor(self, imbalance_factor: int) -> "Recipe":
+        """The recipe at another imbalance factor, called after it, ``…_if50``.
+
+        ImbSAM's tail are the few-shot classes of that factor.
+        """
+        base = self.base.replace(
+            config=f"{self.base.config}_if{imbalance_factor}",
+            imbalance_factor=float(imbalance_factor),
+        )
+        few, _ = shot_thresholds(base.data, base.imbalance_factor, base.imbalance)
+        imbsam = {**self.methods["imbsam"], "tail_threshold": few}
         return replace(
             self,
-            base=self.base.replace(config=config, imbalance_factor=imbalance_factor),
+            base=base,
             methods={**self.methods, "imbsam": imbsam},
         )

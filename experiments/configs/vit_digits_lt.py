@@ -11,12 +11,12 @@ with Focal-SAM and four on the few-shot classes (the README's table, by
 --approximations reuse_ascent looksam --seeds 5`).
 """
 
-from experiments.configs import digits_lt
+from experiments.config import Config
 from experiments.configs.digits_lt import grid
 from experiments.configs.recipe import Recipe
 
 RECIPE = Recipe(
-    base=digits_lt.RECIPE.base.replace(
+    base=Config(
         config="vit_digits_lt",
         model="vit_digits",
         optimizer="adamw",

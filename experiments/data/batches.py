@@ -6,23 +6,38 @@ import jax
 import numpy as np
 
 from experiments.data.dataset import Split
+from experiments.errors import UserError
+from experiments.randomness import ORDER, stream
 
-_EVALUATION_BATCH_SIZE = 512
-
-
-def batches_per_epoch(size: int, batch_size: int) -> int:
-    """Full batches in a set; at least one."""
-    return max(size // batch_size, 1)
+_EVAL_BATCH_SIZE = 512
 
 
-def fitting_batch_size(size: int, batch_size: int, devices: int) -> int:
-    """The batch size for a set that may be smaller; the devices share it evenly."""
-    return batch_size if batch_size <= size else max(size // devices, 1) * devices
+def epoch_sizes(size: int, batch_size: int, devices: int) -> tuple[int, int]:
+    """Examples in a step, and steps in an epoch, of a set that may be small.
+
+    The devices share a batch evenly.
+
+    Args:
+      size: examples in the set.
+      batch_size: that is wanted, a multiple of ``devices``.
+      devices: how many there are.
+
+    Raises:
+      UserError: if there are fewer examples than devices.
+    """
+    if size < devices:
+        raise UserError(
+            f"{devices} devices cannot share {size} training images: pass --devices "
+            f"{size}, or less."
+        )
+    if batch_size > size:
+        batch_size = size // devices * devices
+    return batch_size, size // batch_size
 
 
-def evaluation_batch_size(size: int, devices: int = 1) -> int:
+def eval_batch_size(size: int, devices: int = 1) -> int:
     """The batch size to evaluate a set in memory with; the devices share it evenly."""
-    batch_size = min(_EVALUATION_BATCH_SIZE, size)
+    batch_size = min(_EVAL_BATCH_SIZE, size)
     return batch_size + -batch_size % devices
 
 
@@ -34,7 +49,7 @@ def shuffled_batches(
     What does not fill a batch is left out for this epoch; the next one shuffles anew.
 
     Args:
-      key: random key.
+      key: random key of the run.
       epoch: number of the epoch.
       size: examples in the set, at least ``batch_size``.
       batch_size: examples in a batch.
@@ -42,9 +57,9 @@ def shuffled_batches(
     Returns:
       Indices into the set, int array of shape ``(batches, batch_size)``.
     """
-    order = jax.random.permutation(jax.random.fold_in(key, epoch), size)
-    batches = batches_per_epoch(size, batch_size)
-    return order[: batches * batch_size].reshape(batches, batch_size)
+    key = jax.random.fold_in(stream(key, ORDER), epoch)
+    order = jax.random.permutation(key, size)
+    return order[: size // batch_size * batch_size].reshape(-1, batch_size)
 
 
 def padded_batches(

@@ -1,11 +1,20 @@
-"""Names of classes that can stand in a sentence, in the order of the labels."""
+"""Names of classes that can stand in a sentence, and sentences for CLIP.
+
+In the order of the labels.
+"""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.errors import UserError
 
 _SHIPPED = Path(__file__).parent / "names"
+SINGLE = ("a photo of a {}.",)
+
+# Published with CLIP for ImageNet: github.com/openai/CLIP, the notebook
+# Prompt_Engineering_for_ImageNet, MIT licence.
+IMAGENET_80 = tuple((_SHIPPED / "imagenet_templates.txt").read_text().splitlines())
 _DIGITS = "zero one two three four five six seven eight nine".split()
 # A number, or the number of a WordNet noun.
 _NO_WORD = re.compile(r"n?\d+")
@@ -99,3 +108,8 @@ def _check_order(names, class_names, where):
 
 def _plain(name):
     return name.replace("_", " ").strip().lower()
+
+
+def prompts(names: Sequence[str], templates: Sequence[str]) -> list[list[str]]:
+    """For every name all templates, filled in."""
+    return [[template.format(name) for template in templates] for name in names]

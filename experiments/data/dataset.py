@@ -43,9 +43,9 @@ class Split(NamedTuple):
 
 
 class Dataset(NamedTuple):
-    """A long-tailed training set with sets to judge by.
+    """A long-tailed training set with splits to evaluate on.
 
-    The three parts are all in memory or all on disk.
+    The three splits are all in memory or all on disk.
 
     Attributes:
       train: what is learned from.

@@ -7,15 +7,18 @@ from pathlib import Path
 import numpy as np
 
 from experiments.config import Config
-from experiments.data import digits
-from experiments.data.clip_images import as_clip_sees
-from experiments.data.dataset import Dataset, Source
-from experiments.data.folder import from_folder
-from experiments.data.lists import from_lists
+from experiments.data.dataset import Dataset, Source, Split
 from experiments.data.longtail import TAILS, hold_out, published_subset
 from experiments.data.memory import in_memory
-from experiments.data.sources import Parts, Subset
+from experiments.data.sources import digits
+from experiments.data.sources.files import Splits, Subset
+from experiments.data.sources.folder import from_folder
+from experiments.data.sources.lists import from_lists
 from experiments.errors import UserError
+
+# Of the pixels of CLIP's own training images, which lie in [0, 255].
+CLIP_MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32) * 255
+CLIP_STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32) * 255
 
 
 def load_dataset(config: Config, data_dir: Path) -> Dataset:
@@ -34,25 +37,25 @@ def load_dataset(config: Config, data_dir: Path) -> Dataset:
       UserError: if the data are missing, damaged or do not suit the configuration.
     """
     dataset = _load(config, data_dir)
-    return as_clip_sees(dataset) if config.model == "clip" else dataset
+    return _as_clip_sees(dataset) if config.model == "clip" else dataset
 
 
 def _load(config: Config, data_dir: Path) -> Dataset:
     if config.data == "digits":
         return _load_digits(config)
-    parts = _read(config, data_dir)
-    _check_labels(parts, config)
-    train = _cut_tail(parts, config)
-    train, validation = _set_aside(train, parts.validation, config)
-    classes = len(parts.class_names)
+    splits = _read(config, data_dir)
+    _check_labels(splits, config)
+    train = _cut_tail(splits, config)
+    train, validation = _set_aside(train, splits.validation, config)
+    classes = len(splits.class_names)
     counts = np.bincount(train.labels, minlength=classes)
-    test = parts.test
+    test = splits.test
     if config.in_memory:
-        train, test = (in_memory(part, config.image_size) for part in (train, test))
+        train, test = (in_memory(split, config.image_size) for split in (train, test))
         if validation is not None:
             validation = in_memory(validation, config.image_size)
     return Dataset(
-        train, validation, test, counts, parts.class_names, parts.mean, parts.std
+        train, validation, test, counts, splits.class_names, splits.mean, splits.std
     )
 
 
@@ -66,7 +69,7 @@ def _load_digits(config: Config) -> Dataset:
     return digits.load(config.subset_seed, config.imbalance_factor, config.imbalance)
 
 
-def _read(config: Config, data_dir: Path) -> Parts:
+def _read(config: Config, data_dir: Path) -> Splits:
     """The data as they are, before anything is cut."""
     kind, _, name = config.data.partition(":")
     if kind in ("folder", "lists", "tfds") and not name:
@@ -77,7 +80,7 @@ def _read(config: Config, data_dir: Path) -> Parts:
         return from_lists(Path(name).expanduser())
     with _missing_packages_explained(config.data):
         # TFDS takes seconds to import, and may not be there.
-        from experiments.data import places, tfds_sets
+        from experiments.data.sources import places, tfds_sets
 
         readers = {
             "cifar10": tfds_sets.cifar,
@@ -107,36 +110,38 @@ def _missing_packages_explained(data: str) -> Iterator[None]:
         ) from error
 
 
-def _check_labels(parts: Parts, config: Config) -> None:
+def _check_labels(splits: Splits, config: Config) -> None:
     """Classes from 0 without a gap, each with something to learn from."""
-    classes = len(parts.class_names)
+    classes = len(splits.class_names)
     if classes < 2:
         raise UserError(
             f"--data {config.data} has {classes} class; at least 2 are needed."
         )
     for name in ("train", "validation", "test"):
-        part = getattr(parts, name)
-        wrong = [] if part is None else set(part.labels.tolist()) - set(range(classes))
+        split = getattr(splits, name)
+        wrong = (
+            [] if split is None else set(split.labels.tolist()) - set(range(classes))
+        )
         if wrong:
             raise UserError(
-                f"The {name} part of --data {config.data} has images of class "
+                f"The {name} split of --data {config.data} has images of class "
                 f"{min(wrong)}; those to learn from are of classes 0 to {classes - 1}."
             )
-    counts = np.bincount(parts.train.labels, minlength=classes)
+    counts = np.bincount(splits.train.labels, minlength=classes)
     if not counts.all():
         empty = int(np.argmin(counts))
         raise UserError(
-            f"Class {empty} ({parts.class_names[empty]}) of --data {config.data} has "
+            f"Class {empty} ({splits.class_names[empty]}) of --data {config.data} has "
             f"no training image; every class from 0 to {classes - 1} needs at least "
             "one."
         )
 
 
-def _cut_tail(parts: Parts, config: Config) -> Source:
-    """The training part with as many images of each class as the tail leaves."""
+def _cut_tail(splits: Splits, config: Config) -> Source:
+    """The training split with as many images of each class as the tail leaves."""
     if config.imbalance == "natural":
-        return parts.train
-    available = np.bincount(parts.train.labels)
+        return splits.train
+    available = np.bincount(splits.train.labels)
     counts = TAILS[config.imbalance](
         len(available), int(available.max()), config.imbalance_factor
     )
@@ -145,11 +150,11 @@ def _cut_tail(parts: Parts, config: Config) -> Source:
         raise UserError(
             f"--imbalance {config.imbalance} with --imbalance-factor "
             f"{config.imbalance_factor:g} wants {counts[short]} images of class "
-            f"{short} ({parts.class_names[short]}), which has {available[short]}: "
+            f"{short} ({splits.class_names[short]}), which has {available[short]}: "
             "data that are long-tailed already go with --imbalance natural."
         )
-    chosen = published_subset(parts.train.labels, counts, config.subset_seed)
-    return Subset(parts.train, chosen)
+    chosen = published_subset(splits.train.labels, counts, config.subset_seed)
+    return Subset(splits.train, chosen)
 
 
 def _set_aside(
@@ -172,6 +177,25 @@ def _set_aside(
 def _refuse_held_out(config: Config) -> None:
     if config.held_out > 0:
         raise UserError(
-            f"--data {config.data} brings a validation part of its own: --held-out "
+            f"--data {config.data} brings a validation split of its own: --held-out "
             f"must be 0, got {config.held_out:g}."
         )
+
+
+def _as_clip_sees(dataset: Dataset) -> Dataset:
+    """The data set with CLIP's normalisation, and what is grey in three channels.
+
+    Grey images are the digits, whose pixels are stretched from 16 to 255.
+    """
+    grey = len(dataset.mean) == 1
+    splits = {
+        name: _in_colour(part)
+        for name in ("train", "validation", "test")
+        if grey and isinstance(part := getattr(dataset, name), Split)
+    }
+    return dataset._replace(mean=CLIP_MEAN, std=CLIP_STD, **splits)
+
+
+def _in_colour(split: Split) -> Split:
+    pixels = np.round(split.images * (255 / 16)).astype(np.uint8)
+    return split._replace(images=np.repeat(pixels, 3, axis=-1))

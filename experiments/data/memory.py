@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from experiments.data.dataset import Source, Split
-from experiments.data.decode import decode_rgb, resize_to
+from experiments.data.images.decode import decode_rgb, resize_to
 
 # Files below this many bytes take threads longer to share out than to decode.
 _SMALL_FILE = 10_000

@@ -18,10 +18,10 @@ import numpy as np
 _THREADS = 8
 _BATCHES_AHEAD = 2
 
-Part = tuple[np.ndarray, ...]
+Chunk = tuple[np.ndarray, ...]
 
 
-class Batches(Iterator[Part]):
+class Batches(Iterator[Chunk]):
     """Batches one after the other, and those who work in the background to make them.
 
     They go home after the last batch, after an error, with ``close``, or at the end of
@@ -33,46 +33,46 @@ class Batches(Iterator[Part]):
 
     def __init__(
         self,
-        make_part: Callable[[int], Part],
-        parts: range,
-        parts_per_batch: int,
+        make_chunk: Callable[[int], Chunk],
+        chunks: range,
+        chunks_per_batch: int,
         workers: int,
     ):
         """Makes nothing yet; the first batch has to be waited for.
 
         Args:
-          make_part: ``number -> arrays``, a part of a batch; must be picklable.
-          parts: numbers of the parts.
-          parts_per_batch: parts in turn that are joined to a batch.
+          make_chunk: ``number -> arrays``, a chunk of a batch; must be picklable.
+          chunks: numbers of the chunks.
+          chunks_per_batch: chunks in turn that are joined to a batch.
           workers: processes; with 0 threads of this process do the work.
         """
-        self._numbers = iter(parts)
-        self._per_batch = parts_per_batch
-        self._ahead = max(_BATCHES_AHEAD * parts_per_batch, 2 * workers)
+        self._numbers = iter(chunks)
+        self._per_batch = chunks_per_batch
+        self._ahead = max(_BATCHES_AHEAD * chunks_per_batch, 2 * workers)
         self._waiting = deque()
         if workers:
             self._executor = ProcessPoolExecutor(
                 workers,
                 multiprocessing.get_context("spawn"),
                 initializer=_start_worker,
-                initargs=(make_part,),
+                initargs=(make_chunk,),
             )
             self._task = _in_worker
         else:
             self._executor = ThreadPoolExecutor(_THREADS)
-            self._task = make_part
+            self._task = make_chunk
         # Also if nobody closes this, and before the interpreter takes itself apart.
         self._end = weakref.finalize(self, self._executor.shutdown, cancel_futures=True)
 
-    def __next__(self) -> Part:
+    def __next__(self) -> Chunk:
         try:
-            parts = [self._next_part() for _ in range(self._per_batch)]
+            chunks = [self._next_chunk() for _ in range(self._per_batch)]
         except BaseException:  # an interrupt too
             self.close()
             raise
-        return tuple(np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        return tuple(np.concatenate(arrays) for arrays in zip(*chunks, strict=True))
 
-    def _next_part(self) -> Part:
+    def _next_chunk(self) -> Chunk:
         while len(self._waiting) <= self._ahead:
             number = next(self._numbers, None)
             if number is None:
@@ -95,13 +95,13 @@ class Batches(Iterator[Part]):
         self._end()
 
 
-_make_part = None
+_make_chunk = None
 
 
-def _start_worker(make_part: Callable[[int], Part]) -> None:
+def _start_worker(make_chunk: Callable[[int], Chunk]) -> None:
     """What a worker is given once, with how long it lives: as long as its parent."""
-    global _make_part
-    _make_part = make_part
+    global _make_chunk
+    _make_chunk = make_chunk
     # A signal to the whole group, such as Ctrl-C, is for the parent to answer, which
     # may need batches to finish what it is doing.
     if os.name == "posix":
@@ -109,8 +109,8 @@ def _start_worker(make_part: Callable[[int], Part]) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
-def _in_worker(number: int) -> Part:
-    return _make_part(number)
+def _in_worker(number: int) -> Chunk:
+    return _make_chunk(number)
 
 
 def _end_with_parent() -> None:

@@ -12,14 +12,14 @@ import sys
 import numpy as np
 
 from experiments.data.dataset import Source
-from experiments.data.decode import decode_rgb, resize_and_crop
+from experiments.data.images.decode import decode_rgb, resize_and_crop
+from experiments.data.images.host_crop import color_jitter, random_resized_crop
 from experiments.data.prefetch import Batches
-from experiments.data.resized_crop import color_jitter, random_resized_crop
 from experiments.errors import UserError
 
 # Images that travel together from a worker: few enough that it soon hears that it
-# should stop, enough that the way costs little. A batch is made of such parts.
-_LARGEST_PART = 16
+# should stop, enough that the way costs little. A batch is made of such chunks.
+_LARGEST_CHUNK = 16
 
 
 def train_batches(
@@ -47,8 +47,8 @@ def train_batches(
       jitter: whether brightness, contrast and saturation change too.
       start_step: number of the first batch; to resume a run, the steps it has made.
       workers: processes that read; with 0 threads of this process do.
-      shard: which part of every batch is wanted, in ``[0, num_shards)``.
-      num_shards: parts that a batch is cut into, one after the other.
+      shard: which chunk of every batch is wanted, in ``[0, num_shards)``.
+      num_shards: chunks that a batch is cut into, one after the other.
 
     Returns:
       ``(images, labels)``: uint8, ``(local_batch, image_size, image_size, 3)``, and
@@ -98,8 +98,8 @@ def eval_batches(
       image_size: side of the middle square that is seen, in pixels.
       resize: pixels of the shorter side before that, at least ``image_size``.
       workers: processes that read; with 0 threads of this process do.
-      shard: which part of every batch is wanted, in ``[0, num_shards)``.
-      num_shards: parts that a batch is cut into, one after the other.
+      shard: which chunk of every batch is wanted, in ``[0, num_shards)``.
+      num_shards: chunks that a batch is cut into, one after the other.
 
     Returns:
       ``(images, labels, real)``: as :func:`train_batches`, and bools, false where an
@@ -140,20 +140,20 @@ def _batches(examples, steps, batch_size, workers, shard, num_shards):
             f"--batch-size must be a multiple of the {num_shards} processes that share "
             f"it, got {batch_size}."
         )
-    part_size = max(
-        size for size in range(1, _LARGEST_PART + 1) if local_batch % size == 0
+    chunk_size = max(
+        size for size in range(1, _LARGEST_CHUNK + 1) if local_batch % size == 0
     )
-    per_batch = local_batch // part_size
-    make_part = functools.partial(
-        _part_of_shard, examples.batch(part_size), per_batch, shard, num_shards
+    per_batch = local_batch // chunk_size
+    make_chunk = functools.partial(
+        _chunk_of_shard, examples.batch(chunk_size), per_batch, shard, num_shards
     )
-    parts = range(steps.start * per_batch, steps.stop * per_batch)
-    return Batches(make_part, parts, per_batch, workers)
+    chunks = range(steps.start * per_batch, steps.stop * per_batch)
+    return Batches(make_chunk, chunks, per_batch, workers)
 
 
-def _part_of_shard(parts, per_batch, shard, num_shards, index):
-    step, part = divmod(index, per_batch)
-    return parts[(step * num_shards + shard) * per_batch + part]
+def _chunk_of_shard(chunks, per_batch, shard, num_shards, index):
+    step, chunk = divmod(index, per_batch)
+    return chunks[(step * num_shards + shard) * per_batch + chunk]
 
 
 def _grain():

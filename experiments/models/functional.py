@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import chex
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from flax.traverse_util import flatten_dict, unflatten_dict
@@ -87,26 +86,6 @@ def functional(
         frozen = _those(params, lambda path: not is_trained(path))
         frozen = jax.tree.map(np.asarray, frozen)
     return Model(init, partial(apply, frozen=frozen), frozen, per_example)
-
-
-def mean_over_views(model: Model) -> Model:
-    """The network that judges images by the mean logits over several views of each.
-
-    Its images have shape ``(batch, views, height, width, channels)``.
-    """
-
-    def apply(params, batch_stats, images, *, train):
-        def logits(view):
-            return model.apply(params, batch_stats, view, train=train)[0]
-
-        views = images.shape[1]
-        if views == 1:
-            return model.apply(params, batch_stats, images[:, 0], train=train)
-        # One after the other, so that memory does not grow with their number.
-        every = jax.lax.map(logits, jnp.moveaxis(images, 1, 0))
-        return jnp.mean(every, axis=0), batch_stats
-
-    return model._replace(apply=apply)
 
 
 _KINDS = (nnx.Param, nnx.BatchStat)

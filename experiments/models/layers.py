@@ -5,7 +5,7 @@ the precision of images and weights, so that float64 ones are computed in float6
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import wraps
 from typing import Any
 
@@ -34,6 +34,20 @@ def per_example(method: Callable[..., Any]) -> Callable[..., Any]:
         return fsam.apply_per_example(apply, weights, inputs)
 
     return known
+
+
+def block_plan(blocks: Sequence[int]) -> Iterator[tuple[str, int, int]]:
+    """Name, stage and stride of every residual block, in their order.
+
+    All stages but the first halve the image, by their first block.
+
+    Args:
+      blocks: in every stage.
+    """
+    for stage, number in enumerate(blocks):
+        for block in range(number):
+            stride = 2 if stage > 0 and block == 0 else 1
+            yield f"stage{stage}_block{block}", stage, stride
 
 
 def kaiming_fan_in(key, shape, dtype=jnp.float32) -> jax.Array:

@@ -58,11 +58,6 @@ def vision_sizes(config: Config, channels: int) -> Vision:
     return Vision(_VIT_DIGITS, config.network_size, 2, channels)
 
 
-def bottleneck_of(config: Config, num_classes: int, sizes: Vision) -> int:
-    """The width inside adapters and LoRA."""
-    return config.bottleneck or bottleneck(num_classes, sizes.transformer.layers)
-
-
 def fitting_clip(config: Config) -> Clip:
     """CLIP of ``config``'s weights, which must see images as large as they will be.
 
@@ -87,7 +82,7 @@ def _clip(config: Config, num_classes: int, options: dict[str, Any]) -> Model:
         sizes,
         num_classes,
         tuners=config.tuners,
-        bottleneck=bottleneck_of(config, num_classes, sizes),
+        bottleneck=bottleneck(num_classes, sizes.transformer.layers),
         weights=weights and weights["vision"],
         **options,
     )

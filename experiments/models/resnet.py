@@ -18,6 +18,7 @@ from experiments.models.functional import Model, functional
 from experiments.models.heads import Head, make_head
 from experiments.models.layers import (
     BatchNorm,
+    block_plan,
     conv,
     kaiming_fan_in,
     mean_over_image,
@@ -97,14 +98,11 @@ class _ResNet(nnx.Module):
         self.bn = BatchNorm(width)
         self._names = []
         channels = width
-        for stage in range(3):
-            for block in range(blocks):
-                out = width * 2**stage
-                stride = 2 if stage > 0 and block == 0 else 1
-                name = f"stage{stage}_block{block}"
-                setattr(self, name, _Block(channels, out, stride, dtype, rngs))
-                self._names.append(name)
-                channels = out
+        for name, stage, stride in block_plan([blocks] * 3):
+            out = width * 2**stage
+            setattr(self, name, _Block(channels, out, stride, dtype, rngs))
+            self._names.append(name)
+            channels = out
         self.head = make_head(
             head,
             channels,

@@ -17,6 +17,7 @@ from experiments.models.functional import Model, functional
 from experiments.models.heads import Head, make_head
 from experiments.models.layers import (
     BatchNorm,
+    block_plan,
     conv,
     kaiming_fan_out,
     mean_over_image,
@@ -93,16 +94,13 @@ class _ResNet(nnx.Module):
         self.bn = BatchNorm(64)
         self._names = []
         channels = 64
-        for stage, blocks in enumerate(_BLOCKS):
-            for block in range(blocks):
-                inner = groups * group_width * 2**stage
-                out = 64 * 2**stage * _EXPANSION
-                stride = 2 if stage > 0 and block == 0 else 1
-                name = f"stage{stage}_block{block}"
-                module = _Bottleneck(channels, inner, out, stride, groups, dtype, rngs)
-                setattr(self, name, module)
-                self._names.append(name)
-                channels = out
+        for name, stage, stride in block_plan(_BLOCKS):
+            inner = groups * group_width * 2**stage
+            out = 64 * 2**stage * _EXPANSION
+            module = _Bottleneck(channels, inner, out, stride, groups, dtype, rngs)
+            setattr(self, name, module)
+            self._names.append(name)
+            channels = out
         init = uniform(channels**-0.5)
         self.head = make_head(
             head, channels, num_classes, rngs, init=init, scale=scale, dtype=dtype

@@ -26,9 +26,9 @@ def group_rows(groups: list[Group]) -> list[dict[str, Any]]:
 
     It has the configuration, the folders and seeds of the runs, the median time of a
     step, and under ``last`` and ``best`` the numbers of the last epoch and of the best
-    on the validation part, on the test set: of each the mean, the sample standard
+    on the validation split, on the test set: of each the mean, the sample standard
     deviation and the values of the seeds, or ``None`` where a run has none. ``best`` is
-    ``None`` without a validation part, and else has the ``epochs`` that were chosen.
+    ``None`` without a validation split, and else has the ``epochs`` that were chosen.
     """
     return [
         {

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments.errors import UserError
-from experiments.records import MANIFEST, METRICS, read_manifest, read_metrics
+from experiments.records.manifest import MANIFEST, METRICS, complete, read_manifest
+from experiments.records.rows import read_metrics
 
 
 class FinishedRun(NamedTuple):
@@ -16,11 +17,11 @@ class FinishedRun(NamedTuple):
 
     Attributes:
       folder: where.
-      config: its configuration, as JSON.
+      config: its configuration, as JSON, with the fields of today.
       class_counts: training examples of each class, int, ``(num_classes,)``.
       rows: of the metrics.
       tests: its results on the test set, by the state they are of: "last", and "best"
-        on the validation part where there is one.
+        on the validation split where there is one.
     """
 
     folder: Path
@@ -59,7 +60,8 @@ def find_runs(paths: Iterable[Path]) -> tuple[list[FinishedRun], dict[Path, str]
             left_out[folder] = "not finished: go on with it by --resume"
             continue
         counts = np.array(manifest["class_counts"])
-        runs.append(FinishedRun(folder, manifest["config"], counts, rows, tests))
+        config = complete(manifest["config"])
+        runs.append(FinishedRun(folder, config, counts, rows, tests))
     return runs, left_out
 
 

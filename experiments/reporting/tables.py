@@ -61,7 +61,7 @@ def report_tables(
         yield ReportTable(
             f"{data}: test set, epoch chosen on validation",
             "In percent, as above, at the epoch of each seed with the highest accuracy "
-            "on the validation part; the median of these epochs.",
+            "on the validation split; the median of these epochs.",
             ("", "seeds", *_NUMBER_HEADER, "epoch"),
             [
                 (

@@ -120,6 +120,24 @@ def zero_shot_clip(
     )
 
 
+def image_features(sizes: Vision, weights: chex.ArrayTree) -> Model:
+    """The image tower as it is: a network without parameters or last layer.
+
+    Its logits are the features that a last layer reads, float32, ``(batch, width)``.
+
+    Args:
+      sizes: of the tower.
+      weights: of the tower, nested dicts.
+    """
+
+    def make_module(rngs):
+        return VisionTower(sizes, jnp.float32, rngs)
+
+    return functional(
+        make_module, weights=lambda key: weights, is_trained=lambda path: False
+    )
+
+
 class _ZeroShot(nnx.Module):
     def __init__(self, sizes, shape, dtype, rngs):
         num_classes, embedding = shape

@@ -1,15 +1,18 @@
-"""First columns of a cosine head, from what a CLIP model knows of the classes."""
+"""What CLIP's text tower knows of the classes, as columns of a cosine head."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from experiments.errors import UserError
+from experiments.models.clip.architecture import Architecture
 from experiments.models.clip.files import TOKENIZER, Clip
-from experiments.models.clip.model import image_features, text_embeddings
 from experiments.models.clip.tokenizer import Tokenizer
+from experiments.models.clip.towers import TextTower
 from experiments.models.heads import unit
 
 _TEXTS_AT_ONCE = 256
@@ -65,33 +68,16 @@ def text_columns(clip: Clip, prompts: Sequence[Sequence[str]]) -> np.ndarray:
     return np.asarray(unit(jnp.asarray(columns), axis=0))
 
 
-def mean_columns(
-    clip: Clip, batches: Iterable[tuple[jax.Array, ...]], num_classes: int
-) -> np.ndarray:
-    """The mean image feature of every class.
+def text_embeddings(
+    architecture: Architecture,
+) -> Callable[[chex.ArrayTree, jax.Array], jax.Array]:
+    """From weights and int tokens, ``(batch, length)``, to ``(batch, embedding)``."""
+    graph = nnx.graphdef(
+        nnx.eval_shape(lambda: TextTower(architecture.text, jnp.float32, nnx.Rngs(0)))
+    )
 
-    Args:
-      clip: the model.
-      batches: normalised images, labels, and whether they are real.
-      num_classes: of the labels.
+    def encode(weights, tokens):
+        features = nnx.merge(graph, weights["text"])(tokens)
+        return features @ weights["text_projection"]["kernel"]
 
-    Returns:
-      float32, ``(width, classes)``, columns of length one.
-    """
-    weights = clip.vision()
-    if weights is None:
-        raise UserError(
-            "means of image features need a trained image tower, and that of random "
-            "weights is not: choose --head-init random."
-        )
-    features = image_features(clip.architecture)
-
-    @jax.jit
-    def add(sums, weights, images, labels, real):
-        found = jnp.where(real[:, None], features(weights, images), 0)
-        return sums.at[labels].add(found)
-
-    sums = jnp.zeros((num_classes, clip.architecture.vision.transformer.width))
-    for batch in batches:
-        sums = add(sums, weights, *batch)
-    return np.asarray(unit(sums, axis=1).T)
+    return encode

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
+from flax.traverse_util import flatten_dict
 
 from experiments.models.clip.architecture import Architecture, to_hugging_face
-from experiments.models.clip.files import CONFIG, WEIGHTS, open_safetensors
+from experiments.models.clip.files import CONFIG, WEIGHTS
 from experiments.models.clip.packages import import_package
 from experiments.models.clip.tensors import text_tensors, vision_tensors
 
@@ -30,7 +30,7 @@ def write_folder(
             parts = tensor.write(np.asarray(flat[tensor.path]))
             arrays |= dict(zip(tensor.names, parts, strict=True))
     # The format tells transformers how to read it, not what wrote it.
-    save(folder / WEIGHTS, arrays, {"format": "pt"})
+    _save(folder / WEIGHTS, arrays, {"format": "pt"})
     text = json.dumps(to_hugging_face(architecture), indent=2)
     (folder / CONFIG).write_text(text + "\n")
 
@@ -47,18 +47,10 @@ def write_tree(path: Path, tree: dict[str, Any], about: dict[str, Any]) -> None:
         name: np.array(array, order="C")
         for name, array in flatten_dict(tree, sep=".").items()
     }
-    save(path, arrays, {name: json.dumps(value) for name, value in about.items()})
+    _save(path, arrays, {name: json.dumps(value) for name, value in about.items()})
 
 
-def read_tree(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What :func:`write_tree` wrote: the tree, and what else is to be known."""
-    file = open_safetensors(path)
-    arrays = {name: np.asarray(file.get_tensor(name)) for name in file.keys()}
-    about = {name: json.loads(text) for name, text in file.metadata().items()}
-    return unflatten_dict(arrays, sep="."), about
-
-
-def save(path: Path, arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
+def _save(path: Path, arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
     """A safetensors file."""
     import_package("safetensors")
     from safetensors.numpy import save_file

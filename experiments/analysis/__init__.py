@@ -1,1 +1,0 @@
-"""What a finished run's loss landscape is like, class by class."""

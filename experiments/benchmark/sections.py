@@ -1,0 +1,95 @@
+"""The sections of the benchmark: who competes in each, and the rows that come of it."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from experiments.benchmark import growth, limits
+from experiments.benchmark import many_seeds as seeds
+from experiments.benchmark.contestant import Contestant, interleave, milliseconds
+from experiments.benchmark.workload import Method, Workload
+
+Rows = list[dict[str, Any]]
+
+
+class Timer(NamedTuple):
+    """How contestants are timed; the arguments of :func:`interleave`."""
+
+    repeats: int
+    seconds: float
+    clock: Callable[[], float]
+    progress: Callable[[str], None]
+
+    def rows(self, contestants: Sequence[Contestant]) -> Rows:
+        """A row for each, in their order."""
+        timings = interleave(contestants, **self._asdict())
+        return [
+            {**contestant.name, **milliseconds(seconds), **contestant.costs}
+            for contestant, seconds in zip(contestants, timings, strict=True)
+        ]
+
+
+def step_rows(
+    contestants: Sequence[Contestant], timer: Timer
+) -> tuple[Rows, dict[str, Any]]:
+    """Steps and the device's limits, timed in turns: rows, and the limits."""
+    precisions = tuple({c.name["dtype"]: None for c in contestants})
+    measured = timer.rows([*contestants, *limits.limit_contestants(precisions)])
+    rates = limits.limit_rows(measured[len(contestants) :])
+    rows = measured[: len(contestants)]
+    for row in rows:
+        row["examples_per_s"] = 1e3 * row["batch_size"] / row["ms_median"]
+        row |= limits.distance(row, rates)
+    return with_ratios(rows), rates
+
+
+def with_ratios(rows: Rows) -> Rows:
+    """Beside the time of each its ratio to that of SGD and SAM, where they are there.
+
+    All else is equal: what differs is the method.
+    """
+    same = ("framework", "model", "batch_size", "dtype", "over", "value")
+
+    def key(row, method):
+        return (method, *(row.get(name) for name in same))
+
+    times = {key(row, row["method"]): row["ms_median"] for row in rows}
+    for row in rows:
+        for method in ("sgd", "sam"):
+            base = times.get(key(row, method))
+            row[f"ratio_{method}"] = row["ms_median"] / base if base else None
+    return rows
+
+
+def seed_rows(workload: Workload, methods: Sequence[Method], timer: Timer) -> Rows:
+    """Steps of several seeds, with the ratio to the time of one."""
+    rows: Rows = []
+    for method in methods:
+        contestants = []
+        for number in seeds.SEEDS:
+            timer.progress(f"compiling {method} for {number} seeds")
+            contestants.append(seeds.seeds_step(workload, method, number))
+        of_method = timer.rows(contestants)
+        for row in of_method:
+            row["ratio_one_seed"] = row["ms_median"] / of_method[0]["ms_median"]
+        rows += of_method
+    return rows
+
+
+def growth_rows(workload: Workload, methods: Sequence[Method], timer: Timer) -> Rows:
+    """Steps while one thing grows; the methods at a point compete with each other."""
+    rows: Rows = []
+    for point in growth.points(workload):
+        contestants = []
+        for method in filter(lambda m, point=point: growth.can_run(point, m), methods):
+            timer.progress(f"compiling {method} at {point.over}")
+            contestants.append(growth.growth_step(point, method))
+        rows += with_ratios(timer.rows(contestants))
+    return rows
+
+
+def epoch_rows(contestants: Sequence[Contestant], timer: Timer) -> Rows:
+    """Epochs; one is long enough to need no repetition within a sample."""
+    rows = timer.rows(contestants)
+    for row in rows:
+        row["s_median"] = row["ms_median"] / 1e3
+    return with_ratios(rows)

@@ -1,0 +1,1 @@
+"""The same algorithms in PyTorch, to check and time against. The only room with it."""

@@ -1,0 +1,128 @@
+"""What all commands share: arguments, how XLA compiles, and how they end."""
+
+import argparse
+import errno
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import jax
+import jaxlib
+import tyro
+
+from experiments.config import LOSSES, METHODS, OWN_DATA
+from experiments.configs import get_config
+from experiments.errors import Stopped, UserError
+
+RunDirs = Annotated[
+    tuple[Path, ...],
+    tyro.conf.Positional,
+    tyro.conf.arg(
+        metavar="RUN_DIR ...", help="folders of runs, or folders of such folders"
+    ),
+]
+
+DataDir = Annotated[
+    Path, tyro.conf.arg(help="folder of data sets; digits_lt brings its own")
+]
+Workers = Annotated[
+    int, tyro.conf.arg(help="processes that read images; 0: threads only")
+]
+
+_FOLDER = Path("~/.cache/focal_sam_jax/compiled")
+# Versions that on CPU compute some sums wrong or crash on them (jax-ml/jax#39103 and
+# #40412, #39257), and what leaves them, and single convolutions, to XLA itself. An
+# unknown flag would end the process: these versions know it.
+_WRONG_SUMS = {"0.10.2", "0.11.0"}
+_FLAG = "--xla_cpu_experimental_ynn_fusion_type"
+_WITHOUT_THEM = f"{_FLAG}=-individual_convolution,-reduce"
+
+_Job = TypeVar("_Job")
+
+
+def arguments_of(
+    job: type[_Job], prog: str, arguments: list[str], recipe: str = "digits_lt"
+) -> _Job:
+    """The job that a command line describes.
+
+    The recipe, the method, the loss and the data are read first: they set the defaults
+    of the rest. Data of the user's own are not cut, and without a recipe are taken as
+    ImageNet-LT is.
+
+    Args:
+      job: a dataclass whose first field is ``config``, and the only one without a
+        default.
+      prog: the command, for its help.
+      arguments: what follows the command.
+      recipe: where none is named and the data are not the user's own.
+    """
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for name in ("config", "method", "loss", "data"):
+        first.add_argument(f"--{name}")
+    known, _ = first.parse_known_args(arguments)
+    own_data = (known.data or "").startswith(OWN_DATA)
+    config = get_config(
+        known.config or ("imagenet_lt" if own_data else recipe),
+        known.method if known.method in METHODS else "focal_sam",
+        known.loss if known.loss in LOSSES else None,
+    )
+    if own_data:
+        config = config.replace(data=known.data, imbalance="natural")
+    return tyro.cli(job, prog=prog, args=arguments, default=job(config=config))
+
+
+def compute_right_sums() -> None:
+    """Keeps XLA's CPU backend from sums that it gets wrong, before JAX finds devices.
+
+    A choice of the user's own in ``XLA_FLAGS`` is left as it is.
+    """
+    flags = os.environ.get("XLA_FLAGS", "")
+    if jaxlib.__version__ in _WRONG_SUMS and _FLAG not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} {_WITHOUT_THEM}".strip()
+
+
+def keep_compiled() -> None:
+    """Turns JAX's persistent compilation cache on, before anything is compiled.
+
+    A folder of the user's own, ``JAX_COMPILATION_CACHE_DIR``, is left as it is, and
+    ``JAX_ENABLE_COMPILATION_CACHE=false`` turns the cache off.
+
+    Raises:
+      UserError: if the folder cannot be made.
+    """
+    config = jax.config
+    if config.jax_compilation_cache_dir or not config.jax_enable_compilation_cache:
+        return
+    folder = _FOLDER.expanduser()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"cannot make {folder} to keep compiled programs in: {error.strerror}; set "
+            "JAX_COMPILATION_CACHE_DIR to another folder, or "
+            "JAX_ENABLE_COMPILATION_CACHE=false."
+        ) from error
+    config.update("jax_compilation_cache_dir", str(folder))
+
+
+def exit_with(main: Callable[[], None]) -> None:
+    """Runs a command: status 0 done, 2 the user's mistake, 1 anything else."""
+    try:
+        main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = f" for {error.filename}" if error.filename else ""
+        print(f"error: no space is left{where}: make some.", file=sys.stderr)
+        sys.exit(2)
+    except Stopped as stopped:
+        print(f"stopped: {stopped}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,120 @@
+"""Training one configuration with several seeds, timed and scored."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import devices
+from experiments.config import Config
+from experiments.data.batches import (
+    epoch_sizes,
+    eval_batch_size,
+    padded_batches,
+    shuffled_batches,
+)
+from experiments.data.dataset import Dataset
+from experiments.data.feed import EpochInMemory
+from experiments.data.load import load_dataset
+from experiments.training.evaluate import scores
+from experiments.training.trainer import Trainer, make_trainer
+
+
+class Outcome(NamedTuple):
+    """What one seed came to after its last epoch.
+
+    Attributes:
+      scores: of the split that was asked for.
+      step_seconds: median over the epochs of the time of a step, without the first
+        epoch, which compiles. With several seeds in one program, its time over theirs.
+    """
+
+    scores: dict[str, Any]
+    step_seconds: float
+
+
+def grouped(seeds: list[int], together: bool) -> list[list[int]]:
+    """The seeds that train in one program: all, or each by itself."""
+    return [seeds] if together else [[seed] for seed in seeds]
+
+
+def make_group_trainer(
+    config: Config, datasets: list[Dataset], *, device_loop: bool
+) -> Trainer:
+    """A trainer for :func:`run_group`, on one device; for images held in memory."""
+    _, steps_per_epoch = _sizes(config, datasets)
+    return make_trainer(
+        config,
+        datasets[0],
+        devices.device_mesh(1),
+        steps_per_epoch,
+        device_loop=device_loop,
+        over_seeds=len(datasets) > 1,
+    )
+
+
+def seed_dataset(config: Config, seed: int, data_dir: Path) -> Dataset:
+    """A long-tailed subset of the seed's own, with the same counts for every seed."""
+    return load_dataset(config.replace(subset_seed=seed), data_dir)
+
+
+def run_group(
+    config: Config,
+    trainer: Trainer,
+    seeds: list[int],
+    datasets: list[Dataset],
+    split: str,
+    clock: Callable[[], float],
+) -> list[Outcome]:
+    """Trains the seeds in one program and scores "validation" or "test".
+
+    ``clock`` tells the time in seconds.
+    """
+    keys = _pack([jax.random.key(seed) for seed in seeds])
+    data = jax.device_put(_pack([dataset.train for dataset in datasets]))
+    batch_size, steps = _sizes(config, datasets)
+
+    def order(key, epoch):
+        return shuffled_batches(key, epoch, len(datasets[0].train.labels), batch_size)
+
+    order = jax.jit(order if len(seeds) == 1 else jax.vmap(order, in_axes=(0, None)))
+    state = trainer.init(keys)
+    seconds = []
+    for epoch in range(config.epochs):
+        began = clock()
+        inputs = EpochInMemory(data, order(keys, epoch))
+        state = trainer.advance(state, inputs, keys, steps)
+        jax.block_until_ready(state)
+        seconds.append(clock() - began)
+    step_seconds = float(np.median(seconds[1:] or seconds)) / steps
+
+    splits = [getattr(dataset, split) for dataset in datasets]
+    size = eval_batch_size(len(splits[0].labels))
+    batches = zip(*(padded_batches(part, size) for part in splits), strict=True)
+    sums = trainer.evaluate(state, (_pack(list(of_seeds)) for of_seeds in batches))
+    counts = datasets[0].class_counts
+    return [
+        Outcome(scores(own, counts, config), step_seconds / len(seeds))
+        for own in _unpack(sums, len(seeds))
+    ]
+
+
+def _sizes(config: Config, datasets: list[Dataset]) -> tuple[int, int]:
+    return epoch_sizes(len(datasets[0].train.labels), config.batch_size, devices=1)
+
+
+def _pack(trees: list[Any]) -> Any:
+    """One tree whose arrays lead with the seeds; a lone seed has no such axis."""
+    if len(trees) == 1:
+        return trees[0]
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+def _unpack(tree: Any, size: int) -> list[Any]:
+    """The tree of every seed."""
+    if size == 1:
+        return [tree]
+    return [jax.tree.map(lambda leaf, i=i: leaf[i], tree) for i in range(size)]

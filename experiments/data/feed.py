@@ -1,0 +1,222 @@
+"""How examples reach the devices: which of them, in which order, batch by batch.
+
+Sets in memory lie on the devices whole, large sets stream in from disk.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol
+
+import jax
+from jax.sharding import Mesh
+
+from experiments import devices
+from experiments.config import Config
+from experiments.data.batches import (
+    epoch_sizes,
+    eval_batch_size,
+    padded_batches,
+    shuffled_batches,
+)
+from experiments.data.dataset import Dataset, Source, Split
+
+# Steps of one device loop: between two the host can save the state and stop.
+_STEPS_IN_LOOP = 100
+_STREAMED_BATCH_SIZE = 128
+# Pixels of a batch in memory once it is resized, 128 images of 224 by 224.
+_LARGEST_BATCH = 128 * 224**2
+
+# Images as they are stored, labels, and whether they are real or padding.
+EvalBatch = tuple[jax.Array, jax.Array, jax.Array]
+
+
+class EpochInMemory(NamedTuple):
+    """All batches of an epoch.
+
+    Attributes:
+      split: the training set, with arrays on the devices.
+      order: which of it make the batches, int, ``(steps_per_epoch, batch_size)``.
+    """
+
+    split: Split
+    order: jax.Array
+
+    def batch(self, step: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Images and labels of a step, counted from the start of the run."""
+        chosen = self.order[step % len(self.order)]
+        return self.split.images[chosen], self.split.labels[chosen]
+
+
+class StreamedBatch(NamedTuple):
+    """The batch of one step."""
+
+    images: jax.Array
+    labels: jax.Array
+
+    def batch(self, step: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Images and labels of that step."""
+        return self.images, self.labels
+
+
+Inputs = EpochInMemory | StreamedBatch
+
+
+class Feed(Protocol):
+    """The data of a run.
+
+    Attributes:
+      batch_size: examples in a step, over all devices.
+      steps_per_epoch: steps in an epoch.
+    """
+
+    batch_size: int
+    steps_per_epoch: int
+
+    def epoch(self, step: int) -> Iterator[tuple[Inputs, int]]:
+        """The rest of the epoch that ``step`` is in: inputs, and steps to make."""
+        ...
+
+    def whole(self, split: Split | Source) -> Iterator[EvalBatch]:
+        """A whole split in its order, once."""
+        ...
+
+    def close(self) -> None:
+        """Ends what reads ahead."""
+        ...
+
+
+def make_feed(
+    config: Config,
+    dataset: Dataset,
+    mesh: Mesh,
+    key: jax.Array,
+    *,
+    workers: int = 0,
+    device_loop: bool = False,
+) -> Feed:
+    """The feed that suits the size of the images.
+
+    Args:
+      config: the run.
+      dataset: its data.
+      mesh: the devices; each takes an equal share of every batch.
+      key: the run's random key, which the order of a set in memory comes from.
+      workers: processes that read images from disk.
+      device_loop: whether many steps on a set in memory are made in one call.
+
+    Raises:
+      UserError: if the devices cannot share a batch evenly.
+    """
+    devices.check_batch_size(config.batch_size, mesh)
+    if config.in_memory:
+        return _MemoryFeed(config, dataset, mesh, key, device_loop)
+    return _StreamFeed(config, dataset, mesh, workers)
+
+
+class _MemoryFeed:
+    """A set that lies on every device whole; a step picks its batch."""
+
+    def __init__(self, config, dataset, mesh, key, device_loop):
+        self._config, self._mesh, self._key = config, mesh, key
+        self.batch_size, self.steps_per_epoch = epoch_sizes(
+            len(dataset.train.labels), config.batch_size, mesh.size
+        )
+        self._steps_in_call = _STEPS_IN_LOOP if device_loop else 1
+        whole = devices.replicated(mesh)
+        self._train = jax.device_put(dataset.train, whole)
+        self._order = jax.jit(
+            shuffled_batches, static_argnums=(2, 3), out_shardings=whole
+        )
+
+    def epoch(self, step):
+        epoch, done = divmod(step, self.steps_per_epoch)
+        size = len(self._train.labels)
+        order = self._order(self._key, epoch, size, self.batch_size)
+        for start in range(done, self.steps_per_epoch, self._steps_in_call):
+            steps = min(self._steps_in_call, self.steps_per_epoch - start)
+            yield EpochInMemory(self._train, order), steps
+
+    def whole(self, split):
+        return whole_split(self._config, split, self._mesh)
+
+    def close(self):
+        pass
+
+
+class _StreamFeed:
+    """A set on disk; every process reads its share of every batch, ahead of time."""
+
+    def __init__(self, config, dataset, mesh, workers):
+        self._config, self._dataset = config, dataset
+        self._mesh, self._workers = mesh, workers
+        self.batch_size, self.steps_per_epoch = epoch_sizes(
+            len(dataset.train.labels), config.batch_size, mesh.size
+        )
+        self._stream, self._position = None, -1
+
+    def epoch(self, step):
+        if self._stream is None or self._position != step:
+            self._open(step)
+        for _ in range(self.steps_per_epoch - step % self.steps_per_epoch):
+            batch = devices.local_rows(next(self._stream), self._mesh)
+            self._position += 1
+            yield StreamedBatch(*batch), 1
+
+    def whole(self, split):
+        return whole_split(self._config, split, self._mesh, self._workers)
+
+    def close(self):
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
+
+    def _open(self, step):
+        from experiments.data.stream import train_batches
+
+        self.close()
+        self._stream = train_batches(
+            self._dataset.train,
+            seed=self._config.seed,
+            batch_size=self.batch_size,
+            image_size=self._config.image_size,
+            jitter=self._config.augment == "resized_crop_jitter",
+            start_step=step,
+            workers=self._workers,
+            shard=jax.process_index(),
+            num_shards=jax.process_count(),
+        )
+        self._position = step
+
+
+def whole_split(
+    config: Config, split: Split | Source, mesh: Mesh, workers: int = 0
+) -> Iterator[EvalBatch]:
+    """A split in its order, once, batch by batch.
+
+    Args:
+      config: its sizes matter.
+      split: in memory or on disk, as the configuration says.
+      mesh: the devices, which share every batch.
+      workers: processes that read.
+    """
+    if config.in_memory:
+        fitting = max(_LARGEST_BATCH // config.network_size**2, 1)
+        size = eval_batch_size(min(len(split.labels), fitting), mesh.size)
+        for batch in padded_batches(split, size):
+            yield jax.device_put(batch, devices.by_example(mesh))
+        return
+    from experiments.data.stream import eval_batches
+
+    size = _STREAMED_BATCH_SIZE + -_STREAMED_BATCH_SIZE % mesh.size
+    resize = config.test_resize or round(config.image_size * 256 / 224)
+    batches = eval_batches(
+        split,
+        batch_size=size,
+        image_size=config.image_size,
+        resize=resize,
+        workers=workers,
+        shard=jax.process_index(),
+        num_shards=jax.process_count(),
+    )
+    with batches:
+        for batch in batches:
+            yield devices.local_rows(batch, mesh)

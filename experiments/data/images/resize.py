@@ -1,0 +1,151 @@
+"""Resizing and cropping on the device.
+
+With Pillow's weights for bilinear interpolation, a triangle that widens where the image
+shrinks, but nothing is rounded to 8 bits.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from experiments.config import Config
+from experiments.data.images.host_crop import AREA, RATIO, TRIES
+
+# Sums too: pixels have eight bits, and so have the factors of the fast products of GPUs
+# and TPUs.
+_PRECISION = jax.lax.Precision.HIGHEST
+
+
+def resize(images: jax.Array, size: int) -> jax.Array:
+    """Squares of another size, each axis scaled on its own.
+
+    Args:
+      images: float, ``(batch, height, width, channels)``.
+      size: side of the result, in pixels.
+
+    Returns:
+      Array ``(batch, size, size, channels)`` of the same dtype.
+    """
+    batch, height, width, channels = images.shape
+    if (height, width) == (size, size):
+        return images
+    return jax.image.resize(
+        images, (batch, size, size, channels), "linear", precision=_PRECISION
+    )
+
+
+def random_resized_crop(key: jax.Array, images: jax.Array, size: int) -> jax.Array:
+    """A random crop of every image, resized to a square and mirrored in half of cases.
+
+    The crop is drawn as in :mod:`experiments.data.images.host_crop`, and no pixel from
+    outside it comes in.
+
+    Args:
+      key: random key.
+      images: float, ``(batch, height, width, channels)``.
+      size: side of the result, in pixels.
+
+    Returns:
+      Array ``(batch, size, size, channels)`` of the same dtype.
+    """
+    batch, height, width, _ = images.shape
+    box_key, flip_key = jax.random.split(key)
+    keys = jax.random.split(box_key, batch)
+    boxes = jax.vmap(lambda key: random_box(key, height, width))(keys)
+    mirrored = jax.random.bernoulli(flip_key, shape=(batch,))
+    return crop_and_resize(images, boxes, mirrored, size)
+
+
+def crop_and_resize(
+    images: jax.Array, boxes: jax.Array, mirrored: jax.Array, size: int
+) -> jax.Array:
+    """A given crop of every image, resized to a square.
+
+    Args:
+      images: float, ``(batch, height, width, channels)``.
+      boxes: first row and column, number of rows and columns, ``(batch, 4)``.
+      mirrored: whether left and right change places, bool, ``(batch,)``.
+      size: side of the result, in pixels.
+
+    Returns:
+      Array ``(batch, size, size, channels)`` of the same dtype.
+    """
+    _, height, width, _ = images.shape
+    top, left, tall, wide = boxes.astype(jnp.float32).T
+
+    def matrices(start, crop, length):
+        return jax.vmap(lambda s, p: _weights(s, p, length, size))(start, crop)
+
+    rows, columns = matrices(top, tall, height), matrices(left, wide, width)
+    columns = jnp.where(mirrored[:, None, None], columns[:, ::-1], columns)
+    product = jnp.einsum(
+        "bih,bjw,bhwc->bijc",
+        rows.astype(images.dtype),
+        columns.astype(images.dtype),
+        images,
+        precision=_PRECISION,
+        preferred_element_type=jnp.float32,
+    )
+    return product.astype(images.dtype)
+
+
+def random_box(key: jax.Array, height: int, width: int) -> jax.Array:
+    """Where to crop: 8 to 100 percent of the area, width to height 3:4 to 4:3.
+
+    The first of ten draws that fits; if none does, the middle of the image, as much of
+    it as those ratios allow.
+
+    Args:
+      key: random key.
+      height: of the image, in pixels.
+      width: of the image, in pixels.
+
+    Returns:
+      First row and column, number of rows and columns, int32, ``(4,)``.
+    """
+    area_key, ratio_key, place_key = jax.random.split(key, 3)
+    area = (
+        height
+        * width
+        * jax.random.uniform(area_key, (TRIES,), minval=AREA[0], maxval=AREA[1])
+    )
+    low, high = map(math.log, RATIO)
+    ratio = jnp.exp(jax.random.uniform(ratio_key, (TRIES,), minval=low, maxval=high))
+    wide = jnp.round(jnp.sqrt(area * ratio)).astype(jnp.int32)
+    tall = jnp.round(jnp.sqrt(area / ratio)).astype(jnp.int32)
+    fits = (wide > 0) & (wide <= width) & (tall > 0) & (tall <= height)
+    first = jnp.argmax(fits)
+    tall = jnp.where(fits.any(), tall[first], min(height, round(width / RATIO[0])))
+    wide = jnp.where(fits.any(), wide[first], min(width, round(height * RATIO[1])))
+    spare = jnp.stack([height - tall, width - wide])
+    drawn = jax.random.randint(place_key, (2,), 0, spare + 1)
+    corner = jnp.where(fits.any(), drawn, spare // 2)
+    return jnp.concatenate([corner, jnp.stack([tall, wide])]).astype(jnp.int32)
+
+
+def eval_view(config: Config, images: jax.Array) -> jax.Array:
+    """What of every image is evaluated: the middle square, as large as is trained on.
+
+    Images in memory are resized first; streamed ones come as they should be.
+
+    Args:
+      config: its sizes matter.
+      images: float, ``(batch, height, width, channels)``.
+    """
+    size = config.network_size
+    if config.in_memory:
+        images = resize(images, max(size, config.test_resize or 0))
+    start = (images.shape[1] - size) // 2
+    return images[:, start : start + size, start : start + size]
+
+
+def _weights(start, crop, length, size):
+    """Weights of ``length`` pixels for ``size``, of ``crop`` pixels from ``start``."""
+    scale = crop / size
+    centres = start + (jnp.arange(size) + 0.5) * scale - 0.5
+    pixels = jnp.arange(length, dtype=jnp.float32)
+    distance = jnp.abs(centres[:, None] - pixels[None]) / jnp.maximum(scale, 1.0)
+    inside = (pixels >= start) & (pixels < start + crop)
+    weights = jnp.where(inside[None], jnp.maximum(1 - distance, 0), 0)
+    return weights / weights.sum(axis=1, keepdims=True)

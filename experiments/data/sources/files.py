@@ -1,0 +1,119 @@
+"""Image files, subsets of sources, and what every reader of images hands over."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+
+from experiments.data.dataset import Source
+from experiments.errors import UserError
+
+# Of ImageNet's pixels, which lie in [0, 255]; also where a set has no numbers of its
+# own.
+IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32) * 255
+IMAGENET_STD = np.array([0.229, 0.224, 0.225], np.float32) * 255
+
+_Split = TypeVar("_Split")
+
+
+class Splits(NamedTuple):
+    """A data set as it was found, before a tail is cut or anything is set aside.
+
+    Attributes:
+      train: to learn from.
+      validation: to choose by, or ``None``.
+      test: to report.
+      class_names: a name for each class.
+      mean: of the pixel values of each channel, float32, ``(3,)``.
+      std: their standard deviation.
+    """
+
+    train: Source
+    validation: Source | None
+    test: Source
+    class_names: tuple[str, ...]
+    mean: np.ndarray = IMAGENET_MEAN
+    std: np.ndarray = IMAGENET_STD
+
+
+class ImageFiles:
+    """A source of image files in a folder."""
+
+    def __init__(self, folder: Path, paths: Sequence[str], labels: Sequence[int]):
+        """
+        Args:
+          folder: where relative paths start.
+          paths: of the files, absolute or relative.
+          labels: of the files, as many.
+        """
+        self.folder = folder
+        self.paths = tuple(paths)
+        self.labels = np.array(labels, np.int32)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> bytes:
+        path = self.folder / self.paths[index]
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise UserError(f"{path} cannot be read: {error.strerror}.") from None
+
+    def name(self, index: int) -> str:
+        """The path of the file."""
+        return str(self.folder / self.paths[index])
+
+
+class Subset:
+    """Some examples of a source, in a given order."""
+
+    def __init__(
+        self, source: Source, indices: np.ndarray, labels: np.ndarray | None = None
+    ):
+        """
+        Args:
+          source: where the examples are.
+          indices: of those that belong to the subset, ints, shape ``(size,)``.
+          labels: of the subset's examples, where they differ from the source's.
+        """
+        self.source = source
+        self.indices = indices
+        self.labels = source.labels[indices] if labels is None else labels
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> bytes:
+        return self.source[int(self.indices[index])]
+
+    def name(self, index: int) -> str:
+        """The source's name of the example."""
+        return self.source.name(int(self.indices[index]))
+
+
+def validation_and_test(
+    validation: _Split | None, test: _Split | None, where: str
+) -> tuple[_Split | None, _Split]:
+    """Which split is reported: the test split, or else the validation split.
+
+    Args:
+      validation: if there is one.
+      test: if there is one with labels.
+      where: of what data set, for the message.
+
+    Returns:
+      The split to choose by, or ``None``, and the split to report.
+
+    Raises:
+      UserError: if there is neither.
+    """
+    if test is not None:
+        return validation, test
+    if validation is None:
+        raise UserError(
+            f"{where} has neither a test nor a validation split with labels; one of "
+            "them is needed to report accuracy on."
+        )
+    return None, validation

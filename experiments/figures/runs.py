@@ -1,0 +1,188 @@
+"""Pictures of methods, or of other groups of runs, side by side."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from experiments.figures.style import (
+    BLACK,
+    COLOURS,
+    GREEN,
+    GREY,
+    LINE_STYLES,
+    NAMED,
+    SHOT_COLOURS,
+    count_axis,
+    edges,
+    finish,
+    log_axis,
+    moving_average,
+    save,
+)
+from experiments.metrics import SCORES, SHOTS
+
+
+def method_comparison(path: Path, rows: list[dict[str, Any]], title: str) -> None:
+    """Accuracy of every method, overall and by group of classes.
+
+    A dot a seed; a line at the mean, and a bar one standard deviation to either side.
+
+    Args:
+      path: of the PNG.
+      rows: one a method, with its ``name`` and under each of the scores ``None`` or
+        ``mean``, ``spread`` (``None`` for a single seed) and ``values``, fractions.
+      title: above the figure.
+    """
+    height = 1.7 + 0.34 * len(rows)
+    figure = Figure(figsize=(10.0, height), layout="constrained")
+    shown = [key for key in SCORES if any(row[key] for row in rows)]
+    panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
+    names = [row["name"] for row in rows]
+    for axes, key in zip(panels, shown, strict=True):
+        for place, row in enumerate(rows):
+            if row[key] is None:
+                continue
+            values = 100 * np.array(row[key]["values"], dtype=float)
+            mean, spread = 100 * row[key]["mean"], 100 * (row[key]["spread"] or 0)
+            axes.plot(
+                values, np.full(len(values), place), "o", color=GREEN, alpha=0.45, ms=5
+            )
+            axes.vlines(mean, place - 0.28, place + 0.28, color=BLACK, lw=2)
+            if spread:
+                axes.hlines(place, mean - spread, mean + spread, color=BLACK, lw=1)
+        axes.set_yticks(range(len(names)), names)
+        axes.set_ylim(len(names) - 0.4, -0.6)
+        axes.set_title(key.replace("accuracy_", "").replace("accuracy", "overall"))
+        finish(axes, legend=False)
+        axes.grid(axis="x", alpha=0.3)
+    figure.supxlabel("test accuracy (%): seeds, mean and standard deviation", size=10)
+    figure.suptitle(title)
+    save(figure, path)
+
+
+def per_class_accuracy(
+    path: Path,
+    accuracy: Mapping[str, np.ndarray],
+    class_counts: np.ndarray,
+    shots: np.ndarray,
+    title: str,
+) -> None:
+    """Test accuracy of every class for all groups of runs, over its training count.
+
+    With more than 100 classes it is a mean over neighbours in frequency.
+
+    Args:
+      path: of the PNG.
+      accuracy: by the name of the group, a fraction for every class, the most frequent
+        first, ``(num_classes,)``; NaN leaves a gap.
+      class_counts: training examples of each class, in the same order, int.
+      shots: the name of each class's group, in the same order.
+      title: above the figure.
+    """
+    size = len(class_counts)
+    figure = Figure(figsize=(9.0, 5.0), layout="constrained")
+    axes, count_axes = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    rank = np.arange(1, size + 1)
+    neighbours = size // 20 | 1
+    smooth = size > NAMED
+    lowest = 100.0
+    for place, (name, values) in enumerate(accuracy.items()):
+        height = 100 * values
+        if smooth:
+            height = moving_average(height, neighbours)
+        lowest = min(lowest, np.min(height, initial=100, where=~np.isnan(height)))
+        dots = {"marker": "o", "ms": 4} if size <= NAMED // 2 else {}
+        axes.plot(rank, height, label=name, lw=1.4, **_style(place), **dots)
+    for shot in SHOTS:
+        chosen = shots == shot
+        if chosen.any():
+            columns, colour = edges(rank[chosen]), SHOT_COLOURS[shot]
+            low, high = columns[[0, -1]]
+            axes.axvspan(low, high, color=colour, alpha=0.12, lw=0)
+            where = {"transform": axes.get_xaxis_transform(), "ha": "center"}
+            axes.text((low + high) / 2, 1.01, shot, color=GREY, **where)
+            count_axes.stairs(class_counts[chosen], columns, fill=True, color=colour)
+    mean = f"test accuracy (%),\nmean of {neighbours} classes"
+    axes.set_ylabel(mean if smooth else "test accuracy (%)")
+    # Whole tens below all that is shown: methods differ by little.
+    axes.set_ylim(min(90, np.floor(lowest / 10) * 10), 100)
+    axes.set_xlim(0.5, size + 0.5)
+    count_axis(count_axes, class_counts)
+    count_axes.set_xlabel("class, by falling number of training examples")
+    finish(axes)
+    finish(count_axes, legend=False)
+    figure.suptitle(title)
+    save(figure, path)
+
+
+def learning_curves(
+    path: Path, rows: Mapping[str, Sequence[list[dict[str, Any]]]], title: str
+) -> None:
+    """Training loss and validation accuracy of all groups of runs.
+
+    A line is the mean over seeds at the epochs that all of them have, the band one
+    standard deviation to either side. Without a validation split there is no accuracy.
+
+    Args:
+      path: of the PNG.
+      rows: by the name of the group, the rows of the metrics of each of its runs.
+      title: above the figure.
+    """
+    panels = [("train", "loss", 1, "training loss, mean over the epoch")]
+    if any(r["split"] == "validation" for runs in rows.values() for r in runs[0]):
+        panels.append(("validation", "accuracy", 100, "validation accuracy (%)"))
+    width = 2.5 + 3.6 * len(panels)
+    figure = Figure(figsize=(width, 3.8), layout="constrained")
+    columns = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, (split, key, factor, label) in zip(columns, panels, strict=True):
+        for place, (name, runs) in enumerate(rows.items()):
+            _plot_mean(axes, runs, split, key, factor, label=name, **_style(place))
+        axes.set_xlabel("epoch")
+        axes.set_xlim(left=0)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.set_ylabel(label)
+        finish(axes, legend=axes is columns[-1])
+    log_axis(columns[0])
+    figure.suptitle(title)
+    save(figure, path)
+
+
+def _plot_mean(
+    axes: Axes,
+    runs: Sequence[list[dict[str, Any]]],
+    split: str,
+    key: str,
+    factor: float,
+    **style,
+) -> None:
+    points = [
+        {
+            row["epoch"]: factor * row[key]
+            for row in rows
+            if row["split"] == split and row[key] is not None
+        }
+        for rows in runs
+    ]
+    epochs = sorted(set.intersection(*map(set, points)))
+    values = np.array([[of_run[epoch] for epoch in epochs] for of_run in points])
+    mean = values.mean(axis=0)
+    marker = "." if len(epochs) <= 30 else None
+    axes.plot(epochs, mean, lw=1.4, marker=marker, **style)
+    if len(runs) > 1:
+        spread = values.std(axis=0, ddof=1)
+        axes.fill_between(
+            epochs, mean - spread, mean + spread, color=style["color"], alpha=0.15, lw=0
+        )
+
+
+def _style(place: int) -> dict[str, Any]:
+    """Of the line of a group: colours first, then line styles."""
+    turn, colour = divmod(place, len(COLOURS))
+    return {
+        "color": COLOURS[colour],
+        "linestyle": LINE_STYLES[turn % len(LINE_STYLES)],
+    }

@@ -1,0 +1,208 @@
+"""The description of a run: manifest.json in a folder of its own."""
+
+import dataclasses
+import json
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from experiments.config import Config
+from experiments.data.dataset import Dataset
+from experiments.errors import UserError
+
+MANIFEST, METRICS = "manifest.json", "metrics.jsonl"
+CHECKPOINTS = "checkpoints"
+_PACKAGES = ("jax", "jaxlib", "optax", "flax", "numpy", "scikit-learn")
+_DATA_PACKAGES = ("grain", "tensorflow-datasets", "pillow")
+# Options that are no more, and the value with which a run is one of today's.
+_GONE = {"five_crops": False, "randaugment": 0, "cutout": 0, "mixup": 0.0}
+_GONE |= {"bottleneck": None}
+
+
+class Sizes(NamedTuple):
+    """How many numbers are trained, and how many frozen."""
+
+    trained: int
+    frozen: int
+
+
+def describe_run(
+    config: Config, dataset: Dataset, sizes: Sizes, command: list[str]
+) -> dict[str, Any]:
+    """All one needs to know to repeat a run, as JSON."""
+    return {
+        "config": as_json(config),
+        "seeds": {"training": config.seed, "subset": config.subset_seed},
+        "class_counts": [int(n) for n in dataset.class_counts],
+        "class_names": list(dataset.class_names),
+        "examples": {
+            "train": len(dataset.train.labels),
+            "validation": 0
+            if dataset.validation is None
+            else len(dataset.validation.labels),
+            "test": len(dataset.test.labels),
+        },
+        "parameters": sizes.trained,
+        "frozen_parameters": sizes.frozen,
+        **describe_machine(command),
+    }
+
+
+def describe_machine(command: list[str]) -> dict[str, Any]:
+    """Versions, git commit, device, and the command that was given."""
+    device = jax.devices()[0]
+    return {
+        "versions": {
+            "python": platform.python_version(),
+            **{
+                package: _version(package)
+                for package in ("focal_sam_jax", *_PACKAGES, *_DATA_PACKAGES)
+            },
+        },
+        "git_commit": _git("rev-parse", "HEAD"),
+        "git_dirty": bool(_git("status", "--porcelain")),
+        "device": {
+            "backend": jax.default_backend(),
+            "kind": device.device_kind,
+            "count": jax.device_count(),
+            "hosts": jax.process_count(),
+            "platform": platform.platform(),
+        },
+        "command": command,
+    }
+
+
+def create_run(run_dir: Path, manifest: dict[str, Any]) -> None:
+    """Makes the folder and writes the manifest; never into a run that is there."""
+    if any((run_dir / part).exists() for part in (MANIFEST, METRICS, CHECKPOINTS)):
+        raise UserError(
+            f"{run_dir} already holds a run, and nothing is overwritten: pass another "
+            "--run-dir, or go on with a run of experiments.train by --resume."
+        )
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"cannot make the --run-dir {run_dir}: {error.strerror}."
+        ) from error
+    write_json(run_dir / MANIFEST, manifest)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes all or nothing: a reader never sees half a file."""
+    unfinished = path.with_suffix(path.suffix + ".tmp")
+    unfinished.write_text(json.dumps(content, indent=2) + "\n")
+    unfinished.replace(path)
+
+
+def read_manifest(run_dir: Path) -> dict[str, Any]:
+    """The manifest of a run."""
+    path = run_dir / MANIFEST
+    if not path.exists():
+        raise UserError(f"{run_dir} holds no run: there is no {MANIFEST} in it.")
+    return json.loads(path.read_text())
+
+
+def as_json(config: Config) -> dict[str, Any]:
+    """A configuration as it will be read back: JSON knows lists, no tuples."""
+    fields = dataclasses.asdict(config)
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()}
+
+
+def complete(saved: dict[str, Any]) -> dict[str, Any]:
+    """A saved configuration with the fields of today.
+
+    An option that came later has its default, and one that is gone is left out where
+    the run did without it.
+    """
+    now = as_json(Config()) | saved
+    return {k: v for k, v in now.items() if k not in _GONE or v != _GONE[k]}
+
+
+def config_of(manifest: dict[str, Any]) -> Config:
+    """The configuration of a run, from its manifest.
+
+    Raises:
+      UserError: if the run has options that this program lacks.
+    """
+    saved = complete(manifest["config"])
+    if unknown := saved.keys() - as_json(Config()).keys():
+        options = ", ".join(f"{name} {saved[name]}" for name in sorted(unknown))
+        raise UserError(
+            f"the run has options that this version of the program lacks ({options}): "
+            f"read it with that of commit {manifest.get('git_commit')}."
+        )
+    return Config(
+        **{k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()}
+    )
+
+
+def check_same_config(saved: dict[str, Any], config: Config) -> None:
+    """Raises a ``UserError`` if what was saved belongs to another configuration."""
+    then, now = complete(saved), as_json(config)
+    changed = [
+        f"{name}: {then.get(name)} then, {now.get(name)} now"
+        for name in sorted(then.keys() | now.keys())
+        if then.get(name) != now.get(name)
+    ]
+    if changed:
+        raise UserError(
+            f"cannot resume with another configuration ({'; '.join(changed)}): "
+            "pass the same options again, or another --run-dir."
+        )
+
+
+def free_run_dir(base: Path, name: str) -> Path:
+    """``base/name``, or the first of ``base/name-2``, ``-3``, … that is not taken."""
+    candidate, number = base / name, 2
+    while candidate.exists():
+        candidate, number = base / f"{name}-{number}", number + 1
+    return candidate
+
+
+def report_dir(wanted: Path | None, name: str) -> Path:
+    """A new folder for what is told of finished runs; nothing is overwritten.
+
+    Args:
+      wanted: the user's ``--out``; ``None`` for a new one in ``runs/``.
+      name: of the new one.
+
+    Raises:
+      UserError: if it is not empty, or cannot be made.
+    """
+    out = wanted or free_run_dir(Path("runs"), name)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        taken = any(out.iterdir())
+    except OSError as error:
+        raise UserError(f"cannot make the --out {out}: {error.strerror}.") from error
+    if taken:
+        raise UserError(
+            f"{out} is not empty, and nothing is overwritten: pass another --out."
+        )
+    return out
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _git(*arguments: str) -> str | None:
+    """What git says of the folder of this file; ``None`` where there is no git."""
+    try:
+        return subprocess.run(
+            ["git", *arguments],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None

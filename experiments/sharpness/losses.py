@@ -1,0 +1,103 @@
+"""A network's losses on its training set, class by class, ready to be measured.
+
+In evaluation mode, on images as those of the test split are seen, by the training
+criterion.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from typing import Any
+
+import chex
+import jax.numpy as jnp
+import numpy as np
+
+import focal_sam_jax as fsam
+from experiments.config import Config
+from experiments.data.dataset import Dataset
+from experiments.data.feed import EvalBatch
+from experiments.models import make_model
+from experiments.training.criterion import make_loss
+from experiments.training.evaluate import eval_logits
+
+
+def network_losses(
+    config: Config,
+    dataset: Dataset,
+    frozen: chex.ArrayTree,
+    batch_stats: chex.ArrayTree,
+    read: Callable[[], Iterator[EvalBatch]],
+) -> fsam.sharpness.ClassLosses:
+    r""":math:`L_c = \frac{1}{N} \sum_{j: y_j = c} \ell_j` over the training set.
+
+    Divided by a class's share of the set they are means over its images. What one run
+    compiles serves all others with the same network and criterion.
+
+    Args:
+      config: of the run.
+      dataset: gives counts and normalisation, not the images.
+      frozen: the network's frozen weights.
+      batch_stats: its BatchNorm statistics.
+      read: begins to read the training set, as ``(images, labels, real)``. A set in
+        memory is read once, another whenever it is gone through.
+    """
+    counts, channels = dataset.class_counts, len(dataset.mean)
+    around = (
+        batch_stats,
+        frozen,
+        *map(jnp.asarray, (counts, dataset.mean, dataset.std)),
+    )
+    batches = _Batches(around, read)
+    losses = _class_losses(_what_matters(config), len(counts), channels)
+    return losses.over(list(batches) if config.in_memory else batches)
+
+
+def class_shares(class_counts: np.ndarray) -> np.ndarray:
+    """Of every class in the training set; of an empty one NaN, ``(num_classes,)``."""
+    shares = np.asarray(class_counts, float) / np.sum(class_counts)
+    return np.where(shares > 0, shares, np.nan)
+
+
+class _Batches:
+    """The arguments of the loss function beside the parameters, again and again."""
+
+    def __init__(
+        self, around: tuple[Any, ...], read: Callable[[], Iterator[EvalBatch]]
+    ):
+        self._around, self._read = around, read
+
+    def __iter__(self) -> Iterator[tuple[Any, ...]]:
+        return ((*self._around, *batch) for batch in self._read())
+
+
+@lru_cache(maxsize=8)
+def _class_losses(
+    config: Config, num_classes: int, channels: int
+) -> fsam.sharpness.ClassLosses:
+    model = make_model(config, num_classes, channels)
+
+    def per_class_loss(params, batch_stats, frozen, class_counts, mean, std, *batch):
+        images, labels, real = batch
+        network = params, batch_stats
+        logits = eval_logits(config, model, network, frozen, images, mean, std)
+        # The criterion as it was in the last step.
+        loss = make_loss(config, class_counts)
+        losses = loss(logits, labels, jnp.asarray(config.epochs - 1))
+        means = fsam.per_class_losses(losses, labels, num_classes, where=real)
+        return means * jnp.sum(real) / jnp.sum(class_counts)
+
+    return fsam.sharpness.class_losses(per_class_loss)
+
+
+def _what_matters(config: Config) -> Config:
+    """``config``, equal for runs whose losses are one function of their weights."""
+    zeros = ("seed", "subset_seed", "weight_decay", "rho", "gamma", "lam", "alpha")
+    return config.replace(
+        **dict.fromkeys((*zeros, "tail_threshold"), 0),
+        config="",
+        method="sgd",
+        approximation="none",
+        learning_rate=1.0,
+        # Only deferred weights know of epochs.
+        epochs=1 if config.drw_start is None else config.epochs,
+    )

@@ -1,0 +1,244 @@
+"""One finished run as numbers: how sharp the loss of every class and group is."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+import focal_sam_jax as fsam
+from experiments import devices
+from experiments.config import about, at_least, check_bounds
+from experiments.data.feed import whole_split
+from experiments.data.load import load_dataset
+from experiments.metrics import SHOTS
+from experiments.models import make_model
+from experiments.records.manifest import config_of, read_manifest
+from experiments.sharpness.classes import RADIUS, by_shot, known
+from experiments.sharpness.losses import class_shares, network_losses
+from experiments.training.checkpoint import last_network
+from experiments.training.evaluate import shots
+
+GROUPS = (*SHOTS, "all")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How it is measured, alike for all runs."""
+
+    rho: Annotated[
+        float, about("radius of the balls, L2 norm of weights"), at_least(0)
+    ] = RADIUS
+    adaptive_rho: Annotated[
+        float, about("radius of adaptive balls, in units of the weights"), at_least(0)
+    ] = 0.5
+    average_rho: Annotated[
+        float,
+        about("distance of random points, in which a single weight moves little"),
+        at_least(0),
+    ] = 5.0
+    gamma: Annotated[float, about("exponent of the focal sharpness"), at_least(0)] = 1.0
+    ascent_steps: Annotated[
+        int,
+        about("of projected gradient ascent to the worst point of a ball"),
+        at_least(1),
+    ] = 5
+    restarts: Annotated[
+        int, about("ascents, all but one of them from a random point"), at_least(1)
+    ] = 1
+    samples: Annotated[
+        int, about("random points of the average sharpness"), at_least(1)
+    ] = 20
+    trace_samples: Annotated[int, about("random vectors of a trace"), at_least(1)] = 30
+    lanczos_steps: Annotated[
+        int,
+        about("products with a Hessian, for its largest eigenvalue and its density"),
+        at_least(1),
+    ] = 40
+    grid: Annotated[int, about("points along a side of a landscape"), at_least(2)] = 21
+    extent: Annotated[
+        float,
+        about("how far a landscape reaches, in units of the filters' norms"),
+        at_least(0),
+    ] = 0.5
+
+    def __post_init__(self):
+        check_bounds(self)
+
+
+class Landscape(NamedTuple):
+    """A plane through the trained weights, along two filter-normalised directions.
+
+    Attributes:
+      steps: along either direction, ``(size,)``.
+      losses: by group, mean over the classes of the mean loss, ``(size, size)``.
+    """
+
+    steps: np.ndarray
+    losses: dict[str, np.ndarray]
+
+
+class Subject(NamedTuple):
+    """A trained network on its training set.
+
+    Attributes:
+      losses: :math:`L_c`, which sum to the mean loss.
+      params: its weights.
+      class_counts: training images of each class.
+      groups: the name of each class's group.
+    """
+
+    losses: fsam.sharpness.ClassLosses
+    params: Any
+    class_counts: np.ndarray
+    groups: np.ndarray
+
+    @property
+    def shares(self) -> np.ndarray:
+        """Of every class in the training set."""
+        return class_shares(self.class_counts)
+
+    def weights(self, group: str) -> np.ndarray | None:
+        """Of the classes, for the mean over a group's classes of their mean losses.
+
+        For "all" the mean over the images, which is what training minimises; ``None``
+        for a group without classes.
+        """
+        if group == "all":
+            return np.ones(len(self.groups), np.float32)
+        chosen = (self.groups == group) & (self.class_counts > 0)
+        if not chosen.any():
+            return None
+        shares = np.where(chosen, self.shares, 1.0)
+        return np.where(chosen, 1 / shares / chosen.sum(), 0.0).astype(np.float32)
+
+
+def open_subject(run_dir: Path, data_dir: Path, mesh: Mesh) -> Subject:
+    """Reads the last checkpoint of a run and the training set it learned from."""
+    config = config_of(read_manifest(run_dir))
+    _, params, batch_stats = last_network(run_dir)
+    dataset = load_dataset(config, data_dir)
+    counts = dataset.class_counts
+    model = make_model(config, len(counts), len(dataset.mean))
+    params, batch_stats, frozen = jax.device_put(
+        (params, batch_stats, model.frozen), devices.replicated(mesh)
+    )
+    losses = network_losses(
+        config,
+        dataset,
+        frozen,
+        batch_stats,
+        lambda: whole_split(config, dataset.train, mesh),
+    )
+    return Subject(losses, params, counts, shots(counts, config))
+
+
+def measure(
+    subject: Subject, settings: Settings, key: jax.Array, show: Callable[[str], None]
+) -> dict[str, Any]:
+    """All numbers of a network, as JSON.
+
+    Under ``classes`` lists over the classes, of the mean loss of a class's own images:
+    ``loss``, and its ``sharpness`` in a ball to first order, by ``ascent``, in an
+    ``adaptive`` ball, and on ``average``. Under ``groups`` the means of these over the
+    classes of a group, and of the group's loss, the mean of those of its classes, the
+    top ``eigenvalue`` and ``trace`` of the Hessian, with errors; of "all" the loss is
+    that of training, and the means are ``None``, as are all numbers of a group without
+    classes. Under ``terms`` what generalisation bounds are made of.
+    """
+    show("sharpness")
+    classes = {
+        name: of_class / subject.shares
+        for name, of_class in _classes(subject, settings, key).items()
+    }
+    by_group = {name: by_shot(x, subject.groups) for name, x in classes.items()}
+    groups: dict[str, Any] = {}
+    for group in GROUPS:
+        weights = subject.weights(group)
+        show(f"Hessian, {group}")
+        groups[group] = {
+            **{name: means.get(group) for name, means in by_group.items()},
+            **_curvature(subject, weights, settings, key),
+        }
+    terms = fsam.sharpness.bound_terms(
+        subject.losses,
+        subject.params,
+        subject.class_counts,
+        settings.rho,
+        settings.gamma,
+    )
+    return {
+        "classes": {name: [known(x) for x in row] for name, row in classes.items()},
+        "groups": groups,
+        "terms": {
+            name: np.asarray(value).tolist() for name, value in terms._asdict().items()
+        },
+    }
+
+
+def spectrum(
+    subject: Subject, group: str, settings: Settings, key: jax.Array
+) -> fsam.sharpness.Spectrum | None:
+    """The density of the Hessian of a group's loss; ``None`` if it has no class."""
+    weights = subject.weights(group)
+    if weights is None:
+        return None
+    return fsam.sharpness.spectral_density(
+        subject.losses, subject.params, weights, key=key, steps=settings.lanczos_steps
+    )
+
+
+def landscape(subject: Subject, settings: Settings, key: jax.Array) -> Landscape:
+    """The losses of all groups around the network."""
+    steps = np.linspace(-settings.extent, settings.extent, settings.grid)
+    first, second = (
+        fsam.sharpness.filter_normalised(subject.params, k)
+        for k in jax.random.split(key)
+    )
+    steps_32 = jnp.asarray(steps, jnp.float32)
+    of_class = fsam.sharpness.slice_2d(
+        subject.losses, subject.params, (first, second), (steps_32, steps_32)
+    )
+    weights = {group: subject.weights(group) for group in GROUPS}
+    return Landscape(
+        steps,
+        {g: np.asarray(of_class) @ w for g, w in weights.items() if w is not None},
+    )
+
+
+def _classes(subject, settings, key):
+    losses, params = subject.losses, subject.params
+    ascent, average = jax.random.split(key)
+    worst = fsam.sharpness.class_sharpness
+    rises = {
+        "loss": losses.values(params),
+        "sharpness": worst(losses, params, settings.rho),
+        "ascent": worst(
+            losses,
+            params,
+            settings.rho,
+            steps=settings.ascent_steps,
+            restarts=settings.restarts,
+            key=ascent,
+        ),
+        "adaptive": worst(losses, params, settings.adaptive_rho, adaptive=True),
+        "average": fsam.sharpness.average_sharpness(
+            losses, params, settings.average_rho, average, samples=settings.samples
+        ).mean,
+    }
+    return {name: np.asarray(of_class) for name, of_class in rises.items()}
+
+
+def _curvature(subject, weights, settings, key):
+    names = ("eigenvalue", "eigenvalue_error", "trace", "trace_error")
+    if weights is None:
+        return dict.fromkeys(names)
+    around = subject.losses, subject.params, weights
+    top = fsam.sharpness.top_eigenpairs(*around, key=key, steps=settings.lanczos_steps)
+    trace = fsam.sharpness.trace(*around, key=key, samples=settings.trace_samples)
+    numbers = (top.values[0], top.residuals[0], *trace)
+    return {name: known(x) for name, x in zip(names, numbers, strict=True)}

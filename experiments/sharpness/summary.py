@@ -1,0 +1,177 @@
+"""Measured runs as means over seeds, and in words who is flatter for the tail."""
+
+from typing import Any, NamedTuple
+
+from experiments.reporting.cells import as_json
+from experiments.reporting.statistics import paired_difference, summarise
+from experiments.reporting.tables import ReportTable
+from experiments.sharpness.measure import GROUPS
+
+_BASELINE = "sgd"
+
+
+class Measure(NamedTuple):
+    """A number of a group of classes, and how it is told.
+
+    Attributes:
+      name: in the numbers of :func:`experiments.sharpness.measure.measure`.
+      title: above its table; ``{rho}`` and the like stand for the radii.
+      about: below its table.
+    """
+
+    name: str
+    title: str
+    about: str
+
+
+MEASURES = (
+    Measure(
+        "ascent",
+        "worst rise of the loss within {rho}",
+        "By projected gradient ascent, in the units of the loss.",
+    ),
+    Measure(
+        "sharpness",
+        "rise of the loss at {rho} along its gradient",
+        "To first order, as the methods see it, in the units of the loss.",
+    ),
+    Measure(
+        "adaptive",
+        "rise of the loss in an adaptive ball of {adaptive_rho}",
+        "To first order, and blind to the scale of the weights.",
+    ),
+    Measure(
+        "average",
+        "rise of the loss at random points at distance {average_rho}",
+        "On average over random points.",
+    ),
+    Measure("eigenvalue", "largest eigenvalue of the Hessian", "By Lanczos."),
+    Measure("trace", "trace of the Hessian", "By Hutchinson's estimator."),
+)
+# What the words are about.
+_TELLING = ("ascent", "eigenvalue", "trace")
+
+
+class Measured(NamedTuple):
+    """The runs of one configuration, which differ in their seeds.
+
+    Attributes:
+      name: of the group.
+      method: of its runs.
+      seeds: of training and of the subset, one pair a run.
+      numbers: of each run, in the same order.
+    """
+
+    name: str
+    method: str
+    seeds: list[tuple[int, int]]
+    numbers: list[dict[str, Any]]
+
+    def values(self, measure: str, shot: str) -> list[float] | None:
+        """One a run; ``None`` where there are no such classes."""
+        found = [run["groups"][shot].get(measure) for run in self.numbers]
+        return None if None in found else found
+
+
+def summaries(groups: list[Measured]) -> list[dict[str, Any]]:
+    """A row a group, as JSON: of every measure and group of classes mean and spread."""
+    rows = []
+    for group in groups:
+        row: dict[str, Any] = {"name": group.name, "seeds": group.seeds}
+        for measure in MEASURES:
+            row[measure.name] = {
+                shot: values and as_json(summarise(values))
+                for shot in GROUPS
+                for values in [group.values(measure.name, shot)]
+            }
+        rows.append(row)
+    return rows
+
+
+def tables(rows: list[dict[str, Any]], radii: dict[str, float]) -> list[ReportTable]:
+    """A table for every measure, of the rows of :func:`summaries`."""
+    many = any(len(row["seeds"]) > 1 for row in rows)
+    spread = " Mean ± standard deviation over seeds." if many else ""
+    made = []
+    for measure in MEASURES:
+        shown = [
+            shot for shot in GROUPS if any(row[measure.name][shot] for row in rows)
+        ]
+        cells = [
+            (
+                row["name"],
+                str(len(row["seeds"])),
+                *(_cell(row[measure.name][shot]) for shot in shown),
+            )
+            for row in rows
+        ]
+        title = measure.title.format(**radii)
+        caption = measure.about + spread
+        made.append(ReportTable(title, caption, ("", "seeds", *shown), cells))
+    return made
+
+
+def verdict(groups: list[Measured], shot: str, radii: dict[str, float]) -> list[str]:
+    """Who is flatter for the classes of that group, in sentences.
+
+    Of every telling measure the order of the methods, the flattest first, and which of
+    them differ from plain SGD, or the first method where there is none, by more than
+    two standard errors of the differences, seed by seed.
+    """
+    said = []
+    for measure in (m for m in MEASURES if m.name in _TELLING):
+        known = {
+            group.name: values
+            for group in groups
+            if (values := group.values(measure.name, shot)) is not None
+        }
+        if not known:
+            continue
+        means = {name: summarise(values) for name, values in known.items()}
+        order = sorted(means, key=lambda name: means[name].mean)
+        listed = ", ".join(f"{name} {_cell(as_json(means[name]))}" for name in order)
+        title = measure.title.format(**radii)
+        sentence = f"{shot}-shot classes, {title}: flattest first, {listed}."
+        said.append(
+            " ".join([sentence, *_against_baseline(groups, measure.name, shot)])
+        )
+    return said
+
+
+def _against_baseline(groups, measure, shot):
+    baseline = next((g for g in groups if g.method == _BASELINE), groups[0])
+    verdicts: dict[str, list[str]] = {}
+    for group in groups:
+        if group is baseline:
+            continue
+        verdicts.setdefault(_compared(group, baseline, measure, shot), []).append(
+            group.name
+        )
+    for word, names in verdicts.items():
+        yield f"{word.format(baseline=baseline.name)}: {', '.join(names)}."
+
+
+def _compared(group, baseline, measure, shot):
+    own, other = (
+        dict(zip(g.seeds, g.values(measure, shot) or [], strict=False))
+        for g in (group, baseline)
+    )
+    shared = [seeds for seeds in own if seeds in other]
+    if len(shared) < 2:
+        return "Too few seeds in common with {baseline} to tell from chance"
+    difference = paired_difference(
+        [own[seeds] for seeds in shared], [other[seeds] for seeds in shared]
+    )
+    if abs(difference.mean) <= 2 * difference.spread:
+        return "Not told apart from {baseline} by two standard errors"
+    word = "Flatter" if difference.mean < 0 else "Sharper"
+    return word + " than {baseline} by more than two standard errors"
+
+
+def _cell(summary: dict[str, Any] | None) -> str:
+    if summary is None:
+        return "–"
+    text = f"{summary['mean']:.3g}"
+    if summary["spread"] is not None:
+        text += f" ± {summary['spread']:.2g}"
+    return text

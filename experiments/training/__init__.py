@@ -1,0 +1,1 @@
+"""Training one network: optimizer, criterion, step, loop, checkpoints."""

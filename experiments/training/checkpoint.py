@@ -1,0 +1,162 @@
+"""States on disk, through Orbax: the last ones and the best, written in the background.
+
+A checkpoint is there whole or not at all, whatever kills the process. It holds the
+state, the configuration it belongs to, and the best accuracy so far. Data order and
+randomness are functions of the seed and of the state's step, so nothing else is needed
+to go on as if nothing had happened.
+"""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import (
+    AnyPreservationPolicy,
+    BestN,
+    LatestN,
+)
+
+from experiments.config import Config
+from experiments.errors import UserError
+from experiments.records.manifest import CHECKPOINTS, as_json, check_same_config
+from experiments.training.step import TrainState
+
+_KEPT = 2
+_ACCURACY = "accuracy"
+
+
+class Best(NamedTuple):
+    """The best look at the validation split.
+
+    Attributes:
+      accuracy: overall, as a fraction; -1 if there was none yet.
+      step: steps made until then.
+    """
+
+    accuracy: float = -1.0
+    step: int = 0
+
+
+def last_network(run_dir: Path) -> tuple[int, Any, Any]:
+    """The network of a run's newest checkpoint, as it is evaluated.
+
+    Args:
+      run_dir: the run's folder.
+
+    Returns:
+      Steps made, parameters and BatchNorm statistics, nested dicts of NumPy arrays.
+
+    Raises:
+      UserError: if the run has no checkpoint, or one that cannot be read.
+    """
+    folder = (run_dir / CHECKPOINTS).absolute()
+    step = max(
+        (int(p.name) for p in folder.glob("[0-9]*") if p.name.isdigit()), default=None
+    )
+    if step is None:
+        raise UserError(f"{run_dir} has no checkpoint: train for one epoch at least.")
+    try:
+        with ocp.StandardCheckpointer() as reader:
+            state = reader.restore(folder / str(step) / "state")
+    except Exception as error:  # Orbax and what is below it raise all kinds.
+        raise _unreadable(folder / str(step), error) from error
+    params, batch_stats = state["average"] or (state["params"], state["batch_stats"])
+    return step, *jax.tree.map(np.asarray, (params, batch_stats))
+
+
+class Checkpoints:
+    """The checkpoints of a run, by the number of steps made."""
+
+    def __init__(self, run_dir: Path, config: Config, shapes: TrainState):
+        """Opens the folder of a run.
+
+        Args:
+          run_dir: the run's folder.
+          config: what a checkpoint has to belong to.
+          shapes: shapes, dtypes and shardings of the state.
+        """
+        self._config = config
+        self._shapes = shapes
+
+        def accuracy(metrics):
+            return metrics[_ACCURACY]
+
+        kept = AnyPreservationPolicy(
+            [LatestN(_KEPT), BestN(get_metric_fn=accuracy, n=1)]
+        )
+        self._manager = ocp.CheckpointManager(
+            (run_dir / CHECKPOINTS).absolute(),
+            # Without best_fn metrics would not be written, and a resumed run would not
+            # know which checkpoint is the best.
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=kept, best_fn=accuracy
+            ),
+        )
+
+    def save(self, step: int, state: TrainState, best: Best) -> None:
+        """Copies the state off the devices and returns; the writing goes on.
+
+        What is best so far is kept beside the last ones. A step that is there already
+        is left alone.
+        """
+        if step in self._manager.all_steps():
+            return
+        about = {"config": as_json(self._config), "best": best._asdict()}
+        # Where only the best gets its accuracy, each new one is above all before.
+        accuracy = best.accuracy if best.step == step else -1.0
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(state), about=ocp.args.JsonSave(about)
+            ),
+            metrics={_ACCURACY: accuracy},
+            force=True,
+        )
+
+    def latest(self) -> int | None:
+        """Steps made until the newest checkpoint; ``None`` if there is none yet."""
+        return self._manager.latest_step()
+
+    def restore(self, step: int) -> tuple[int, TrainState, Best]:
+        """The state after so many steps.
+
+        Raises:
+          UserError: if it belongs to another configuration or cannot be read.
+        """
+        about = self._read(step, about=ocp.args.JsonRestore()).about
+        check_same_config(about["config"], self._config)
+        state = self._read(step, state=ocp.args.StandardRestore(self._shapes)).state
+        return step, state, Best(**about["best"])
+
+    def reached_preemption(self, step: int) -> bool:
+        """Whether the hosts have agreed to stop after this step."""
+        return self._manager.reached_preemption(step)
+
+    def wait(self) -> None:
+        """Returns when everything is on disk."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits until everything is on disk, and ends."""
+        self._manager.close()
+
+    def _read(self, step, **items):
+        try:
+            return self._manager.restore(step, args=ocp.args.Composite(**items))
+        except Exception as error:  # Orbax and what is below it raise all kinds.
+            raise _unreadable(self._manager.directory / str(step), error) from error
+
+
+def _unreadable(checkpoint, error: Exception) -> UserError:
+    return UserError(
+        f"the checkpoint {checkpoint} is damaged or of another program "
+        f"({_first_line(error)}): move it away to go on from the one before, or start "
+        "anew in another --run-dir."
+    )
+
+
+def _first_line(error: Exception) -> str:
+    text = f"{type(error).__name__}: {error}".splitlines()[0]
+    return text if len(text) <= 200 else text[:200] + "…"

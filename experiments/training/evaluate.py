@@ -1,0 +1,133 @@
+"""How good a network is on a set: sums over its examples, and scores from them.
+
+The sums add up to those of a whole set, exactly, for any batch size and any number of
+devices and processes: what only fills up a batch is masked.
+"""
+
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.config import Config
+from experiments.data.dataset import normalised
+from experiments.data.images.resize import eval_view
+from experiments.metrics import (
+    ShotThresholds,
+    accuracies,
+    expected_calibration_error,
+    shot_of_class,
+    shot_thresholds,
+)
+from experiments.models import Model
+
+
+class EvalSums(NamedTuple):
+    """Sums over the examples of a set.
+
+    Attributes:
+      confusion: examples by their class and the answer, int32,
+        ``(num_classes, num_classes)``.
+      calibration: number, sum of confidences and number of right answers in every bin
+        of confidence, float32, ``(3, 15)``.
+      loss: of the training loss, float32, ().
+    """
+
+    confusion: jax.Array
+    calibration: jax.Array
+    loss: jax.Array
+
+
+_BINS = 15
+
+
+def no_sums(num_classes: int) -> EvalSums:
+    """The sums over no example."""
+    return EvalSums(
+        jnp.zeros((num_classes, num_classes), jnp.int32),
+        jnp.zeros((3, _BINS)),
+        jnp.zeros(()),
+    )
+
+
+def eval_logits(
+    config: Config,
+    model: Model,
+    network: tuple[chex.ArrayTree, chex.ArrayTree],
+    frozen: chex.ArrayTree,
+    images: jax.Array,
+    mean: jax.typing.ArrayLike,
+    std: jax.typing.ArrayLike,
+) -> jax.Array:
+    """What a network says of images as they are stored, in evaluation mode.
+
+    Args:
+      config: its sizes matter.
+      model: the network.
+      network: its parameters and BatchNorm statistics.
+      frozen: its frozen weights.
+      images: pixels of any dtype, ``(batch, height, width, channels)``.
+      mean: of the pixels of each channel, ``(channels,)``.
+      std: their standard deviation.
+
+    Returns:
+      ``(batch, num_classes)``.
+    """
+    seen = eval_view(config, normalised(images, mean, std))
+    logits, _ = model.given(frozen).apply(*network, seen, train=False)
+    return logits
+
+
+def add_batch(
+    sums: EvalSums,
+    logits: jax.Array,
+    losses: jax.Array,
+    labels: jax.Array,
+    real: jax.Array,
+) -> EvalSums:
+    """The sums with a batch more.
+
+    Args:
+      sums: before it.
+      logits: ``(batch, num_classes)``.
+      losses: of the examples, ``(batch,)``.
+      labels: int, ``(batch,)``.
+      real: which examples count, bools, ``(batch,)``; the others are padding.
+    """
+    answers = logits.argmax(-1)
+    confidence = jax.nn.softmax(logits).max(-1)
+    # The first bin is closed below, all are closed above.
+    bins = jnp.ceil(confidence * _BINS).astype(jnp.int32) - 1
+    bins = jnp.clip(bins, 0, _BINS - 1)
+    of_example = jnp.stack([jnp.ones_like(confidence), confidence, answers == labels])
+    return EvalSums(
+        confusion=sums.confusion.at[labels, answers].add(real.astype(jnp.int32)),
+        calibration=sums.calibration.at[:, bins].add(
+            jnp.where(real[None, :], of_example, 0)
+        ),
+        loss=sums.loss + jnp.sum(jnp.where(real, losses, 0)),
+    )
+
+
+def scores(sums: EvalSums, class_counts: np.ndarray, config: Config) -> dict[str, Any]:
+    """Mean loss, accuracies and calibration error, as JSON, of the sums over a set."""
+    confusion = np.asarray(sums.confusion)
+    return {
+        "loss": float(sums.loss) / int(confusion.sum()),
+        **accuracies(confusion, class_counts, _thresholds(config)),
+        "ece": expected_calibration_error(np.asarray(sums.calibration)),
+    }
+
+
+def shots(class_counts: np.ndarray, config: Config) -> np.ndarray:
+    """Which group each class is in, strings, ``(num_classes,)``."""
+    return shot_of_class(class_counts, _thresholds(config))
+
+
+def _thresholds(config: Config) -> ShotThresholds:
+    few, many = shot_thresholds(config.data, config.imbalance_factor, config.imbalance)
+    # Those of the whole classes, of which a part was set aside.
+    share = 1 - config.held_out
+    return ShotThresholds(few * share, many * share)

@@ -1,0 +1,102 @@
+"""What the last layer starts from, where that is not chance."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from experiments.config import Config
+from experiments.data.class_names import IMAGENET_80, SINGLE, prompts, readable_names
+from experiments.data.dataset import Dataset
+from experiments.data.feed import whole_split
+from experiments.errors import UserError
+from experiments.models import image_features, open_clip, text_columns, unit
+from experiments.training.evaluate import eval_logits
+from experiments.training.step import TrainState
+
+
+def check_head_init(config: Config) -> None:
+    """Refuses what makes no sense, before anything is read or compiled.
+
+    Raises:
+      UserError: if the network or its last layer cannot start from ``head_init``.
+    """
+    if config.head_init == "random":
+        return
+    if config.model != "clip" or config.head != "cosine":
+        raise UserError(
+            f"--head-init {config.head_init} is for --model clip with --head cosine, "
+            f"got --model {config.model} with --head {config.head}."
+        )
+    several = jax.process_count() > 1 and not config.in_memory
+    if config.head_init == "class_means" and several:
+        raise UserError(
+            "--head-init class_means reads all images, of which each of several "
+            "processes reads a part: choose --head-init text."
+        )
+
+
+def with_head_init(state: TrainState, config: Config, dataset: Dataset) -> TrainState:
+    """The state with the columns of the last layer that the configuration asks for.
+
+    Args:
+      state: with arrays on the host, and perhaps a leading axis of seeds.
+      config: the run.
+      dataset: its class names matter, and for class means its training split.
+    """
+    if config.head_init == "random":
+        return state
+    columns = _columns(config, dataset)
+
+    def replaced(params):
+        shape = params["head"]["columns"].shape
+        head = {"columns": np.broadcast_to(columns, shape)}
+        return {**params, "head": head}
+
+    state = state._replace(params=replaced(state.params))
+    if state.average:
+        params, batch_stats = state.average
+        state = state._replace(average=(replaced(params), batch_stats))
+    return state
+
+
+def class_prompts(config: Config, dataset: Dataset) -> list[list[str]]:
+    """The prompts of every class, in the order of the labels: one, or eighty."""
+    templates = IMAGENET_80 if config.head_init == "text_ensemble" else SINGLE
+    path = Path(config.class_names).expanduser() if config.class_names else None
+    names = readable_names(config.data, dataset.class_names, path)
+    return prompts(names, templates)
+
+
+def _columns(config, dataset):
+    clip = open_clip(config.weights)
+    if config.head_init == "class_means":
+        return _class_means(config, dataset, clip)
+    return text_columns(clip, class_prompts(config, dataset))
+
+
+def _class_means(config, dataset, clip):
+    """The mean image feature of every class, columns of length one, ``(width, C)``."""
+    weights, sizes = clip.vision(), clip.architecture.vision
+    if weights is None:
+        raise UserError(
+            "means of image features need a trained image tower, and that of random "
+            "weights is not: choose --head-init random."
+        )
+    model = image_features(sizes, weights["vision"])
+
+    @jax.jit
+    def add(sums, frozen, images, labels, real):
+        features = eval_logits(
+            config, model, ({}, {}), frozen, images, dataset.mean, dataset.std
+        )
+        return sums.at[labels].add(jnp.where(real[:, None], features, 0))
+
+    mesh = Mesh(np.array(jax.local_devices()[:1]), ("data",))
+    sums = jnp.zeros((len(dataset.class_counts), sizes.transformer.width))
+    frozen = jax.device_put(model.frozen)
+    for batch in whole_split(config, dataset.train, mesh):
+        sums = add(sums, frozen, *batch)
+    return np.asarray(unit(sums, axis=1).T)

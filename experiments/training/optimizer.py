@@ -1,0 +1,99 @@
+"""From the name of a method to the optimizer that trains by it."""
+
+import numpy as np
+import optax
+
+import focal_sam_jax as fsam
+from experiments.config import Config
+from experiments.errors import UserError
+from experiments.training import schedules
+
+
+def make_method(
+    config: Config, class_counts: np.ndarray, steps_per_epoch: int
+) -> optax.GradientTransformation:
+    """The transformation that turns a plain gradient into that of ``config.method``.
+
+    Its ``update`` wants the extra argument ``evaluation``, what ``fsam.evaluate``
+    returned; plain SGD ignores it.
+
+    Raises:
+      UserError: if the method has no such approximation.
+    """
+    rho = schedules.radius(config, steps_per_epoch)
+    match config.approximation:
+        case "none":
+            return _exact(config, class_counts, rho)
+        case "reuse_ascent":
+            weights, lam = _class_weights(config, class_counts)
+            return fsam.reuse_ascent(weights, rho=rho, lam=lam)
+        case "looksam":
+            if config.method == "sgd":
+                raise _no_approximation(config)
+            # LookSAM's method counts exact steps, the schedule all of them.
+            by_exact = (lambda n: rho(n * config.every)) if callable(rho) else rho
+            return fsam.looksam(
+                _exact(config, class_counts, by_exact), every=config.every
+            )
+
+
+def _exact(config, class_counts, rho):
+    match config.method:
+        case "sgd":
+            return optax.with_extra_args_support(optax.identity())
+        case "sam":
+            return fsam.sam(rho=rho)
+        case "imbsam":
+            return fsam.imbsam(
+                class_counts,
+                rho=rho,
+                tail_threshold=config.tail_threshold,
+            )
+        case "cc_sam":
+            return fsam.cc_sam(class_counts, rho=rho, alpha=config.alpha)
+        case "focal_sam":
+            return fsam.focal_sam(
+                class_counts,
+                rho=rho,
+                gamma=config.gamma,
+                lam=config.lam,
+            )
+
+
+def _class_weights(config, class_counts):
+    """s and lambda of the methods that differ in nothing else."""
+    match config.method:
+        case "sam":
+            return 1.0, 1.0
+        case "imbsam":
+            return fsam.tail_weights(class_counts, config.tail_threshold), 1.0
+        case "focal_sam":
+            return fsam.focal_weights(class_counts, config.gamma), config.lam
+    raise _no_approximation(config)
+
+
+def _no_approximation(config):
+    return UserError(
+        f"--approximation {config.approximation} has no meaning for --method "
+        f"{config.method}: choose none, or another method."
+    )
+
+
+def make_optimizer(
+    config: Config, class_counts: np.ndarray, steps_per_epoch: int
+) -> optax.GradientTransformationExtraArgs:
+    """The method, then weight decay, then SGD with momentum and a schedule.
+
+    Or the method, then AdamW. Either way weight decay comes after the method: it takes
+    no part in the perturbation.
+    """
+    method = make_method(config, class_counts, steps_per_epoch)
+    learning_rate = schedules.learning_rate(config, steps_per_epoch)
+    if config.optimizer == "adamw":
+        adamw = optax.adamw(learning_rate, weight_decay=config.weight_decay)
+        return optax.chain(method, adamw)
+    return optax.chain(
+        method,
+        optax.add_decayed_weights(config.weight_decay),
+        optax.sgd(learning_rate, momentum=config.momentum),
+    )
