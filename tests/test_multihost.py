@@ -11,7 +11,7 @@ pytest.importorskip("orbax.checkpoint", reason="needs focal_sam_jax[experiments]
 
 from commands import PATIENCE, finish, metrics, start
 
-JOB = ["--width", "4", "--epochs", "3", "--batch-size", "64", "--eval-every", "1"]
+JOB = ["--width", "2", "--batch-size", "128", "--epochs", "3", "--eval-every", "1"]
 
 
 def free_port():

@@ -128,7 +128,7 @@ def test_features_and_logits_are_those_of_transformers(config, options, tmp_path
     np.testing.assert_allclose(of_texts, wanted.text_embeds.numpy(), atol=1e-5)
     network = zero_shot_clip(sizes, clip.vision(), np.asarray(of_texts), jnp.float32)
     # Ours has the scale that CLIP's training ends with.
-    scale = 100 / float(model.logit_scale.exp())
+    scale = 100 / model.logit_scale.exp().item()
     logits = outputs(network, images)
     assert_close(logits, scale * wanted.logits_per_image)
 

@@ -63,7 +63,7 @@ def write_cifar(
 
 
 def cifar_labels(classes: int, per_class: int, seed: int) -> np.ndarray:
-    """Labels in the order of the original files; seed 0: training part, 1: test."""
+    """Labels in the order of the original files; seed 0: training split, 1: test."""
     rng = np.random.default_rng(100 + seed)
     return rng.permutation(np.repeat(np.arange(classes), per_class))
 
