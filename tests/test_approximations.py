@@ -246,6 +246,7 @@ def test_where_gradients_are_constant_both_are_exact():
             assert ref.error(got, want) <= 1e-6
 
 
+@pytest.mark.by_default(dtype=(jnp.bfloat16,))
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
 @pytest.mark.parametrize("curvature", [0.1, 3.0])
 def test_looksam_does_not_blow_up_rounding(dtype, curvature):
@@ -325,6 +326,7 @@ def test_the_incoming_updates_are_dropped():
     jax.tree.map(np.testing.assert_array_equal, got, want)
 
 
+@pytest.mark.by_default(bad=(jnp.inf,))
 @pytest.mark.parametrize(
     "tx", [fsam.reuse_ascent(rho=0.3), fsam.looksam(fsam.sam(rho=0.3), every=2)]
 )

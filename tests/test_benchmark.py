@@ -283,6 +283,7 @@ def test_the_limits_do_the_work_they_claim(monkeypatch):
     copy.run(2)
 
 
+@pytest.mark.slow
 def test_the_published_cc_sam_moves_the_last_layer_alone():
     config = Workload("vit_digits", 4, "float32").config("cc_sam_head")
     assert config.method == "cc_sam"

@@ -115,6 +115,7 @@ def all_forms(params, labels, radii, alpha):
     return [compute(form, params, labels, radii, alpha=alpha) for form in FORMS]
 
 
+@pytest.mark.by_default(form=("cpu",))
 @every_form
 def test_the_engine_is_the_transform(form):
     _, got = compute(form, PARAMS, alpha=0.7)
@@ -150,6 +151,7 @@ def test_one_class_is_sam(form):
     assert_same(got, want)
 
 
+@pytest.mark.by_default(form=("cpu",))
 @every_form
 @pytest.mark.parametrize("zero", [{"alpha": 0.0}, {"radii": np.zeros(4)}])
 def test_the_plain_gradient_to_the_bit(form, zero):

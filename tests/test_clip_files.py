@@ -220,6 +220,7 @@ def test_tokenizers_that_do_not_fit_are_explained(folder, tmp_path):
 # Columns.
 
 
+@pytest.mark.slow
 def test_a_class_is_the_mean_of_its_prompts(folder):
     clip = open_clip(str(folder))
     prompts = [

@@ -351,6 +351,7 @@ def test_the_numbers_are_not_those_of_a_device_alone(method):
     assert_different(alone, numbers_of_one_device(method))
 
 
+@pytest.mark.by_default(method=("focal_sam",))
 @pytest.mark.parametrize("method", ["focal_sam", "sam", "imbsam", "cc_sam"])
 def test_the_mean_of_the_gradients_may_come_after_the_transform(method):
     step = METHODS[method](axis_name="data")

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import small_network as small
 
 import focal_sam_jax as fsam
@@ -72,6 +73,7 @@ def test_a_plane_holds_its_lines():
     )
 
 
+@pytest.mark.slow
 def test_along_an_eigenvector_it_curves_by_the_eigenvalue(x64):
     params, losses = small.network(), small.class_losses()
     top = sharpness.top_eigenpairs(losses, params, 1.0, key=KEY)

@@ -476,6 +476,7 @@ def test_jit_and_vmap_with_traced_counts_in_any_container(name):
     )
 
 
+@pytest.mark.slow
 def test_traced_hyperparameters():
     logits, labels = batch()
 

@@ -144,6 +144,7 @@ def test_evaluation_returns_the_statistics_as_they_came(digits_net):
     jax.tree.map(np.testing.assert_array_equal, after, batch_stats)
 
 
+@pytest.mark.slow
 def test_in_evaluation_examples_do_not_mix(digits_net):
     model, params, batch_stats = digits_net
     images = jax.random.normal(jax.random.key(2), (5, 8, 8, 1))
@@ -205,6 +206,7 @@ def test_convolutions_run_in_the_precision_asked_for(make, dtype, count):
     assert dtypes((params, batch_stats, grads, logits, after)) == FLOAT32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("head", "train"), [("linear", True), ("cosine", False)])
 def test_logits_in_bfloat16_are_near_those_in_float32(digits_net, head, train):
     _, params, batch_stats = digits_net

@@ -140,6 +140,7 @@ def test_every_image_has_its_own_part_and_a_key_its_own_parts():
     assert not np.allclose(once, crop(jax.random.key(1), images, 48))
 
 
+@pytest.mark.slow
 def test_about_half_are_mirrored():
     ramp = np.broadcast_to(np.arange(32.0)[None, None, :, None], (400, 32, 32, 1))
     crops = np.asarray(random_resized_crop(jax.random.key(0), jnp.asarray(ramp), 8))

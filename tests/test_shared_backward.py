@@ -153,6 +153,7 @@ def test_a_transform_takes_the_promise_or_ignores_it(name, options):
     np.testing.assert_allclose(same.info, state.info, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_aux_comes_from_the_clean_pass():
     def with_aux(params, x, y):
         return per_class_loss(params, x, y), logits(params, x)

@@ -73,6 +73,7 @@ def test_an_ascent_finds_the_maximum_on_the_sphere(x64):
     assert many <= wanted * (1 + 1e-9)
 
 
+@pytest.mark.slow
 def test_focal_sharpness_is_what_the_transform_sees():
     params = small.network()
     tx = fsam.focal_sam(small.COUNTS, rho=0.1, gamma=2.0)
@@ -159,6 +160,7 @@ def test_the_average_in_an_adaptive_ball():
     assert abs(mean[0] - wanted) < 4 * error[0]
 
 
+@pytest.mark.slow
 def test_errors_are_as_large_as_they_say():
     losses, w = small.quadratic(jnp.asarray(CURVED, jnp.float32)), jnp.zeros(3)
 

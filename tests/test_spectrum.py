@@ -82,6 +82,7 @@ def test_float32_is_enough_for_a_wide_spectrum():
     np.testing.assert_allclose(top.values, [100.0, 50.0, 20.0], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_basis_stays_orthogonal_where_plain_lanczos_loses_it():
     size, steps = 400, 120
     matrix = jnp.diag(jnp.asarray(np.geomspace(1e3, 1e-3, size), jnp.float32))
@@ -118,6 +119,7 @@ def test_the_trace_is_within_its_error(x64, c):
     assert abs(mean - wanted) < 4 * error
 
 
+@pytest.mark.slow
 def test_errors_of_the_trace_are_as_large_as_they_say(x64):
     size = 12
     turn = np.linalg.qr(np.random.default_rng(0).normal(size=(size, size)))[0]
@@ -160,6 +162,7 @@ def test_with_all_steps_the_nodes_are_the_eigenvalues(x64):
     np.testing.assert_allclose(np.sort(found.nodes[0]), eigenvalues, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_times_n_its_first_moment_is_hutchinsons_trace(x64):
     params, losses = small.network(), small.class_losses()
     size = ravel_pytree(params)[0].size
@@ -186,6 +189,7 @@ def test_a_density_integrates_to_one():
     np.testing.assert_allclose(density[near_zero].sum() * step, 0.7, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_inside_jit_it_is_the_same(x64):
     params, losses = small.network(), small.class_losses()
 

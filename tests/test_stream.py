@@ -304,6 +304,7 @@ def test_neighbouring_seeds_share_nothing():
     assert_same(batches(2, seed=2**40), batches(2, seed=2**40))
 
 
+@pytest.mark.slow
 @given(st.integers(0, 30), st.sampled_from([1, 2, 4, 8]), st.booleans())
 @settings(max_examples=15, deadline=None)
 def test_any_batch_is_a_function_of_its_number(start, num_shards, jitter):

@@ -79,6 +79,7 @@ def test_the_best_epoch_is_chosen_on_the_validation_split(finished):
     assert f"best on held-out: epoch {best['epoch']}" in finished[1]
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_numbers(finished, tmp_path):
     train(tmp_path / "again")
     assert metrics(tmp_path / "again") == metrics(finished[0])
