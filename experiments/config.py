@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_type_hints
 
 import tyro
@@ -88,13 +89,21 @@ def check_bounds(options: Any) -> None:
       options: a dataclass whose fields are ``Annotated`` with bounds; ``None`` is
         always within them.
     """
-    hints = get_type_hints(type(options), include_extras=True)
-    for name, hint in hints.items():
+    for name, bound in bounds_of(type(options)):
         value = getattr(options, name)
-        for bound in getattr(hint, "__metadata__", ()):
-            wrong = isinstance(bound, Bound) and value is not None
-            if wrong and not bound.holds(value):
-                raise UserError(f"{_flag(name)} must be {bound.words}, got {value}.")
+        if value is not None and not bound.holds(value):
+            raise UserError(f"{_flag(name)} must be {bound.words}, got {value}.")
+
+
+@cache
+def bounds_of(options: type) -> list[tuple[str, Bound]]:
+    """The bounds of a dataclass, each with the name of its field."""
+    return [
+        (name, bound)
+        for name, hint in get_type_hints(options, include_extras=True).items()
+        for bound in getattr(hint, "__metadata__", ())
+        if isinstance(bound, Bound)
+    ]
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """What a manifest says of a run outlives the options of the program that wrote it."""
 
 import json
-from typing import get_type_hints
 
 import pytest
 
@@ -9,7 +8,7 @@ pytest.importorskip("tyro", reason="needs focal_sam_jax[experiments]")
 
 from run_folders import write_run
 
-from experiments.config import Bound, Config
+from experiments.config import Config, bounds_of
 from experiments.configs import get_config
 from experiments.errors import UserError
 from experiments.records.manifest import as_json, check_same_config, config_of
@@ -62,14 +61,7 @@ def test_runs_of_before_and_of_today_make_one_group(tmp_path):
     assert [len(group.runs) for group in by_data["digits"]] == [2]
 
 
-def bounds():
-    for name, hint in get_type_hints(Config, include_extras=True).items():
-        yield from (
-            (name, bound) for bound in hint.__metadata__ if isinstance(bound, Bound)
-        )
-
-
-@pytest.mark.parametrize(("name", "bound"), list(bounds()))
+@pytest.mark.parametrize(("name", "bound"), bounds_of(Config))
 def test_a_value_out_of_bounds_is_refused(name, bound):
     wrong = next(value for value in (-1, 31, 2) if not bound.holds(value))
     flag = "--" + name.replace("_", "-")

@@ -19,8 +19,8 @@ from experiments.records.manifest import config_of, read_manifest
 from experiments.training.checkpoint import Checkpoints
 
 # Every epoch saves, and averaged weights are in the state.
-JOB = [*FLAGS, "--eval-every", "5", "--ema", "0.9", "--checkpoint-every", "1"]
-SHORT, JOB = [*JOB, "--epochs", "12"], [*JOB, "--epochs", "60"]
+EVERY = [*FLAGS, "--eval-every", "5", "--ema", "0.9", "--checkpoint-every", "1"]
+SHORT, JOB = [*EVERY, "--epochs", "12"], [*EVERY, "--epochs", "60"]
 
 
 def undisturbed(job, run_dir):

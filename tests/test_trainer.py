@@ -10,9 +10,10 @@ pytest.importorskip("flax", reason="needs focal_sam_jax[experiments]")
 from tiny_runs import ONE, make, tiny, train
 
 from experiments.config import METHODS
-from experiments.data.batches import padded_batches, shuffled_batches
+from experiments.data.batches import epoch_sizes, padded_batches, shuffled_batches
 from experiments.data.feed import EpochInMemory, make_feed
 from experiments.data.load import load_dataset
+from experiments.errors import UserError
 from experiments.training.evaluate import scores
 from experiments.training.step import epoch_means
 from experiments.training.trainer import make_trainer
@@ -136,9 +137,6 @@ def test_evaluation_is_exact_for_any_batch_size():
 
 
 def test_fewer_images_than_devices_are_refused():
-    from experiments.data.batches import epoch_sizes
-    from experiments.errors import UserError
-
     assert epoch_sizes(10, 32, devices=4) == (8, 1)
     with pytest.raises(UserError, match="8 devices cannot share 5 training images"):
         epoch_sizes(5, 32, devices=8)

@@ -3,8 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from experiments.benchmark import growth, limits
-from experiments.benchmark import many_seeds as seeds
+from experiments.benchmark import growth, limits, many_seeds
 from experiments.benchmark.contestant import Contestant, interleave, milliseconds
 from experiments.benchmark.workload import Method, Workload
 
@@ -65,9 +64,9 @@ def seed_rows(workload: Workload, methods: Sequence[Method], timer: Timer) -> Ro
     rows: Rows = []
     for method in methods:
         contestants = []
-        for number in seeds.SEEDS:
+        for number in many_seeds.SEEDS:
             timer.progress(f"compiling {method} for {number} seeds")
-            contestants.append(seeds.seeds_step(workload, method, number))
+            contestants.append(many_seeds.seeds_step(workload, method, number))
         of_method = timer.rows(contestants)
         for row in of_method:
             row["ratio_one_seed"] = row["ms_median"] / of_method[0]["ms_median"]

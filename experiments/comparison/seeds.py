@@ -93,7 +93,7 @@ def run_group(
 
     splits = [getattr(dataset, split) for dataset in datasets]
     size = eval_batch_size(len(splits[0].labels))
-    batches = zip(*(padded_batches(part, size) for part in splits), strict=True)
+    batches = zip(*(padded_batches(of_seed, size) for of_seed in splits), strict=True)
     sums = trainer.evaluate(state, (_pack(list(of_seeds)) for of_seeds in batches))
     counts = datasets[0].class_counts
     return [
