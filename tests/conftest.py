@@ -42,12 +42,9 @@ def pytest_collection_modifyitems(items):
                 item.add_marker("slow")
 
 
-def _quick_compile():
-    """Soon compiled and slow to run: for tests that make a few steps of many kinds."""
-    jax.config.update("jax_disable_most_optimizations", True)
+@pytest.fixture
+def as_users_compile():
+    """Slowly compiled and quick to run: for tests that make many steps of one kind."""
+    jax.config.update("jax_disable_most_optimizations", False)
     yield
     jax.config.update("jax_disable_most_optimizations", QUICK)
-
-
-quick_compile = pytest.fixture(_quick_compile)
-quick_compile_of_module = pytest.fixture(_quick_compile, scope="module")

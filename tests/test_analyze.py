@@ -43,7 +43,7 @@ RADII = {"rho": 0.05, "adaptive_rho": 0.5, "average_rho": 5.0}
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory, quick_compile_of_module):
+def runs(tmp_path_factory):
     """Two methods with two seeds, trained for two epochs."""
     folder = tmp_path_factory.mktemp("runs")
     for method in ("sgd", "focal_sam"):

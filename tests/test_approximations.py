@@ -14,8 +14,6 @@ from hypothesis.extra.numpy import arrays
 
 import focal_sam_jax as fsam
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 FULL = ref.parameters()
 HEAD_ONLY = ref.tree_map(lambda p: False, FULL) | {
     "head": ref.tree_map(lambda p: True, FULL["head"])
@@ -183,7 +181,7 @@ def plain(steps):
     return run(fsam.sam(rho=0.0), steps)
 
 
-@pytest.mark.by_default(name=("focal_sam",))
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sam", "focal_sam"])
 def test_looksam_in_every_step_is_the_method(name):
     make, _ = METHODS[name]
@@ -357,6 +355,7 @@ def test_a_schedule_of_rho_follows_the_counter():
     assert seen == [0, 1, 2]
 
 
+@pytest.mark.slow
 def test_under_looksam_a_schedule_of_rho_counts_exact_steps():
     def rho(count):
         return 0.1 * (count + 1)
@@ -371,6 +370,7 @@ def test_under_looksam_a_schedule_of_rho_counts_exact_steps():
     assert_same([third], [want])
 
 
+@pytest.mark.slow
 def test_between_exact_steps_the_info_is_that_of_the_last():
     first, second, third = (
         info for _, info in run(fsam.looksam(fsam.sam(rho=0.3), every=2), 3)
@@ -378,6 +378,7 @@ def test_between_exact_steps_the_info_is_that_of_the_last():
     assert first == second != third
 
 
+@pytest.mark.slow
 def test_in_a_chain_the_optimizer_sees_the_approximate_gradient():
     for tx in (fsam.reuse_ascent(FOCAL, rho=0.3), fsam.looksam(fsam.sam(rho=0.3))):
         alone = run(tx, 1)

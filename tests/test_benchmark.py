@@ -46,7 +46,7 @@ def refused(**options):
 
 
 @pytest.mark.slow
-def test_steps_of_every_method_leave_rows_a_table_and_a_figure(tmp_path, quick_compile):
+def test_steps_of_every_method_leave_rows_a_table_and_a_figure(tmp_path):
     path = tmp_path / "new" / "results.json"
     methods = ("sam", "sgd", "focal_sam")
     results = run(path, methods=methods, precision=("bfloat16",))
@@ -67,7 +67,7 @@ def test_steps_of_every_method_leave_rows_a_table_and_a_figure(tmp_path, quick_c
 
 
 @pytest.mark.slow
-def test_on_two_devices_the_passes_are_not_in_memory_at_once(quick_compile):
+def test_on_two_devices_the_passes_are_not_in_memory_at_once():
     workload = Workload("resnet20", 32, "float32")
     point = growth.Point("devices", workload, devices=2)
     sgd, ours = (
@@ -79,7 +79,7 @@ def test_on_two_devices_the_passes_are_not_in_memory_at_once(quick_compile):
 
 
 @pytest.mark.slow
-def test_the_other_parts_leave_theirs(tmp_path, monkeypatch, quick_compile):
+def test_the_other_parts_leave_theirs(tmp_path, monkeypatch):
     monkeypatch.setattr(growth, "CLASSES", (30,))
     monkeypatch.setattr(growth, "BATCH_SIZES", ())
     monkeypatch.setattr(growth, "DEPTHS", ())
@@ -123,7 +123,7 @@ def test_only_what_can_be_deepened_is():
 
 
 @pytest.mark.slow
-def test_seeds_train_as_one_would(quick_compile):
+def test_seeds_train_as_one_would():
     workload = Workload("vit_digits", 4, "float32")
     step, state, arguments = build(workload, "focal_sam")
     one = jax.jit(step)(state, *arguments)
@@ -145,7 +145,7 @@ def test_seeds_train_as_one_would(quick_compile):
 
 
 @pytest.mark.slow
-def test_an_epoch_is_the_experiments_own(tmp_path, monkeypatch, quick_compile):
+def test_an_epoch_is_the_experiments_own(tmp_path, monkeypatch):
     monkeypatch.setattr(epoch, "_CLASSES", 4)
     monkeypatch.setattr(epoch, "_LARGEST", 10)
     monkeypatch.setattr(epoch, "_FACTOR", 2.0)
@@ -302,7 +302,7 @@ def _plain():
 
 
 @pytest.mark.slow
-def test_what_is_not_shared_is_computed_twice_and_by_jax_alone(tmp_path, quick_compile):
+def test_what_is_not_shared_is_computed_twice_and_by_jax_alone(tmp_path):
     methods = ("sam", "focal_sam", "focal_sam_unshared")
     results = run(tmp_path / "r.json", methods=methods)
     sam, shared, unshared = (row["flops"] for row in results["rows"])

@@ -16,6 +16,7 @@ import focal_sam_jax as fsam
 sharpness = fsam.sharpness
 
 
+@pytest.mark.by_default(c=(0,))
 @pytest.mark.parametrize("c", range(small.CLASSES))
 def test_products_are_those_with_the_dense_hessian(x64, c):
     params, losses = small.network(), small.class_losses()
@@ -49,6 +50,7 @@ def test_batches_add_up_to_the_whole(x64):
         )
 
 
+@pytest.mark.slow
 def test_batches_may_come_from_anywhere_again_and_again():
     class FromDisk:
         reads = 0

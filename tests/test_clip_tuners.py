@@ -126,7 +126,7 @@ def test_trained_and_frozen_are_two_trees_with_everything_once(tuner):
     assert trained.keys() | frozen.keys() >= flatten_dict(whole).keys()
 
 
-@pytest.mark.by_default(tuner=("adaptformer",))
+@pytest.mark.slow
 @pytest.mark.parametrize("tuner", TUNERS)
 def test_every_trained_parameter_changes_something(tuner):
     model = network(tuner)

@@ -19,7 +19,7 @@ from experiments.errors import UserError
 
 
 @pytest.fixture
-def tiny(monkeypatch, quick_compile):
+def tiny(monkeypatch):
     """The recipe with a network that trains in no time."""
     small = digits_lt.RECIPE.base.replace(**TINY)
     recipe = dataclasses.replace(digits_lt.RECIPE, base=small)

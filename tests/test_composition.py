@@ -135,6 +135,7 @@ def test_clipping_after_clips_the_whole(name):
     assert_same(updates, scaled(whole, 0.01 / optax.tree.norm(whole)))
 
 
+@pytest.mark.by_default(name=("focal_sam", "cc_sam"))
 @row("`chain(add_decayed_weights(w), focal_sam(...), opt)`")
 @every_transform
 @pytest.mark.parametrize("first", [True, False])

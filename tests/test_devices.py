@@ -13,9 +13,6 @@ from jax.sharding import PartitionSpec as P
 
 import focal_sam_jax as fsam
 
-# What is compared are sums over devices, not what LLVM makes of them.
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 DEVICES, CLASSES = 8, 3
 COUNTS = (60, 15, 5)
 # In this order the devices see different classes, and only two see the rarest.

@@ -81,7 +81,6 @@ _KINDS += [(method, "ldam") for method in METHODS if method != "focal_sam"]
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("quick_compile")
 @pytest.mark.parametrize(
     ("name", "method", "loss"),
     [(n, *kind) for n, kind in zip(BASE, itertools.cycle(_KINDS), strict=False)],

@@ -111,6 +111,7 @@ def test_parts_are_drawn_as_on_the_host():
         assert abs(ours.mean() - theirs.mean()) < 4 * error
 
 
+@pytest.mark.by_default(height=(2,))
 @pytest.mark.parametrize(
     ("height", "width", "fallback"),
     [

@@ -133,7 +133,6 @@ MASK = {"in": True, "twice": False, "scale": True, "bias": False, "out": True}
 @pytest.mark.by_default(name=("focal_sam",))
 @pytest.mark.parametrize("name", TRANSFORMS)
 @pytest.mark.parametrize("options", [{}, {"mask": MASK}, {"adaptive": True}], ids=str)
-@pytest.mark.usefixtures("quick_compile")
 def test_a_transform_takes_the_promise_or_ignores_it(name, options):
     if name == "cc_sam" and "adaptive" in options:
         pytest.skip("CC-SAM has no adaptive form")
@@ -251,7 +250,6 @@ def labels_first(y, frozen):
     ],
     ids=["small modules", "adaptformer", "bias, layer_norm", "full", "from scratch"],
 )
-@pytest.mark.usefixtures("quick_compile")
 def test_a_vision_transformer_gets_the_same_gradients(make):
     model = make()
     params, _ = model.init(jax.random.key(0))
@@ -384,6 +382,7 @@ def test_labels_are_class_ids(labels):
 # --- training -------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_only_networks_that_mix_no_examples_offer_it():
     def offers(recipe):
         return make_model(

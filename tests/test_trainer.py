@@ -26,7 +26,6 @@ def assert_close(here, there, rtol=1e-3, atol=1e-5):
 
 
 @pytest.mark.by_default(method=("focal_sam",))
-@pytest.mark.usefixtures("quick_compile")
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_learns_and_says_what_it_saw(method):
     config, dataset = tiny(method, epochs=10)
@@ -49,7 +48,6 @@ EXTRAS = {
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("quick_compile")
 @pytest.mark.parametrize("changes", EXTRAS.values(), ids=EXTRAS)
 def test_every_extra_learns(changes):
     made = make(*tiny("sam", epochs=10, **changes))
