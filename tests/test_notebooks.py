@@ -27,7 +27,6 @@ QUICK = {
     "LANCZOS_STEPS": 3,
     "GRID": 3,
 }
-# Seconds that a cell may take, on a machine that does other things as well.
 
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
@@ -64,6 +63,7 @@ def execute(notebook, folder, devices, hidden=("tensorflow",)):
         "PYTHONPATH": os.pathsep.join(filter(None, paths)),
         "IPYTHONDIR": str(folder / "ipython"),
         "JAX_PLATFORMS": "cpu",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "0",  # They train for more than a moment.
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
     }
     place = {"metadata": {"path": folder}}

@@ -155,7 +155,7 @@ def test_cifar100_lt_trains_for_real(tmp_path):
     config = get_config("cifar100_lt", "focal_sam")
     dataset = load_dataset(config, tmp_path)
     assert dataset.class_counts[[0, -1]].tolist() == [100, 1]
-    trainer, sums = run_steps(config, dataset, steps=8, looks=1)
+    trainer, sums = run_steps(config, dataset, steps=3, looks=1)
     assert config.batch_size == 64 and trainer.steps_per_epoch == 33
     assert np.sum(sums.confusion) == 200
 
