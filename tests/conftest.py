@@ -30,9 +30,12 @@ def x64():
         yield
 
 
+_LONGEST = {"test_resume", "test_notebooks"}
+
+
 @pytest.hookimpl(tryfirst=True)  # before slow tests are left out
 def pytest_collection_modifyitems(items):
-    """Of a test for many things alike, some by default and all of them in CI."""
+    """Of a test for many things alike, some by default and all in CI; an order."""
     for item in items:
         for mark in item.iter_markers("by_default"):
             values = item.callspec.params if hasattr(item, "callspec") else {}
@@ -40,6 +43,8 @@ def pytest_collection_modifyitems(items):
                 values.get(n, kept[0]) not in kept for n, kept in mark.kwargs.items()
             ):
                 item.add_marker("slow")
+    # First what takes minutes, so that no worker is left alone with it at the end.
+    items.sort(key=lambda item: item.path.stem not in _LONGEST)
 
 
 @pytest.fixture
