@@ -6,14 +6,24 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import jax
 import jaxlib
 import tyro
 
-from experiments.config import LOSSES, METHODS, OWN_DATA
+from experiments.config import (
+    LOSSES,
+    METHODS,
+    OWN_DATA,
+    Config,
+    at_least,
+    check_bounds,
+    check_effects,
+)
 from experiments.configs import get_config
+from experiments.configs.own_data import own_config
+from experiments.data.load import look_at
 from experiments.errors import Stopped, UserError
 
 RunDirs = Annotated[
@@ -28,9 +38,12 @@ DataDir = Annotated[
     Path, tyro.conf.arg(help="folder of data sets; digits_lt brings its own")
 ]
 Workers = Annotated[
-    int, tyro.conf.arg(help="processes that read images; 0: threads only")
+    int, tyro.conf.arg(help="processes that read images; 0: threads only"), at_least(0)
 ]
 
+# The options that others depend on.
+_FIRST = ("config", "method", "loss", "data", "epochs")
+_FIRST += ("model", "image_size", "data_dir", "subset_seed")
 _FOLDER = Path("~/.cache/focal_sam_jax/compiled")
 # Versions that on CPU compute some sums wrong or crash on them (jax-ml/jax#39103 and
 # #40412, #39257), and what leaves them, and single convolutions, to XLA itself. An
@@ -47,9 +60,10 @@ def arguments_of(
 ) -> _Job:
     """The job that a command line describes.
 
-    The recipe, the method, the loss and the data are read first: they set the defaults
-    of the rest. Data of the user's own are not cut, and without a recipe are taken as
-    ImageNet-LT is.
+    The recipe, the method, the loss, the data and the epochs are read first: they set
+    the defaults of the rest. Data of the user's own are not cut; without a recipe they
+    are looked at, and the nearest is taken. What a recipe does after so many epochs is
+    done in proportion in a shorter or longer run. A radius that is given is constant.
 
     Args:
       job: a dataclass whose first field is ``config``, and the only one without a
@@ -57,20 +71,49 @@ def arguments_of(
       prog: the command, for its help.
       arguments: what follows the command.
       recipe: where none is named and the data are not the user's own.
+
+    Raises:
+      UserError: if an option is out of bounds, or has no effect beside the others.
     """
+    given = {
+        argument[2:].partition("=")[0].replace("-", "_")
+        for argument in arguments
+        if argument.startswith("--")
+    }
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for name in ("config", "method", "loss", "data"):
-        first.add_argument(f"--{name}")
+    for name in _FIRST:
+        first.add_argument(f"--{name}", f"--{name.replace('_', '-')}")
     known, _ = first.parse_known_args(arguments)
     own_data = (known.data or "").startswith(OWN_DATA)
-    config = get_config(
-        known.config or ("imagenet_lt" if own_data else recipe),
-        known.method if known.method in METHODS else "focal_sam",
-        known.loss if known.loss in LOSSES else None,
-    )
+    method = known.method if known.method in METHODS else "focal_sam"
+    loss = known.loss if known.loss in LOSSES else None
+    if own_data and not known.config:
+        config = _fitting(known, method, loss, clip=recipe.startswith("clip"))
+    else:
+        config = get_config(known.config or recipe, method, loss)
     if own_data:
         config = config.replace(data=known.data, imbalance="natural")
-    return tyro.cli(job, prog=prog, args=arguments, default=job(config=config))
+    if (known.epochs or "").isdecimal() and int(known.epochs) > 0:
+        config = config.with_epochs(int(known.epochs))
+    if "rho" in given and config.rho_schedule == "step":
+        config = config.replace(rho_schedule="constant")
+    parsed: Any = tyro.cli(job, prog=prog, args=arguments, default=job(config=config))
+    check_bounds(parsed)
+    check_effects(parsed.config, given)
+    return parsed
+
+
+def _fitting(known: argparse.Namespace, method, loss, *, clip: bool) -> Config:
+    """The configuration that suits own data, which are looked at."""
+    seed, size = (
+        int(number) if (number or "").isdecimal() else None
+        for number in (known.subset_seed, known.image_size)
+    )
+    data = Config(data=known.data, imbalance="natural", subset_seed=seed or 0)
+    look = look_at(data, Path(known.data_dir or "data"))
+    clip = clip or known.model == "clip"
+    config = own_config(look, method, loss, clip=clip, image_size=size)
+    return config.replace(data=known.data)
 
 
 def compute_right_sums() -> None:

@@ -102,7 +102,7 @@ def run(job: Job, console: Console) -> Path:
         )
     epochs = job.epochs or recipe.compare_epochs or recipe.base.epochs
     configs: dict[str, Config] = {
-        method: get_config(job.config, method).replace(epochs=epochs)
+        method: get_config(job.config, method).with_epochs(epochs)
         for method in dict.fromkeys(job.methods)
     }
     seeds = list(range(job.seeds))

@@ -1,10 +1,19 @@
 """What an experiment is: one frozen record, from which everything else follows."""
 
 import dataclasses
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import cache
-from typing import Annotated, Any, Literal, NamedTuple, get_args, get_type_hints
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    NamedTuple,
+    TypeVar,
+    get_args,
+    get_type_hints,
+)
 
 import tyro
 
@@ -44,6 +53,8 @@ Augmentation = Literal[
 METHODS: tuple[Method, ...] = get_args(Method)
 LOSSES: tuple[Loss, ...] = get_args(Loss)
 
+_Mark = TypeVar("_Mark")
+
 # How data of the user's own begin: what they are, and where.
 OWN_DATA = ("folder:", "lists:", "tfds:")
 # Up to this size images are held in memory; larger ones are streamed from disk.
@@ -55,6 +66,13 @@ class Bound(NamedTuple):
 
     words: str
     holds: Callable[[Any], bool]
+
+
+class OnlyWith(NamedTuple):
+    """Without one of ``values`` of another option, an option has no effect."""
+
+    name: str
+    values: tuple[str, ...]
 
 
 def about(help_text: str):
@@ -82,6 +100,11 @@ def below(high: float) -> Bound:
     return Bound(f"less than {high}", lambda value: value < high)
 
 
+def only_with(name: str, *values: str) -> OnlyWith:
+    """An option that has no effect without one of these values of another."""
+    return OnlyWith(name, values)
+
+
 def check_bounds(options: Any) -> None:
     """Raises a ``UserError`` if an option is not within the bounds of its field.
 
@@ -93,16 +116,59 @@ def check_bounds(options: Any) -> None:
         value = getattr(options, name)
         if value is not None and not bound.holds(value):
             raise UserError(f"{_flag(name)} must be {bound.words}, got {value}.")
+    for field in dataclasses.fields(options):
+        for number in _numbers(getattr(options, field.name)):
+            if not math.isfinite(number):
+                raise UserError(f"{_flag(field.name)} must be finite, got {number}.")
+
+
+def check_effects(config: "Config", given: Collection[str]) -> None:
+    """Raises a ``UserError`` if an option was given that has no effect, or none alone.
+
+    Args:
+      config: the options, given or not.
+      given: the names of those that were.
+    """
+    if config.loss == "ldam" and config.head != "cosine":
+        raise UserError(
+            f"--loss ldam needs --head cosine, its margins are between cosines; got "
+            f"--head {config.head}."
+        )
+    for name in ("drw_start", "milestones", "rho_milestones"):
+        last = max(_numbers(getattr(config, name)), default=0)
+        if name in given and last >= config.epochs:
+            raise UserError(
+                f"{_flag(name)} {last} never comes: a run of --epochs {config.epochs} "
+                f"ends with epoch {config.epochs - 1}, counted from 0."
+            )
+    for name, (other, values) in _marks_of(type(config), OnlyWith):
+        value = getattr(config, other)
+        if name in given and value not in values:
+            raise UserError(
+                f"{_flag(name)} has no effect with {_flag(other)} {value}: it goes "
+                f"with {_flag(other)} {' or '.join(values)}."
+            )
+
+
+def _numbers(value: Any) -> list[float]:
+    """The numbers that an option is, or holds."""
+    values = value if isinstance(value, tuple) else (value,)
+    return [v for v in values if isinstance(v, int | float)]
 
 
 @cache
 def bounds_of(options: type) -> list[tuple[str, Bound]]:
     """The bounds of a dataclass, each with the name of its field."""
+    return _marks_of(options, Bound)
+
+
+def _marks_of(options: type, kind: type[_Mark]) -> list[tuple[str, _Mark]]:
+    """What the fields of a dataclass are ``Annotated`` with, of one kind."""
     return [
-        (name, bound)
+        (name, mark)
         for name, hint in get_type_hints(options, include_extras=True).items()
-        for bound in getattr(hint, "__metadata__", ())
-        if isinstance(bound, Bound)
+        for mark in getattr(hint, "__metadata__", ())
+        if isinstance(mark, kind)
     ]
 
 
@@ -119,7 +185,10 @@ class Config:
     )
     method: Annotated[Method, about("how the gradient is made")] = "focal_sam"
     seed: Annotated[
-        int, about("of initial weights, data order and augmentation"), at_least(0)
+        int,
+        about("of initial weights, data order and augmentation"),
+        at_least(0),
+        at_most(2**31 - 1),
     ] = 0
 
     data: Annotated[
@@ -157,6 +226,7 @@ class Config:
         float,
         about("examples of the largest class over those of the smallest"),
         at_least(1),
+        only_with("imbalance", "exp", "step"),
     ] = 30.0
     subset_seed: Annotated[
         int, about("of what is kept, and what is held out"), at_least(0)
@@ -183,16 +253,21 @@ class Config:
             "clip: folder of a CLIP model, its name on the hub, or random:ViT-B/16 and "
             "the like for weights that are drawn"
         ),
+        only_with("model", "clip"),
     ] = "openai/clip-vit-base-patch16"
     tuners: Annotated[
         tuple[Tuner, ...],
         about("clip: what is trained beside the last layer; nothing: a probe"),
+        only_with("model", "clip"),
     ] = ()
     head: Annotated[
         Literal["linear", "cosine"], about("last layer; cosine goes with LDAM")
     ] = "linear"
     head_scale: Annotated[
-        float, about("cosine: what cosines are multiplied by"), at_least(0)
+        float,
+        about("cosine: what cosines are multiplied by"),
+        at_least(0),
+        only_with("head", "cosine"),
     ] = 1.0
     head_init: Annotated[
         Literal["random", "text", "text_ensemble", "class_means"],
@@ -200,6 +275,7 @@ class Config:
             "clip: what the last layer starts from: chance, the prompt 'a photo of a "
             "...', 80 prompts, or the mean features of every class"
         ),
+        only_with("model", "clip"),
     ] = "random"
     class_names: Annotated[
         str | None,
@@ -207,9 +283,13 @@ class Config:
             "clip: file of the names for prompts, one a line in the order of the "
             "classes, or class, tab, name; none: the data's own"
         ),
+        only_with("model", "clip"),
     ] = None
     width: Annotated[
-        int, about("resnet_digits: channels of the first layer"), at_least(1)
+        int,
+        about("resnet_digits: channels of the first layer"),
+        at_least(1),
+        only_with("model", "resnet_digits"),
     ] = 16
     precision: Annotated[
         Literal["float32", "bfloat16"],
@@ -240,12 +320,24 @@ class Config:
         int, about("epochs over which the learning rate rises"), at_least(0)
     ] = 0
     milestones: Annotated[
-        tuple[int, ...], about("multistep: epochs after which it falls")
+        tuple[int, ...],
+        about("multistep: epochs after which it falls"),
+        only_with("schedule", "multistep"),
     ] = (320, 360)
     decay: Annotated[
-        float, about("multistep: factor at every milestone"), at_least(0), at_most(1)
+        float,
+        about("multistep: factor at every milestone"),
+        at_least(0),
+        at_most(1),
+        only_with("schedule", "multistep"),
     ] = 0.1
-    momentum: Annotated[float, about("of SGD, in [0, 1)"), at_least(0), below(1)] = 0.9
+    momentum: Annotated[
+        float,
+        about("of SGD, in [0, 1)"),
+        at_least(0),
+        below(1),
+        only_with("optimizer", "sgd"),
+    ] = 0.9
     weight_decay: Annotated[
         float,
         about("times the weights: SGD adds it to the gradient, AdamW to the step"),
@@ -259,33 +351,56 @@ class Config:
     ] = 0.0
 
     rho: Annotated[
-        float, about("radius of the perturbation, L2 norm of weights"), at_least(0)
+        float,
+        about("radius of the perturbation, L2 norm of weights"),
+        at_least(0),
+        only_with("method", *(m for m in METHODS if m != "sgd")),
+        only_with("rho_schedule", "constant", "linear"),
     ] = 0.0
     rho_schedule: Annotated[
         Literal["constant", "linear", "step"],
         about("rho; from rho-start to rho; rho-values in turn"),
     ] = "constant"
-    rho_start: Annotated[float, about("linear: in the first epoch"), at_least(0)] = 0.05
+    rho_start: Annotated[
+        float,
+        about("linear: in the first epoch"),
+        at_least(0),
+        only_with("rho_schedule", "linear"),
+    ] = 0.05
     rho_milestones: Annotated[
-        tuple[int, ...], about("step: epochs after which the next value holds")
+        tuple[int, ...],
+        about("step: epochs after which the next value holds"),
+        only_with("rho_schedule", "step"),
     ] = (320,)
     rho_values: Annotated[
-        tuple[float, ...], about("step: one more than there are milestones")
+        tuple[float, ...],
+        about("step: one more than there are milestones"),
+        only_with("rho_schedule", "step"),
     ] = (0.1, 0.2)
     gamma: Annotated[
-        float, about("Focal-SAM: exponent of the class weights"), at_least(0)
+        float,
+        about("Focal-SAM: exponent of the class weights"),
+        at_least(0),
+        only_with("method", "focal_sam"),
     ] = 1.0
     lam: Annotated[
-        float, about("Focal-SAM: strength of the sharpness term"), at_least(0)
+        float,
+        about("Focal-SAM: strength of the sharpness term"),
+        at_least(0),
+        only_with("method", "focal_sam"),
     ] = 1.0
     tail_threshold: Annotated[
-        int, about("ImbSAM: classes with fewer examples are the tail"), at_least(0)
+        int,
+        about("ImbSAM: classes with fewer examples are the tail"),
+        at_least(0),
+        only_with("method", "imbsam"),
     ] = 20
     alpha: Annotated[
         float,
         about("CC-SAM: share of the perturbed gradients, [0,1]"),
         at_least(0),
         at_most(1),
+        only_with("method", "cc_sam"),
     ] = 1.0
     approximation: Annotated[
         Approximation,
@@ -295,7 +410,10 @@ class Config:
         ),
     ] = "none"
     every: Annotated[
-        int, about("LookSAM: steps from one exact step to the next"), at_least(1)
+        int,
+        about("LookSAM: steps from one exact step to the next"),
+        at_least(1),
+        only_with("approximation", "looksam"),
     ] = 5
 
     eval_every: Annotated[
@@ -352,6 +470,28 @@ class Config:
     def network_size(self) -> int:
         """Side of the images that the network sees, in pixels."""
         return self.input_size or self.image_size
+
+    def with_epochs(self, epochs: int) -> "Config":
+        """A copy of another length; what happens during a run does so in proportion."""
+
+        def moved(epoch: int) -> int:
+            return round(epoch * epochs / self.epochs)
+
+        def rising(milestones: tuple[int, ...]) -> tuple[int, ...]:
+            last, found = 0, []
+            for epoch in milestones:
+                last = max(moved(epoch), last + 1)
+                found.append(last)
+            return tuple(found)
+
+        changes: dict[str, Any] = {"epochs": epochs}
+        if self.drw_start is not None:
+            changes["drw_start"] = moved(self.drw_start)
+        if self.schedule == "multistep":
+            changes["milestones"] = rising(self.milestones)
+        if self.rho_schedule == "step":
+            changes["rho_milestones"] = rising(self.rho_milestones)
+        return self.replace(**changes)
 
     def replace(self, **changes) -> "Config":
         """A copy with some fields changed."""

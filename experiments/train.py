@@ -21,7 +21,8 @@ from experiments.cli import (
     exit_with,
     keep_compiled,
 )
-from experiments.config import Config
+from experiments.config import OWN_DATA, Config
+from experiments.configs.own_data import flags_of
 from experiments.data.dataset import Dataset
 from experiments.data.feed import make_feed
 from experiments.data.load import load_dataset
@@ -30,6 +31,7 @@ from experiments.figures import run as figures
 from experiments.progress import RunProgress, result_table
 from experiments.randomness import random_key
 from experiments.records.manifest import (
+    MANIFEST,
     Sizes,
     check_same_config,
     create_run,
@@ -44,9 +46,6 @@ from experiments.training.evaluate import EvalSums, shots
 from experiments.training.loop import Run, evaluate, fit
 from experiments.training.step import TrainState
 from experiments.training.trainer import Trainer, make_trainer
-
-# With more classes a class would be less than a dot.
-_LARGEST_MATRIX = 1000
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,10 @@ class Job:
         tyro.conf.arg(help="folder of this run; none: a new one in runs/"),
     ] = None
     resume: Annotated[
-        bool, tyro.conf.arg(help="go on from the last checkpoint in --run-dir")
+        bool,
+        tyro.conf.arg(
+            help="go on from the last checkpoint in --run-dir, or begin a new run there"
+        ),
     ] = False
     workers: Workers = 0
     devices: Annotated[
@@ -142,6 +144,8 @@ def run(job: Job, console: Console) -> Path:
         f"{config.epochs} epochs of {trainer.steps_per_epoch} steps, on "
         f"{mesh.size} {jax.devices()[0].device_kind}, into {run_dir}"
     )
+    for note in _notes(config, dataset):
+        console.print(note, style="yellow", markup=False)
     try:
         images_per_epoch = feed.batch_size * feed.steps_per_epoch
         with RunProgress(
@@ -160,7 +164,7 @@ def run(job: Job, console: Console) -> Path:
                 measure,
             )
             state, best = fit(whole, step, state, best)
-        result = _report(whole, state, best, run_dir)
+        result = _report(whole, state, best, run_dir, console)
     finally:
         feed.close()
         checkpoints.close()
@@ -168,6 +172,18 @@ def run(job: Job, console: Console) -> Path:
     console.print(result_table(result, dataset.class_counts, config))
     console.print(f"Everything is in {run_dir}.")
     return run_dir
+
+
+def _notes(config: Config, dataset: Dataset) -> list[str]:
+    """What the user should know before the run begins."""
+    notes = list(dataset.notes)
+    if config.data.startswith(OWN_DATA):
+        counts = dataset.class_counts
+        notes += [
+            f"Classes have {counts.max()} to {counts.min()} training images. As in "
+            f"{config.config}, with sizes that suit the data: {flags_of(config)}."
+        ]
+    return notes
 
 
 def _run_dir(job: Job) -> Path:
@@ -189,7 +205,7 @@ def _open_run(job: Job, run_dir: Path, dataset: Dataset, trainer: Trainer) -> No
     problem = None
     if devices.is_first():
         try:
-            if job.resume:
+            if job.resume and (run_dir / MANIFEST).exists():
                 check_same_config(read_manifest(run_dir)["config"], job.config)
             else:
                 sizes = Sizes(*map(_size, (trainer.shapes.params, trainer.frozen)))
@@ -205,7 +221,7 @@ def _size(tree: Any) -> int:
 
 
 def _report(
-    run: Run, state: TrainState, best: Best, run_dir: Path
+    run: Run, state: TrainState, best: Best, run_dir: Path, console: Console
 ) -> dict[str, dict[str, Any]]:
     """Evaluates the last state, and the best on validation, on the test split."""
     config, dataset = run.config, run.dataset
@@ -225,23 +241,31 @@ def _report(
         row = {"split": "test", "which": which.split()[0], "epoch": epoch, "step": step}
         run.rows.append({**row, **result})
         if which == "last" and devices.is_first():
-            _keep(run_dir, config, dataset, result, sums)
+            np.savez_compressed(run_dir / "confusion.npz", confusion=sums.confusion)
+            try:
+                _draw(run_dir, config, dataset, result, sums)
+            except Exception as error:  # The numbers are there, whatever this is.
+                console.print(
+                    f"A figure could not be drawn ({type(error).__name__}: {error}).",
+                    markup=False,
+                )
     return results
 
 
-def _keep(
+def _draw(
     run_dir: Path,
     config: Config,
     dataset: Dataset,
     result: dict[str, Any],
     sums: EvalSums,
 ) -> None:
-    """The figures of a run, and its confusion matrix as numbers."""
-    title = f"{config.config}, {config.method}, seed {config.seed}"
+    """The figures of a run."""
+    kind, _, name = config.data.partition(":")
+    data = Path(name).name if f"{kind}:" in OWN_DATA else config.config
+    title = f"{data}, {config.method}, seed {config.seed}"
     counts, names = dataset.class_counts, dataset.class_names
     groups = shots(counts, config)
-    np.savez_compressed(run_dir / "confusion.npz", confusion=sums.confusion)
-    if len(counts) <= _LARGEST_MATRIX:
+    if len(counts) <= figures.LARGEST_MATRIX:
         path = run_dir / "confusion_matrix.png"
         figures.confusion_matrix(path, sums.confusion, counts, names, groups, title)
     figures.reliability_diagram(run_dir / "reliability.png", sums.calibration, title)

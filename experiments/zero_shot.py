@@ -80,7 +80,7 @@ def run(job: Job, console: Console) -> dict:
             config, model, ({}, {}), frozen, images, dataset.mean, dataset.std
         )
         losses = fsam.losses.cross_entropy(logits, labels)
-        return add_batch(sums, logits, losses, labels, real)
+        return add_batch(sums, jax.nn.softmax(logits), losses, labels, real)
 
     whole = devices.replicated(mesh)
     sums = jax.device_put(no_sums(len(classes)), whole)

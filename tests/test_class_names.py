@@ -84,6 +84,17 @@ def test_a_file_that_does_not_fit_is_explained(text, message, tmp_path):
         names(written(tmp_path, text))
 
 
+def test_a_plain_list_is_refused_where_numbers_are_in_the_order_of_words(tmp_path):
+    own = tuple(sorted(str(c) for c in range(12)))
+    plain = written(tmp_path, "".join(f"thing {c}\n" for c in range(12)))
+    with pytest.raises(UserError, match="0, 1, 10, 11, and so on.*class, tab, name"):
+        names(plain, own=own)
+    named = written(tmp_path, "".join(f"{c}\tthing {c}\n" for c in range(12)))
+    assert names(named, own=own)[2] == "thing 10"
+    plain = written(tmp_path, "".join(f"thing {c}\n" for c in range(10)))
+    assert names(plain, own=own[:2] + own[4:])[1] == "thing 1"
+
+
 def test_a_file_that_cannot_be_read_is_explained(tmp_path):
     with pytest.raises(UserError, match="cannot be read"):
         names(tmp_path / "missing.txt")

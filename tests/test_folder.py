@@ -87,7 +87,10 @@ def test_large_images_stay_on_disk(tmp_path):
     assert data.train[4] == (tmp_path / "train" / "b" / "002.png").read_bytes()
 
 
-@pytest.mark.parametrize("ending", [".JPG", ".jpeg", ".Png", ".bmp", ".webp"])
+@pytest.mark.parametrize(
+    "ending",
+    [".JPG", ".jpeg", ".jfif", ".Png", ".bmp", ".webp", ".tif", ".TIFF", ".gif"],
+)
 def test_file_endings(tmp_path, ending):
     write_images(tmp_path / "train", {"a": 1, "b": 1}, ending)
     write_images(tmp_path / "val", {"a": 1}, ending)
@@ -104,6 +107,38 @@ def test_what_is_no_image_is_passed_over(tmp_path):
     data = load(tmp_path)
     assert data.class_names == ("a", "b") and data.class_counts.tolist() == [2, 1]
     assert len(data.test.labels) == 1
+    left_out, untested, *_ = data.notes
+    assert left_out == "Left out, being no images of a class: 1 .txt."
+    assert untested == "1 class has no test image, and no accuracy: b."
+
+
+def test_what_lies_deeper_is_of_its_class_and_what_lies_beside_is_counted(tmp_path):
+    write_images(tmp_path, {"a/2019/may": 2, "a/2020": 1, "a": 1, "b": 3})
+    write_images(tmp_path, {"__MACOSX/a": 2, "a/__MACOSX": 1})
+    write_images(tmp_path, {".": 2})
+    (tmp_path / "b" / "sub").mkdir()
+    (tmp_path / "b" / "sub" / "Thumbs.db").touch()
+    (tmp_path / "b" / "licence").touch()
+    data = load(tmp_path, image_size=128)
+    assert data.class_names == ("a", "b")
+    both = names(data.train) + names(data.test)
+    assert sum(f"{tmp_path}/a/" in name for name in both) == 4
+    assert sum(f"{tmp_path}/b/" in name for name in both) == 3
+    drawn, left_out, *_ = data.notes
+    assert drawn.startswith("2 of 7 images, a fifth of every class, are drawn")
+    for words in ("1 .db", "1 without an ending", "2 in no class's folder"):
+        assert words in left_out
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [("Train", "Test"), ("training", "testing"), ("TRAIN", "valid"), ("train", "dev")],
+)
+def test_usual_names_of_the_parts(tmp_path, parts):
+    write_images(tmp_path / parts[0], {"a": 2, "b": 1})
+    write_images(tmp_path / parts[1], {"a": 1})
+    data = load(tmp_path)
+    assert data.class_counts.tolist() == [2, 1] and len(data.test.labels) == 1
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -138,6 +173,14 @@ def test_dividing_loses_nothing(tmp_path_factory, counts, seed):
     both = names(parts.train) + names(parts.test)
     assert len(both) == len(set(both)) == sum(counts)
     assert set(parts.train.labels.tolist()) == set(range(len(counts)))
+
+
+def test_a_name_that_is_no_text_becomes_one(tmp_path):
+    name = os.fsdecode(b"gr\xfcn")
+    write_images(tmp_path, {name: 2, "blau": 2})
+    data = load(tmp_path)
+    assert data.class_names == ("blau", "gr\\udcfcn")
+    assert data.class_counts.tolist() == [1, 1]
 
 
 def test_the_tail_of_a_folder_can_be_cut(tmp_path):
@@ -180,6 +223,7 @@ def make(*paths):
         (make("train/1.jpg", "test/a/1.jpg"), "train holds no folders"),
         (make("test/a/1.jpg"), "no folder train"),
         (make("train/a/1.jpg", "val/a/1.jpg", "validation/a/1.jpg"), "both val and"),
+        (make("train/a/1.jpg", "Train/a/1.jpg"), "both Train and train"),
         (make("train/a/1.jpg", "test/b/1.jpg"), "test/b is a class .* it has a"),
         (make("train/a/1.jpg", "test/a/1.jpg"), "has 1 class; at least 2"),
     ],

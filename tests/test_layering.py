@@ -16,7 +16,7 @@ LIBRARY = sorted((ROOT / "focal_sam_jax").rglob("*.py"))
 EXPERIMENTS = sorted((ROOT / "experiments").rglob("*.py"))
 ALLOWED = {"jax", "optax", "chex", "numpy", "focal_sam_jax"} | sys.stdlib_module_names
 COMMANDS = {"train", "compare", "report", "benchmark", "analyze", "prepare"}
-COMMANDS |= {"zero_shot", "export"}
+COMMANDS |= {"predict", "zero_shot", "export"}
 # What the commands share: the way in and out, and what is shown on the way.
 FRONT = COMMANDS | {"cli", "progress"}
 WORLD = {"argparse", "tyro", "getopt", "optparse", "click", "absl"}

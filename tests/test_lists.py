@@ -72,6 +72,24 @@ def test_endings_of_other_systems(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "a.png\t0\nb.png\t1\n",
+        "a.png,0\nb.png, 1\n",
+        "# made on a Monday\na.png 0\nb.png 1\n",
+        "path label\na.png 0\nb.png 1\n",
+        "image_path,class_id\na.png,0\nb.png,1\n",
+    ],
+)
+def test_lists_as_other_programs_write_them(tmp_path, text):
+    write_lists(tmp_path, train=["a.png 0", "b.png 1"], test=["c.png 0"])
+    (tmp_path / "train.txt").write_text(text)
+    train = load(tmp_path, image_size=128).train
+    assert train.labels.tolist() == [0, 1]
+    assert [train.name(i) for i in (0, 1)] == [f"{tmp_path}/{n}.png" for n in "ab"]
+
+
+@pytest.mark.parametrize(
     ("text", "words"),
     [
         ("a.png 0\nb.png\n", "train.txt, line 2: .*'b.png'"),
@@ -82,7 +100,11 @@ def test_endings_of_other_systems(tmp_path):
         ("5\n", "line 1: .*'5'"),
         ("", "train.txt is empty"),
         ("\n \n", "train.txt is empty"),
-        ("a.png 0\nb.png 2\n", r"Class 1 \(1\) .*no training image"),
+        ("a.png 0\nb.png 2\n", "image of class 2 and none of class 1"),
+        ("a.png 0\nb.png 1000000000\n", "class 1000000000 and none of class 1"),
+        ("a.png 0\nb.png 99999999999\n", "line 2: there are no 99999999999 classes"),
+        ("a.png 0\nb\0.png 1\n", "line 2: expected a path"),
+        ("a.png 0\npath,label\n", "line 2: expected a path"),
         ("a.png 0\nb.png 0\n", "has 1 class"),
     ],
 )

@@ -63,7 +63,7 @@ def test_runs_of_before_and_of_today_make_one_group(tmp_path):
 
 @pytest.mark.parametrize(("name", "bound"), bounds_of(Config))
 def test_a_value_out_of_bounds_is_refused(name, bound):
-    wrong = next(value for value in (-1, 31, 2) if not bound.holds(value))
+    wrong = next(value for value in (-1, 31, 2, 2**31) if not bound.holds(value))
     flag = "--" + name.replace("_", "-")
     with pytest.raises(UserError, match=f"{flag} must be {bound.words}, got {wrong}"):
         Config(**{name: wrong})

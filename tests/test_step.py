@@ -13,7 +13,7 @@ import focal_sam_jax as fsam
 from experiments.config import Config
 from experiments.configs import get_config
 from experiments.models import Model
-from experiments.training.criterion import make_loss
+from experiments.training.criterion import make_loss, probabilities
 from experiments.training.step import epoch_means, init_state, make_train_step
 
 COUNTS = np.array([20, 5])
@@ -129,16 +129,18 @@ def test_an_epoch_without_a_good_step_has_no_means():
 def test_the_average_is_exponential_and_what_is_evaluated():
     state, step = make(ema=0.75)
     plain, plain_step = make()
-    average = np.asarray(state.params["w"])
-    mean = np.zeros(3)
-    for _ in range(4):
+    weights, means = [], []
+    for steps in range(1, 5):
         state, plain = step(state, *batch()), plain_step(plain, *batch())
-        average = 0.75 * average + 0.25 * np.asarray(state.params["w"])
-        mean = 0.75 * mean + 0.25 * np.asarray(state.batch_stats["mean"])
+        weights.append(state.params["w"])
+        means.append(state.batch_stats["mean"])
+        # Of the steps alone, from the first on: nothing is left of the start.
+        shares = 0.75 ** np.arange(steps)[::-1]
+        params, batch_stats = state.evaluated
+        for found, all_so_far in ((params["w"], weights), (batch_stats["mean"], means)):
+            wanted = np.average(all_so_far, axis=0, weights=shares)
+            np.testing.assert_allclose(found, wanted, rtol=1e-5)
     assert_same(state.params, plain.params)
-    params, batch_stats = state.evaluated
-    np.testing.assert_allclose(params["w"], average, rtol=1e-5)
-    np.testing.assert_allclose(batch_stats["mean"], mean, rtol=1e-5)
     assert_same(plain.evaluated[0], plain.params)
 
 
@@ -147,6 +149,18 @@ def test_nothing_in_a_new_state_is_there_twice():
     buffers = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(state)]
     assert len(set(buffers)) == len(buffers)
     jax.jit(step, donate_argnums=0)(state, *batch())
+
+
+def test_cosines_become_probabilities_as_ldam_trains_them():
+    cosines = jnp.array([[0.9, 0.8, -0.5], [0.0, 0.1, 0.2]])
+    ldam, plain = (Config(loss=loss) for loss in ("ldam", "la"))
+    for config, scale in ((ldam, 30), (plain, 1)):
+        wanted = jax.nn.softmax(scale * cosines)
+        np.testing.assert_allclose(probabilities(config, cosines), wanted)
+    # Without a margin the loss is the cross-entropy of these probabilities.
+    of_labels = probabilities(ldam, cosines)[jnp.arange(2), jnp.array([1, 2])]
+    losses = fsam.losses.ldam(cosines, [1, 2], [9, 9, 9], max_margin=0.0)
+    np.testing.assert_allclose(losses, -jnp.log(of_labels), rtol=1e-5)
 
 
 def test_deferred_weights_begin_in_their_epoch_and_compile_nothing():

@@ -52,6 +52,8 @@ def noise(width, height, seed=0):
 class Images:
     """Twenty-two images that tell their class by their red channel."""
 
+    upright = False
+
     def __init__(self, damaged=()):
         self.labels = np.arange(SIZE, dtype=np.int32)[::-1].copy()
         self.encoded = []
@@ -109,7 +111,7 @@ def assert_same(first, second):
     ],
 )
 def test_every_kind_of_png_becomes_rgb(mode, value, expected):
-    decoded = decode_rgb(encode(Image.new(mode, (3, 2), value)), "it")
+    decoded = decode_rgb(encode(Image.new(mode, (3, 2), value)), "it", upright=False)
     assert decoded.mode == "RGB" and decoded.size == (3, 2)
     assert np.all(np.asarray(decoded) == expected)
 
@@ -118,27 +120,37 @@ def test_every_kind_of_png_becomes_rgb(mode, value, expected):
 def test_a_palette_is_looked_up(transparency):
     image = Image.new("P", (3, 2), 1)
     image.putpalette([9, 9, 9, 1, 2, 3])
-    decoded = decode_rgb(encode(image, **transparency), "it")
+    decoded = decode_rgb(encode(image, **transparency), "it", upright=False)
     assert np.all(np.asarray(decoded) == (1, 2, 3))
 
 
 @pytest.mark.parametrize(("mode", "ink"), [("L", 200), ("CMYK", (0, 0, 0, 55))])
 def test_grey_and_cmyk_jpeg_become_rgb(mode, ink):
-    decoded = decode_rgb(encode(Image.new(mode, (16, 16), ink), "JPEG"), "it")
+    encoded = encode(Image.new(mode, (16, 16), ink), "JPEG")
+    decoded = decode_rgb(encoded, "it", upright=False)
     np.testing.assert_allclose(np.asarray(decoded), 200, atol=2)
 
 
-def test_images_stay_as_they_are_stored():
+def test_images_are_turned_where_their_source_says_so():
     turned = Image.Exif()
-    turned[0x0112] = 6  # to be shown turned by 90 degrees
-    decoded = decode_rgb(encode(noise(20, 10), "JPEG", exif=turned), "it")
-    assert decoded.size == (20, 10)
+    turned[0x0112] = 6  # to be shown turned by 90 degrees, clockwise
+    stored = Image.new("L", (20, 10))
+    stored.paste(255, (0, 0, 10, 10))  # white on the left
+    encoded = encode(stored, "PNG", exif=turned)
+    assert decode_rgb(encoded, "it", upright=False).size == (20, 10)
+    shown = decode_rgb(encoded, "it", upright=True)
+    assert shown.size == (10, 20)
+    assert shown.getpixel((5, 2)) == (255, 255, 255)
+    assert shown.getpixel((5, 17)) == (0, 0, 0)
+    # What makes no sense turns nothing.
+    broken = encode(stored, "PNG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")
+    assert decode_rgb(broken, "it", upright=True).size == (20, 10)
 
 
 @pytest.mark.parametrize("encoded", [b"", b"no image", encode(noise(9, 9))[:60]])
 def test_what_is_no_image_is_named(encoded):
     with pytest.raises(UserError, match=r"^n01/x\.png cannot be read as an image \("):
-        decode_rgb(encoded, "n01/x.png")
+        decode_rgb(encoded, "n01/x.png", upright=True)
 
 
 # With other bytes in its header an image may claim to be of any size.
@@ -152,7 +164,7 @@ def test_whatever_the_damage_there_is_an_image_or_a_sentence(form, data):
         encoded[place] = data.draw(st.integers(0, 255))
     encoded = bytes(encoded[: data.draw(st.integers(0, len(encoded)))])
     try:
-        assert decode_rgb(encoded, "it").mode == "RGB"
+        assert decode_rgb(encoded, "it", upright=True).mode == "RGB"
     except UserError as error:
         assert str(error).startswith("it cannot be read")
 

@@ -10,6 +10,7 @@ from commands import finish, metrics, start
 from rich.console import Console
 from tiny_runs import FLAGS
 
+from experiments.configs import get_config
 from experiments.errors import UserError
 from experiments.train import parse, run
 
@@ -101,11 +102,14 @@ def test_resuming_a_finished_run_changes_nothing(finished):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--resume"], "holds no run"),
         (["--epochs", "0"], "--epochs must be at least 1, got 0"),
         (["--rho", "-1"], "--rho must be at least 0, got -1"),
         (["--rho", "nan"], "--rho must be at least 0, got nan"),
         (["--alpha", "1.5"], "--alpha must be at most 1, got 1.5"),
+        (["--rho", "inf"], "--rho must be finite, got inf"),
+        (["--learning-rate", "inf"], "--learning-rate must be finite, got inf"),
+        (["--seed", "4294967296"], "--seed must be at most 2147483647"),
+        (["--workers", "-1"], "--workers must be at least 0, got -1"),
         (["--momentum", "1"], "--momentum must be less than 1, got 1"),
         (["--imbalance-factor", "500"], "--imbalance-factor 500 leaves no example"),
         (
@@ -139,9 +143,7 @@ def test_divergence_stops_the_run(tmp_path):
     assert rows[-1]["skipped"] > 0
 
 
-def test_own_data_are_not_cut_and_train_as_imagenet_lt_does():
-    config = parse(["--data", "folder:somewhere"]).config
-    assert (config.config, config.imbalance) == ("imagenet_lt", "natural")
+def test_own_data_are_not_cut():
     config = parse(["--data", "lists:somewhere", "--config", "cifar10_lt"]).config
     assert (config.config, config.imbalance) == ("cifar10_lt", "natural")
     assert config.data == "lists:somewhere"
@@ -150,8 +152,56 @@ def test_own_data_are_not_cut_and_train_as_imagenet_lt_does():
 def test_a_loss_brings_what_goes_with_it():
     config = parse(["--loss", "ldam"]).config
     assert (config.head, config.drw_start) == ("cosine", 320)
-    config = parse(["--loss", "ldam", "--head", "linear"]).config
-    assert (config.head, config.drw_start) == ("linear", 320)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("--method sam --gamma 2", "--gamma has .* with --method focal_sam"),
+        ("--method sgd --rho 0.1", "--rho has no effect with --method sgd"),
+        ("--method sgd --rho=0.1", "--rho has no effect with --method sgd"),
+        ("--alpha 0.5", "--alpha has no effect with --method focal_sam"),
+        ("--tail-threshold 9", "goes with --method imbsam"),
+        ("--tail_threshold 9", "goes with --method imbsam"),
+        ("--rho 0.1 --rho-schedule step", "--rho-schedule constant or linear"),
+        ("--rho-start 0.1", "goes with --rho-schedule linear"),
+        ("--rho-values 0.1 0.2", "goes with --rho-schedule step"),
+        ("--milestones 3", "goes with --schedule multistep"),
+        ("--every 3", "goes with --approximation looksam"),
+        ("--config vit_digits_lt --momentum 0.8", "goes with --optimizer sgd"),
+        ("--config vit_digits_lt --width 8", "goes with --model resnet_digits"),
+        ("--tuners lora", "goes with --model clip"),
+        ("--class-names names.txt", "goes with --model clip"),
+        ("--head-scale 16", "goes with --head cosine"),
+        (
+            "--config imagenet_lt --imbalance-factor 9",
+            "goes with --imbalance exp or step",
+        ),
+        ("--loss ldam --head linear", "--loss ldam needs --head cosine"),
+        ("--epochs 60 --loss ldam --drw-start 60", "--drw-start 60 never comes"),
+    ],
+)
+def test_an_option_without_effect_is_refused(options, words):
+    with pytest.raises(UserError, match=words):
+        parse(options.split())
+
+
+def test_a_radius_that_is_given_is_the_radius():
+    config = parse("--config imagenet_lt --rho 0.3".split()).config
+    assert (config.rho, config.rho_schedule) == (0.3, "constant")
+    config = parse("--rho 0.3 --rho-schedule linear --rho-start 0.1".split()).config
+    assert (config.rho, config.rho_schedule) == (0.3, "linear")
+
+
+def test_in_a_shorter_run_all_comes_in_proportion():
+    config = parse("--loss ldam --epochs 60".split()).config
+    assert (config.epochs, config.drw_start) == (60, 48)
+    shorter = "--config imagenet_lt --epochs 50".split()
+    assert parse(shorter).config.rho_milestones == (40,)
+    config = parse([*shorter, "--rho-milestones", "30"]).config
+    assert config.rho_milestones == (30,)
+    shortest = get_config("digits_lt", "sgd").replace(schedule="multistep")
+    assert shortest.with_epochs(1).milestones == (1, 2)
 
 
 @pytest.mark.slow

@@ -50,4 +50,4 @@ def lengthened(
     # The scores are dropped.
     outcomes = run_group(timed, trainer, group, datasets, "test", clock)
     ratio = seconds / outcomes[0].step_seconds
-    return config.replace(epochs=max(1, round(ratio * config.epochs)))
+    return config.with_epochs(max(1, round(ratio * config.epochs)))

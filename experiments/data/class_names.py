@@ -37,8 +37,9 @@ def readable_names(
 
     Raises:
       UserError: if the file cannot be read, does not name every class once, or has the
-        data set's own names in another order; if CIFAR's classes have another order
-        than they should; or if the data's own names are no words.
+        data set's own names in another order; if it is a plain list, and the classes
+        are numbers in the order of words, 1, 10, 2; if CIFAR's classes have another
+        order than they should; or if the data's own names are no words.
     """
     if path is not None:
         names = _from_file(path, class_names)
@@ -71,10 +72,24 @@ def _from_file(path: Path, class_names: tuple[str, ...]) -> list[str]:
             f"--class-names {path} must have one name a line for each of the "
             f"{len(class_names)} classes, and has {sum(map(bool, names))}."
         )
+    if _count_in_another_order(class_names):
+        raise UserError(
+            f"--class-names {path} has one name a line, and the classes are numbers "
+            f"whose order is that of words: {', '.join(class_names[:4])}, and so on. "
+            "Write lines of class, tab, name."
+        )
     plain, own = ([_plain(name) for name in of] for of in (names, class_names))
     if sorted(plain) == sorted(own):
         _check_order(names, class_names, f"--class-names {path}")
     return names
+
+
+def _count_in_another_order(class_names):
+    """Whether 10 comes before 2, so that a list in order of numbers would mislead."""
+    if not all(name.isdecimal() for name in class_names):
+        return False
+    numbers = [int(name) for name in class_names]
+    return numbers != sorted(numbers)
 
 
 def _by_class(path, lines, class_names):

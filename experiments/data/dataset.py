@@ -15,9 +15,12 @@ class Source(Protocol):
 
     Attributes:
       labels: int32, shape ``(size,)``.
+      upright: whether images are turned as their EXIF orientation says. Published
+        results were made with images as they are stored.
     """
 
     labels: np.ndarray
+    upright: bool
 
     def __len__(self) -> int: ...
 
@@ -56,6 +59,7 @@ class Dataset(NamedTuple):
       class_names: a name for each class.
       mean: of the pixel values of each channel, ``(channels,)``, to be subtracted.
       std: their standard deviation, to be divided by.
+      notes: what the user should know of how the data were read, a sentence each.
     """
 
     train: Split | Source
@@ -65,6 +69,7 @@ class Dataset(NamedTuple):
     class_names: tuple[str, ...]
     mean: np.ndarray
     std: np.ndarray
+    notes: tuple[str, ...] = ()
 
     def normalised(self, images: jax.Array) -> jax.Array:
         """What a network sees: pixels minus the mean over the deviation, float32.

@@ -146,6 +146,9 @@ class _StreamFeed:
     """A set on disk; every process reads its share of every batch, ahead of time."""
 
     def __init__(self, config, dataset, mesh, workers):
+        from experiments.data.stream import import_grain
+
+        import_grain()  # or say so before anything is compiled
         self._config, self._dataset = config, dataset
         self._mesh, self._workers = mesh, workers
         self.batch_size, self.steps_per_epoch = epoch_sizes(

@@ -1,5 +1,6 @@
 """From a configuration to its data."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -7,18 +8,25 @@ from pathlib import Path
 import numpy as np
 
 from experiments.config import Config
+from experiments.configs.own_data import Look
 from experiments.data.dataset import Dataset, Source, Split
+from experiments.data.images.decode import image_size
 from experiments.data.longtail import TAILS, hold_out, published_subset
 from experiments.data.memory import in_memory
 from experiments.data.sources import digits
 from experiments.data.sources.files import Splits, Subset
 from experiments.data.sources.folder import from_folder
 from experiments.data.sources.lists import from_lists
+from experiments.data.sources.suspicious import suspicious_files
 from experiments.errors import UserError
 
 # Of the pixels of CLIP's own training images, which lie in [0, 255].
 CLIP_MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32) * 255
 CLIP_STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32) * 255
+
+# So many images are opened to see how large they are.
+_LOOKS = 200
+_REMOTE = re.compile(r"[a-z][a-z0-9+.-]+:/")
 
 
 def load_dataset(config: Config, data_dir: Path) -> Dataset:
@@ -40,6 +48,20 @@ def load_dataset(config: Config, data_dir: Path) -> Dataset:
     return _as_clip_sees(dataset) if config.model == "clip" else dataset
 
 
+def look_at(config: Config, data_dir: Path) -> Look:
+    """What the data of a configuration look like, from some of their images.
+
+    Raises:
+      UserError: if the data are missing or damaged.
+    """
+    splits = _read(config, data_dir)
+    _check_labels(splits, config)
+    train = splits.train
+    some = np.linspace(0, len(train) - 1, _LOOKS).astype(int)
+    sizes = [min(image_size(train[i], train.name(i))) for i in dict.fromkeys(some)]
+    return Look(np.bincount(train.labels).tolist(), int(np.median(sizes)))
+
+
 def _load(config: Config, data_dir: Path) -> Dataset:
     if config.data == "digits":
         return _load_digits(config)
@@ -50,12 +72,35 @@ def _load(config: Config, data_dir: Path) -> Dataset:
     classes = len(splits.class_names)
     counts = np.bincount(train.labels, minlength=classes)
     test = splits.test
+    notes = splits.notes + _untested(test.labels, splits.class_names)
+    if config.data.startswith(("folder:", "lists:")):
+        notes += suspicious_files([train, *filter(None, (validation,)), test])
     if config.in_memory:
         train, test = (in_memory(split, config.image_size) for split in (train, test))
         if validation is not None:
             validation = in_memory(validation, config.image_size)
     return Dataset(
-        train, validation, test, counts, splits.class_names, splits.mean, splits.std
+        train,
+        validation,
+        test,
+        counts,
+        splits.class_names,
+        splits.mean,
+        splits.std,
+        notes,
+    )
+
+
+def _untested(labels: np.ndarray, class_names: tuple[str, ...]) -> tuple[str, ...]:
+    missing = np.flatnonzero(np.bincount(labels, minlength=len(class_names)) == 0)
+    if not len(missing):
+        return ()
+    names = ", ".join(class_names[c] for c in missing[:5])
+    dots = ", ..." if len(missing) > 5 else ""
+    if len(missing) == 1:
+        return (f"1 class has no test image, and no accuracy: {names}.",)
+    return (
+        f"{len(missing)} classes have no test image, and no accuracy: {names}{dots}.",
     )
 
 
@@ -72,6 +117,13 @@ def _load_digits(config: Config) -> Dataset:
 def _read(config: Config, data_dir: Path) -> Splits:
     """The data as they are, before anything is cut."""
     kind, _, name = config.data.partition(":")
+    for place in (str(data_dir), name):
+        # A path has lost one of the slashes.
+        if _REMOTE.match(place):
+            raise UserError(
+                f"{place} is in a remote store, and only folders are read: copy or "
+                "mount it, and give that folder."
+            )
     if kind in ("folder", "lists", "tfds") and not name:
         raise UserError(f"--data {kind}: needs something after the colon.")
     if kind == "folder":

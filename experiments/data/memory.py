@@ -25,7 +25,7 @@ def in_memory(source: Source, size: int) -> Split:
     images = np.empty((len(source), size, size, 3), np.uint8)
 
     def decode(index):
-        image = decode_rgb(source[index], source.name(index))
+        image = decode_rgb(source[index], source.name(index), upright=source.upright)
         images[index] = resize_to(image, size)
 
     if len(source[0]) < _SMALL_FILE:

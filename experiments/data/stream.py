@@ -69,7 +69,7 @@ def train_batches(
     of_order, of_images = np.random.SeedSequence(seed).generate_state(2).tolist()
     load = functools.partial(_train_example, source, image_size, jitter)
     examples = (
-        _grain()
+        import_grain()
         .MapDataset.range(size)
         .shuffle(of_order)
         .slice(slice(size // batch_size * batch_size))
@@ -112,12 +112,12 @@ def eval_batches(
     """
     steps = range(-(-len(source) // batch_size))
     load = functools.partial(_eval_example, source, image_size, resize)
-    examples = _grain().MapDataset.range(len(steps) * batch_size).map(load)
+    examples = import_grain().MapDataset.range(len(steps) * batch_size).map(load)
     return _batches(examples, steps, batch_size, workers, shard, num_shards)
 
 
 def _train_example(source, image_size, jitter, index, rng):
-    image = decode_rgb(source[index], source.name(index))
+    image = decode_rgb(source[index], source.name(index), upright=source.upright)
     image = random_resized_crop(image, image_size, rng)
     if jitter:
         image = color_jitter(image, rng)
@@ -128,7 +128,7 @@ def _eval_example(source, image_size, resize, index):
     if index >= len(source):
         padding = np.zeros((image_size, image_size, 3), np.uint8)
         return padding, np.int32(0), np.False_
-    image = decode_rgb(source[index], source.name(index))
+    image = decode_rgb(source[index], source.name(index), upright=source.upright)
     return resize_and_crop(image, resize, image_size), source.labels[index], np.True_
 
 
@@ -156,7 +156,8 @@ def _chunk_of_shard(chunks, per_batch, shard, num_shards, index):
     return chunks[(step * num_shards + shard) * per_batch + chunk]
 
 
-def _grain():
+def import_grain():
+    """The module grain, or a sentence on how to get it."""
     try:
         import grain
     except ImportError as error:

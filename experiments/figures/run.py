@@ -30,6 +30,8 @@ from experiments.metrics import SHOTS, expected_calibration_error
 
 # Up to so many classes the numbers of a confusion matrix can be read.
 _ANNOTATED = 10
+# With more classes a row of it would be less than a dot.
+LARGEST_MATRIX = 1000
 # Up to so many classes a dot each can be told apart.
 _DOTTED = 2000
 
@@ -179,8 +181,8 @@ def confusion_matrix(
     """What the classes were taken for, the most frequent first, in shares of each.
 
     Lines part the many-, medium- and few-shot classes. More than 100 classes are
-    gathered in about as many blocks of neighbours in frequency. With more than 1000
-    even the blocks are large: there is then no point in calling this.
+    gathered in about as many blocks of neighbours in frequency. With more than
+    ``LARGEST_MATRIX`` even the blocks are large, and there is no point in calling this.
 
     Args:
       path: of the PNG.

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from experiments.config import Config
 from experiments.data.dataset import Dataset
@@ -39,6 +40,9 @@ def describe_run(
         "seeds": {"training": config.seed, "subset": config.subset_seed},
         "class_counts": [int(n) for n in dataset.class_counts],
         "class_names": list(dataset.class_names),
+        "pixel_mean": np.asarray(dataset.mean, float).tolist(),
+        "pixel_std": np.asarray(dataset.std, float).tolist(),
+        "notes": list(dataset.notes),
         "examples": {
             "train": len(dataset.train.labels),
             "validation": 0

@@ -6,6 +6,7 @@ randomness are functions of the seed and of the state's step, so nothing else is
 to go on as if nothing had happened.
 """
 
+import shlex
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -150,10 +151,20 @@ class Checkpoints:
 
 
 def _unreadable(checkpoint, error: Exception) -> UserError:
+    step = int(checkpoint.name)
+    before = [int(p.name) for p in checkpoint.parent.iterdir() if p.name.isdigit()]
+    before = [other for other in before if other < step]
+    advice = "start anew in another --run-dir."
+    if before:
+        away = checkpoint.parent.parent / f"damaged-{step}"
+        move = f"mv {shlex.quote(str(checkpoint))} {shlex.quote(str(away))}"
+        advice = (
+            f"after `{move}` the same command goes on from the one before, of step "
+            f"{max(before)}."
+        )
     return UserError(
         f"the checkpoint {checkpoint} is damaged or of another program "
-        f"({_first_line(error)}): move it away to go on from the one before, or start "
-        "anew in another --run-dir."
+        f"({_first_line(error)}): {advice}"
     )
 
 

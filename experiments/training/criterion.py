@@ -11,6 +11,9 @@ from experiments.config import Config
 # (logits, labels, epoch) -> a loss for every example.
 Loss = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
+# What LDAM multiplies cosines by, as published.
+_LDAM_SCALE = 30.0
+
 
 def make_loss(config: Config, class_counts: np.ndarray) -> Loss:
     """The loss of every example, from logits, labels and the epoch counted from 0.
@@ -31,6 +34,22 @@ def make_loss(config: Config, class_counts: np.ndarray) -> Loss:
     return reweighted
 
 
+def probabilities(config: Config, logits: jax.Array) -> jax.Array:
+    """What a network trained by the loss of ``config`` believes of each class.
+
+    The softmax of its logits. LDAM trains on cosines that it multiplies by a scale,
+    and so they are here.
+
+    Args:
+      config: its loss matters.
+      logits: of a network in evaluation, ``(batch, num_classes)``.
+
+    Returns:
+      Floats of that shape, whose sum over the classes is 1.
+    """
+    return jax.nn.softmax(logits * _LDAM_SCALE if config.loss == "ldam" else logits)
+
+
 def _per_example_loss(config, class_counts):
     losses = fsam.losses
     match config.loss:
@@ -39,7 +58,9 @@ def _per_example_loss(config, class_counts):
         case "focal":
             return losses.focal
         case "ldam":
-            return lambda logits, labels: losses.ldam(logits, labels, class_counts)
+            return lambda logits, labels: losses.ldam(
+                logits, labels, class_counts, scale=_LDAM_SCALE
+            )
         case "vs":
             return lambda logits, labels: losses.vector_scaling(
                 logits, labels, class_counts

@@ -82,7 +82,7 @@ def eval_logits(
 
 def add_batch(
     sums: EvalSums,
-    logits: jax.Array,
+    probabilities: jax.Array,
     losses: jax.Array,
     labels: jax.Array,
     real: jax.Array,
@@ -91,13 +91,12 @@ def add_batch(
 
     Args:
       sums: before it.
-      logits: ``(batch, num_classes)``.
+      probabilities: of the classes, ``(batch, num_classes)``.
       losses: of the examples, ``(batch,)``.
       labels: int, ``(batch,)``.
       real: which examples count, bools, ``(batch,)``; the others are padding.
     """
-    answers = logits.argmax(-1)
-    confidence = jax.nn.softmax(logits).max(-1)
+    answers, confidence = probabilities.argmax(-1), probabilities.max(-1)
     # The first bin is closed below, all are closed above.
     bins = jnp.ceil(confidence * _BINS).astype(jnp.int32) - 1
     bins = jnp.clip(bins, 0, _BINS - 1)
@@ -116,9 +115,16 @@ def scores(sums: EvalSums, class_counts: np.ndarray, config: Config) -> dict[str
     confusion = np.asarray(sums.confusion)
     return {
         "loss": float(sums.loss) / int(confusion.sum()),
-        **accuracies(confusion, class_counts, _thresholds(config)),
+        **group_accuracies(confusion, class_counts, config),
         "ece": expected_calibration_error(np.asarray(sums.calibration)),
     }
+
+
+def group_accuracies(
+    confusion: np.ndarray, class_counts: np.ndarray, config: Config
+) -> dict[str, Any]:
+    """Accuracies overall, of each group and of each class, as JSON."""
+    return accuracies(confusion, class_counts, _thresholds(config))
 
 
 def shots(class_counts: np.ndarray, config: Config) -> np.ndarray:

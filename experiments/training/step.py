@@ -130,8 +130,10 @@ def make_train_step(
             here.grads, state.opt_state, state.params, evaluation=here
         )
         params = optax.apply_updates(state.params, updates)
+        # The sum of all shares is 1 from the first step on, without the random start.
+        share = (1 - config.ema) / (1 - config.ema ** (state.step + 1))
         average = state.average and optax.incremental_update(
-            (params, batch_stats), state.average, 1 - config.ema
+            (params, batch_stats), state.average, share
         )
 
         seen = {

@@ -19,7 +19,7 @@ from experiments.data.feed import EvalBatch, Inputs
 from experiments.data.images.augment import augment, check_augmentation
 from experiments.models import make_model
 from experiments.randomness import AUGMENT, INIT, stream
-from experiments.training.criterion import make_loss
+from experiments.training.criterion import make_loss, probabilities
 from experiments.training.evaluate import EvalSums, add_batch, eval_logits, no_sums
 from experiments.training.head_init import check_head_init, with_head_init
 from experiments.training.optimizer import make_optimizer
@@ -97,7 +97,8 @@ def make_trainer(
         logits = eval_logits(
             config, model, state.evaluated, frozen, images, dataset.mean, dataset.std
         )
-        return add_batch(sums, logits, loss(logits, labels, epoch), labels, real)
+        losses = loss(logits, labels, epoch)
+        return add_batch(sums, probabilities(config, logits), losses, labels, real)
 
     seeds = jax.vmap if over_seeds else lambda function, **_: function
     whole = devices.replicated(mesh)

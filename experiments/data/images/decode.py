@@ -5,6 +5,7 @@ import io
 import struct
 import warnings
 import zlib
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -27,16 +28,29 @@ def import_pillow():
     return Image
 
 
-def decode_rgb(encoded: bytes, name: str):
+# What Pillow calls the formats of pictures; it knows others, of films and documents.
+_KINDS = "AVIF BMP DIB GIF JPEG JPEG2000 PCX PNG PPM QOI TGA TIFF WEBP".split()
+
+
+@functools.cache
+def image_endings() -> tuple[str, ...]:
+    """The endings of files that can be read as images, ``.jpg``, say."""
+    pillow = import_pillow()
+    endings = pillow.registered_extensions().items()
+    readable = (end for end, kind in endings if kind in _KINDS and kind in pillow.OPEN)
+    return tuple(sorted(readable))
+
+
+def decode_rgb(encoded: bytes, name: str, *, upright: bool):
     """The image in three channels of 8 bits, whatever the file holds.
 
     Grey values are repeated, palettes looked up, transparency is dropped and of 16 bits
-    the upper 8 are kept. The EXIF orientation is not applied: the published results
-    were made with images as they are stored.
+    the upper 8 are kept.
 
     Args:
       encoded: what the file holds, JPEG or PNG, say.
       name: of the image, for the message.
+      upright: turn it as its EXIF orientation says, or leave it as it is stored.
 
     Returns:
       A ``PIL.Image.Image`` of mode RGB.
@@ -44,6 +58,39 @@ def decode_rgb(encoded: bytes, name: str):
     Raises:
       UserError: if the image is damaged, cut short, or no image.
     """
+    with _damage_explained(name) as pillow:
+        image = pillow.open(io.BytesIO(encoded))
+        return _to_rgb(_turned(image) if upright else image)
+
+
+def image_size(encoded: bytes, name: str) -> tuple[int, int]:
+    """Width and height in pixels, by the header alone.
+
+    Args:
+      encoded: what the file holds.
+      name: of the image, for the message.
+
+    Raises:
+      UserError: if it is no image.
+    """
+    with _damage_explained(name) as pillow:
+        return pillow.open(io.BytesIO(encoded)).size
+
+
+def largest_of_16_bits(encoded: bytes, name: str) -> int | None:
+    """The largest value of an image of 16 bits; ``None`` if it has others.
+
+    Raises:
+      UserError: if it is no image.
+    """
+    with _damage_explained(name) as pillow:
+        image = pillow.open(io.BytesIO(encoded))
+        return int(np.max(image)) if image.mode.startswith("I") else None
+
+
+@contextmanager
+def _damage_explained(name: str):
+    """Pillow's ``Image``; what it raises over the image ``name`` is a ``UserError``."""
     pillow = import_pillow()
     # What Pillow's readers raise where the bytes make no sense.
     damage = (
@@ -57,12 +104,21 @@ def decode_rgb(encoded: bytes, name: str):
         pillow.DecompressionBombError,
     )
     try:
-        return _to_rgb(pillow.open(io.BytesIO(encoded)))
+        yield pillow
     except damage as error:
         raise UserError(
             f"{name} cannot be read as an image ({error}): replace the file, or leave "
             "it out of the data set."
         ) from error
+
+
+def _turned(image):
+    from PIL import ImageOps
+
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # EXIF data that make no sense turn nothing.
+        return image
 
 
 def _to_rgb(image):

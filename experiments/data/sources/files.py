@@ -27,6 +27,7 @@ class Splits(NamedTuple):
       class_names: a name for each class.
       mean: of the pixel values of each channel, float32, ``(3,)``.
       std: their standard deviation.
+      notes: what the user should know of how they were read, a sentence each.
     """
 
     train: Source
@@ -35,10 +36,13 @@ class Splits(NamedTuple):
     class_names: tuple[str, ...]
     mean: np.ndarray = IMAGENET_MEAN
     std: np.ndarray = IMAGENET_STD
+    notes: tuple[str, ...] = ()
 
 
 class ImageFiles:
     """A source of image files in a folder."""
+
+    upright = True
 
     def __init__(self, folder: Path, paths: Sequence[str], labels: Sequence[int]):
         """
@@ -79,6 +83,7 @@ class Subset:
           labels: of the subset's examples, where they differ from the source's.
         """
         self.source = source
+        self.upright = source.upright
         self.indices = indices
         self.labels = source.labels[indices] if labels is None else labels
 

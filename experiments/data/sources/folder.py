@@ -1,10 +1,12 @@
 """Image files in one folder a class."""
 
 import os
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 
+from experiments.data.images.decode import image_endings
 from experiments.data.longtail import hold_out
 from experiments.data.sources.files import (
     ImageFiles,
@@ -14,19 +16,29 @@ from experiments.data.sources.files import (
 )
 from experiments.errors import UserError
 
-IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
-
 _TEST_SHARE = 0.2
-_VALIDATION_NAMES = ("val", "validation")
+# What the folders of splits may be called, in large or small letters.
+_SPLITS = {
+    "train": ("train", "training"),
+    "validation": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing"),
+}
+# Left there by the zip program of macOS, beside what was packed.
+_NO_CLASS = "__MACOSX"
+
+# The visible files of every class, relative to its folder, in the order of the names.
+_Classes = dict[str, list[str]]
 
 
 def from_folder(folder: Path, subset_seed: int) -> Splits:
     """A data set of ``train/CLASS/*.jpg`` and the like.
 
-    Beside ``train`` there is ``test``, or ``val`` (or ``validation``), or both. Or
-    there are folders of classes only: then a fifth of every class, at least one image
-    where it has two, becomes the test split. Classes are in the order of their names.
-    Hidden files and files of other kinds are passed over.
+    Beside ``train`` there is ``test``, or ``val``, or both; usual other names of the
+    three are known too. Or there are folders of classes only: then a fifth of every
+    class, at least one image where it has two, becomes the test split. Classes are in
+    the order of their names. All images below the folder of a class belong to it, in
+    whatever folders they lie. Hidden files and files of other kinds are left out; the
+    notes count the latter.
 
     Args:
       folder: of the splits, or of the classes.
@@ -38,30 +50,27 @@ def from_folder(folder: Path, subset_seed: int) -> Splits:
     """
     if not folder.is_dir():
         raise UserError(f"--data folder:{folder} must name a folder; it is not one.")
-    names = {child.name for child in _folders(folder)}
-    validation_names = [name for name in _VALIDATION_NAMES if name in names]
-    if "train" not in names:
-        if "test" in names or validation_names:
+    parts = {split: _split_folder(folder, split) for split in _SPLITS}
+    if parts["train"] is None:
+        if parts["test"] or parts["validation"]:
             raise UserError(
                 f"{folder} has no folder train beside the split to test on."
             )
         return _divide(folder, subset_seed)
-    if len(validation_names) > 1:
-        raise UserError(f"{folder} has both val and validation; keep one of them.")
-
-    classes = _class_names(folder / "train")
-    train = _open(folder / "train", classes)
-    test = _open(folder / "test", classes) if "test" in names else None
-    validation = None
-    if validation_names:
-        validation = _open(folder / validation_names[0], classes)
+    found = {part: _files_by_class(part) for part in parts.values() if part}
+    classes = _to_learn(parts["train"], found[parts["train"]])
+    train, validation, test = (
+        part and _images(part, found[part], classes) for part in parts.values()
+    )
     validation, test = validation_and_test(validation, test, str(folder))
-    return Splits(train, validation, test, classes)
+    names = tuple(map(readable, classes))
+    return Splits(train, validation, test, names, notes=_left_out(found))
 
 
 def _divide(folder: Path, subset_seed: int) -> Splits:
-    classes = _class_names(folder)
-    images = _open(folder, classes)
+    found = _files_by_class(folder)
+    classes = _to_learn(folder, found)
+    images = _images(folder, found, classes)
     # A stream of its own, apart from the one that sets validation images aside.
     rng = np.random.default_rng([subset_seed, 1])
     stays, tested = hold_out(images.labels, _TEST_SHARE, rng)
@@ -70,58 +79,117 @@ def _divide(folder: Path, subset_seed: int) -> Splits:
             f"{folder} has one image a class: none is left to test on. Add images, or "
             "splits train and test."
         )
-    return Splits(Subset(images, stays), None, Subset(images, tested), classes)
+    drawn = f"{len(tested)} of {len(images)} images, a fifth of every class, are drawn "
+    return Splits(
+        Subset(images, stays),
+        None,
+        Subset(images, tested),
+        tuple(map(readable, classes)),
+        notes=(drawn + "for the test split.", *_left_out({folder: found})),
+    )
 
 
-def _class_names(folder: Path) -> tuple[str, ...]:
-    """The folders with images; each must have some."""
-    children = _folders(folder)
-    for child in children:
-        if not _image_names(child):
-            raise UserError(
-                f"{child} holds no images ({', '.join(IMAGE_ENDINGS)}): every class "
-                "needs some to learn from; fill the folder or remove it."
-            )
-    if not children:
+def _split_folder(folder: Path, split: str) -> Path | None:
+    names = [n for n in _folders_in(folder) if n.lower() in _SPLITS[split]]
+    if len(names) > 1:
+        raise UserError(f"{folder} has both {' and '.join(names)}; keep one of them.")
+    return folder / names[0] if names else None
+
+
+def _to_learn(folder: Path, found: _Classes) -> tuple[str, ...]:
+    """The names of the classes; each must have some images."""
+    if not found:
         raise UserError(
             f"{folder} holds no folders of images; expected one folder a class."
         )
-    return tuple(child.name for child in children)
+    for name, files in found.items():
+        if not any(map(_is_image, files)):
+            raise UserError(
+                f"{folder / name} holds no images ({', '.join(image_endings())}): "
+                "every class needs some to learn from; fill the folder or remove it."
+            )
+    return tuple(found)
 
 
-def _open(folder: Path, classes: tuple[str, ...]) -> ImageFiles:
+def _images(folder: Path, found: _Classes, classes: tuple[str, ...]) -> ImageFiles:
     label_of = {name: label for label, name in enumerate(classes)}
     paths, labels = [], []
-    for child in _folders(folder):
-        images = _image_names(child)
-        if not images:
-            continue
-        if child.name not in label_of:
+    for name, files in found.items():
+        images = [file for file in files if _is_image(file)]
+        if images and name not in label_of:
+            some = ", ".join(classes[:5]) + (", ..." if len(classes) > 5 else "")
             raise UserError(
-                f"{child} is a class that the training split does not have; it has "
-                f"{_some(classes)}."
+                f"{folder / name} is a class that the training split does not have; it "
+                f"has {some}."
             )
-        paths += [f"{child.name}/{image}" for image in images]
-        labels += [label_of[child.name]] * len(images)
+        paths += [f"{name}/{image}" for image in images]
+        labels += [label_of.get(name)] * len(images)
     if not paths:
         raise UserError(f"{folder} holds no images; expected one folder a class.")
     return ImageFiles(folder, paths, labels)
 
 
-def _folders(folder: Path) -> list[Path]:
-    return [folder / name for name in _visible(folder) if (folder / name).is_dir()]
+def _left_out(found: dict[Path, _Classes]) -> tuple[str, ...]:
+    """One line on the files that were seen and not taken, if there are any."""
+    files = [f for part in found.values() for files in part.values() for f in files]
+    kinds = Counter(_kind(file) for file in files if not _is_image(file))
+    beside = [f for part in found for f in _list(part)[1] if _is_image(f)]
+    if beside:
+        kinds["in no class's folder"] = len(beside)
+    if not kinds:
+        return ()
+    counted = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+    return (f"Left out, being no images of a class: {counted}.",)
 
 
-def _image_names(folder: Path) -> list[str]:
-    return [name for name in _visible(folder) if name.lower().endswith(IMAGE_ENDINGS)]
+def readable(name: str) -> str:
+    """The name of a folder, with codes for bytes that are no letters in UTF-8."""
+    return name.encode(errors="backslashreplace").decode()
 
 
-def _visible(folder: Path) -> list[str]:
+def images_below(folder: Path) -> tuple[list[str], list[str]]:
+    """The images in a folder and in those below it, and the other files.
+
+    Returns:
+      Both relative to the folder, without what is hidden.
+
+    Raises:
+      UserError: if a folder cannot be read.
+    """
+    files = _files_below(folder)
+    images = [file for file in files if _is_image(file)]
+    return images, [file for file in files if not _is_image(file)]
+
+
+def _kind(file: str) -> str:
+    return os.path.splitext(file)[1].lower() or "without an ending"
+
+
+def _is_image(file: str) -> bool:
+    return file.lower().endswith(image_endings())
+
+
+def _files_by_class(folder: Path) -> _Classes:
+    return {name: _files_below(folder / name) for name in _folders_in(folder)}
+
+
+def _files_below(folder: Path) -> list[str]:
+    """The files in a folder and in the folders below it, relative to it."""
+    folders, files = _list(folder)
+    below = [f"{name}/{f}" for name in folders for f in _files_below(folder / name)]
+    return files + below
+
+
+def _folders_in(folder: Path) -> list[str]:
+    return _list(folder)[0]
+
+
+def _list(folder: Path) -> tuple[list[str], list[str]]:
+    """The names of the folders and of the files in a folder, those that are visible."""
     try:
-        return sorted(name for name in os.listdir(folder) if not name.startswith("."))
+        with os.scandir(folder) as entries:
+            kinds = sorted((entry.name, entry.is_dir()) for entry in entries)
     except OSError as error:
         raise UserError(f"{folder} cannot be read: {error.strerror}.") from None
-
-
-def _some(names: tuple[str, ...]) -> str:
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+    seen = [(n, d) for n, d in kinds if not n.startswith(".") and n != _NO_CLASS]
+    return [n for n, is_dir in seen if is_dir], [n for n, is_dir in seen if not is_dir]

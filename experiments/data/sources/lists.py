@@ -1,11 +1,16 @@
 """Image files that lists choose: lines of a path and a class."""
 
+import re
 from pathlib import Path
+
+import numpy as np
 
 from experiments.data.sources.files import ImageFiles, Splits, validation_and_test
 from experiments.errors import UserError
 
 _SPLITS = ("train", "val", "test")
+_ROW = re.compile(r"(?P<path>\S.*?)\s*[\s,]\s*(?P<label>[0-9]+)")
+_TITLES = re.compile(r"[A-Za-z_]+\s*[\s,]\s*[A-Za-z_]+")
 
 
 def from_lists(folder: Path) -> Splits:
@@ -29,7 +34,14 @@ def from_lists(folder: Path) -> Splits:
     validation, test = validation_and_test(
         splits.get("val"), splits.get("test"), str(folder)
     )
-    classes = range(splits["train"].labels.max() + 1)
+    labels = set(splits["train"].labels.tolist())
+    if max(labels) >= len(labels):
+        missing = min(set(range(len(labels))) - labels)
+        raise UserError(
+            f"{files['train']} has an image of class {max(labels)} and none of class "
+            f"{missing}: classes are numbered from 0, and each needs an image at least."
+        )
+    classes = range(len(labels))
     return Splits(splits["train"], validation, test, tuple(str(c) for c in classes))
 
 
@@ -60,7 +72,8 @@ def read_list(file: Path) -> tuple[list[str], list[int]]:
     """Paths and labels; a path may hold blanks.
 
     Args:
-      file: of lines ``path label``; empty lines are passed over.
+      file: of lines of a path and a label, with a blank, a tab or a comma between them;
+        empty lines, what begins with ``#`` and a line of titles are passed over.
 
     Raises:
       UserError: if a line is not such a line, or there is none.
@@ -70,17 +83,22 @@ def read_list(file: Path) -> tuple[list[str], list[int]]:
         lines = file.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{file} cannot be read: {error}.") from None
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
+    rows = [(n, line.strip()) for n, line in enumerate(lines, start=1)]
+    rows = [(n, row) for n, row in rows if row and not row.startswith("#")]
+    for index, (number, row) in enumerate(rows):
+        found = _ROW.fullmatch(row)
+        if found is None and index == 0 and _TITLES.fullmatch(row):
             continue
-        path, _, label = line.strip().rpartition(" ")
-        if not path or not (label.isascii() and label.isdigit()):
+        if found is None or "\0" in row:
             raise UserError(
-                f"{file}, line {number}: expected a path, a blank and a class number "
-                f"from 0, got {line.strip()!r}."
+                f"{file}, line {number}: expected a path, a blank, tab or comma, and a "
+                f"class number from 0, got {row!r}."
             )
-        paths.append(path.strip())
-        labels.append(int(label))
+        label = int(found["label"])
+        if label > np.iinfo(np.int32).max:
+            raise UserError(f"{file}, line {number}: there are no {label} classes.")
+        paths.append(found["path"])
+        labels.append(label)
     if not paths:
         raise UserError(f"{file} is empty; expected lines of a path and a class.")
     return paths, labels

@@ -1,5 +1,6 @@
 """Where TFDS puts data sets on disk; without TFDS itself."""
 
+import difflib
 import re
 import shlex
 from pathlib import Path
@@ -102,7 +103,12 @@ def require_prepared(data_dir: Path, data: str) -> Path:
     if name == "imagenet_lt":
         manual = data_dir / "downloads" / "manual"
         by_hand = f", after you put {' and '.join(IMAGENET_ARCHIVES)} into {manual}"
+    near = ""
+    if data not in TFDS_NAMES:
+        there = [child.name for child in _children(data_dir)]
+        names = difflib.get_close_matches(name.partition("/")[0], there)
+        near = f" ({data_dir} has {', '.join(names)})" if names else ""
     raise UserError(
-        f"{data} is not in {folder}: prepare it with `{command}`{by_hand}; or point "
-        "--data-dir to the folder that has it."
+        f"{data} is not in {folder}{near}: prepare it with `{command}`{by_hand}; or "
+        "point --data-dir to the folder that has it."
     )

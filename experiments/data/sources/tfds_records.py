@@ -30,6 +30,8 @@ _UNLABELLED = -1
 class TFDSImages:
     """A source of the records of one split."""
 
+    upright = False
+
     def __init__(
         self,
         records: ArrayRecordDataSource | TFRecordFiles,

@@ -1,0 +1,151 @@
+"""What a trained network says of images: ``python -m experiments.predict --help``."""
+
+import csv
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.progress import Progress
+
+from experiments.cli import compute_right_sums, exit_with, keep_compiled
+from experiments.data.sources.files import ImageFiles
+from experiments.data.sources.folder import images_below, readable
+from experiments.errors import UserError
+from experiments.figures import run as figures
+from experiments.progress import result_table
+from experiments.training.evaluate import group_accuracies, shots
+from experiments.training.trained import Trained, load_run
+
+
+@dataclass(frozen=True)
+class Job:
+    """Writes the predicted class of every image, and its probability, as CSV.
+
+    Of a folder all images below it are taken. Where they lie in folders that are called
+    as the classes are, accuracy is told too, and the confusion matrix drawn beside the
+    CSV file.
+    """
+
+    run_dir: Annotated[
+        tyro.conf.Positional[Path],
+        tyro.conf.arg(metavar="RUN_DIR", help="folder of a run of experiments.train"),
+    ]
+    images: Annotated[
+        tuple[Path, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="FILE_OR_FOLDER ...", help="images, or folders of them"),
+    ]
+    out: Annotated[Path, tyro.conf.arg(help="the CSV file, a new one")]
+    probabilities: Annotated[
+        bool, tyro.conf.arg(help="a column for the probability of every class")
+    ] = False
+
+
+def run(job: Job, console: Console) -> None:
+    """Reads, asks and writes."""
+    matrix = job.out.with_name(f"{job.out.stem}_confusion_matrix.png")
+    for path in (job.out, matrix):
+        if path.exists():
+            raise UserError(f"--out {path} is there already: name another file.")
+    paths, classes, left_out = _find(job.images)
+    trained = load_run(job.run_dir)
+    source = ImageFiles(Path(), [str(path) for path in paths], [0] * len(paths))
+    found = []
+    with Progress(console=console) as progress:
+        task = progress.add_task("compiling", total=len(paths))
+        for batch in trained.batches(source):
+            found.append(batch)
+            progress.update(task, advance=len(batch), description="predicting")
+    of_images = np.concatenate(found)
+    _write(job.out, paths, of_images, trained.class_names, job.probabilities)
+    if left_out:
+        console.print(f"{left_out} files that are no images were left out.")
+    if set(classes) <= set(trained.class_names):
+        _judge(trained, classes, of_images.argmax(1), matrix, console)
+    console.print(f"{len(paths)} predictions are in {job.out}.", markup=False)
+
+
+def _find(places: tuple[Path, ...]) -> tuple[list[Path], list[str], int]:
+    """The images, what the folder that each is in is called, and files left out.
+
+    That is the folder right below the one that was named; of a file, the folder it is
+    in.
+    """
+    paths, folders, left_out = [], [], 0
+    for place in places:
+        if place.is_dir():
+            images, others = images_below(place)
+            paths += [place / image for image in images]
+            left_out += len(others)
+            folders += map(_class_folder, images)
+        elif place.is_file():
+            paths.append(place)
+            folders.append("")
+        else:
+            raise UserError(f"{place} is neither a file nor a folder.")
+    if not paths:
+        raise UserError(
+            f"no image in {', '.join(map(str, places)) or 'nothing'}: name files or "
+            "folders of images."
+        )
+    return paths, folders, left_out
+
+
+def _class_folder(image: str) -> str:
+    """The first folder of a relative path; nothing where there is none."""
+    folder, _, rest = image.partition("/")
+    return readable(folder) if rest else ""
+
+
+def _write(out, paths, of_images, class_names, in_full) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    header = ["file", "predicted", "probability"]
+    header += [f"probability of {name}" for name in class_names] if in_full else []
+    unfinished = out.with_name(out.name + ".tmp")
+    with unfinished.open(
+        "w", newline="", encoding="utf-8", errors="surrogateescape"
+    ) as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        for path, row in zip(paths, of_images, strict=True):
+            best = row.argmax()
+            cells = [path, class_names[best], f"{row[best]:.6g}"]
+            writer.writerow(cells + ([f"{p:.6g}" for p in row] if in_full else []))
+    unfinished.replace(out)
+
+
+def _judge(
+    trained: Trained,
+    classes: list[str],
+    answers: np.ndarray,
+    matrix: Path,
+    console: Console,
+) -> None:
+    label_of = {name: label for label, name in enumerate(trained.class_names)}
+    labels = np.array([label_of[name] for name in classes])
+    counts, config = trained.class_counts, trained.config
+    confusion = np.zeros((len(counts), len(counts)), int)
+    np.add.at(confusion, (labels, answers), 1)
+    result = group_accuracies(confusion, counts, config)
+    console.print(result_table({"predicted": result}, counts, config))
+    if len(counts) <= figures.LARGEST_MATRIX:
+        groups, title = shots(counts, config), f"{len(labels)} images"
+        names = trained.class_names
+        figures.confusion_matrix(matrix, confusion, counts, names, groups, title)
+        console.print(f"What was taken for what is drawn in {matrix}.", markup=False)
+
+
+def main() -> None:
+    """The command."""
+    job = tyro.cli(Job, prog="python -m experiments.predict", args=sys.argv[1:])
+    compute_right_sums()
+    keep_compiled()
+    run(job, Console())
+
+
+if __name__ == "__main__":
+    exit_with(main)

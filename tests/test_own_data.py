@@ -1,0 +1,175 @@
+"""A folder of one's own images, from the first look at it to a trained network."""
+
+import json
+
+import numpy as np
+import pytest
+
+pytest.importorskip("sklearn", reason="needs focal_sam_jax[experiments]")
+pytest.importorskip("PIL", reason="needs focal_sam_jax[data]")
+
+from PIL import Image
+from rich.console import Console
+from tiny_runs import FLAGS
+
+from experiments.configs.own_data import Look, own_config
+from experiments.data.load import load_dataset
+from experiments.errors import UserError
+from experiments.figures import run as figures
+from experiments.records.manifest import read_manifest
+from experiments.train import parse, run
+
+
+def write(folder, counts, size=(28, 28), mode="RGB"):
+    rng = np.random.default_rng(0)
+    for name, count in counts.items():
+        (folder / name).mkdir(parents=True)
+        for i in range(count):
+            pixels = rng.integers(0, 255, (size[1], size[0], 3), np.uint8)
+            image = Image.fromarray(pixels).convert(mode)
+            image.save(folder / name / f"{i}.png")
+    return f"folder:{folder}"
+
+
+def chosen(class_counts, size, *, clip=False, image_size=None, method="focal_sam"):
+    look = Look(class_counts, size)
+    return own_config(look, method, None, clip=clip, image_size=image_size)
+
+
+def test_small_images_are_held_in_memory_at_their_own_size(tmp_path):
+    data = write(tmp_path, {"a": 60, "b": 6, "c": 3}, size=(30, 28), mode="L")
+    config = parse(["--data", data]).config
+    assert (config.config, config.model) == ("cifar10_lt", "resnet32")
+    assert (config.image_size, config.in_memory) == (28, True)
+    assert (config.data, config.imbalance) == (data, "natural")
+    assert (config.rho, config.gamma, config.lam) == (0.2, 3.0, 0.5)
+    dataset = load_dataset(config, tmp_path)
+    assert dataset.train.images.shape[1:] == (28, 28, 3)
+
+
+@pytest.mark.parametrize(
+    ("size", "wanted"), [(64, 64), (65, 96), (100, 128), (200, 224), (3000, 224)]
+)
+def test_larger_images_train_a_larger_network(size, wanted):
+    config = chosen([5000, 500, 50], size)
+    assert config.image_size == wanted
+    assert config.model == ("resnet32" if wanted == 64 else "resnet50")
+    assert config.augment == ("crop_flip" if wanted == 64 else "resized_crop_jitter")
+
+
+@pytest.mark.parametrize(
+    ("class_counts", "size", "recipe"),
+    [
+        ([100] * 20, 32, "cifar10_lt"),
+        ([100] * 21, 32, "cifar100_lt"),
+        ([100] * 1000, 300, "imagenet_lt"),
+        ([100] * 1001, 300, "inaturalist18"),
+    ],
+)
+def test_the_recipe_is_that_of_as_many_classes(class_counts, size, recipe):
+    assert chosen(class_counts, size).config == recipe
+    with_clip = chosen(class_counts, size, clip=True)
+    assert with_clip.config == f"clip_{recipe}" and with_clip.model == "clip"
+    assert with_clip.network_size == 224
+
+
+def test_few_images_make_small_batches_and_many_images_few_epochs():
+    few = chosen([60, 20, 6], 28)
+    assert few.batch_size == 8 and few.epochs == 200
+    assert few.learning_rate == pytest.approx(0.1 * 8 / 64)
+    many = chosen([1000] * 1000, 300)
+    assert many.batch_size == 256 and many.epochs == 90
+    assert chosen([400] * 1000, 300).epochs == 100
+    assert chosen([400] * 1000, 300).rho_milestones == (80,)
+
+
+def test_imbsam_has_a_tail_in_any_data():
+    assert chosen([500, 50, 5], 28, method="imbsam").tail_threshold == 20
+    assert chosen([500, 300, 60, 50], 28, method="imbsam").tail_threshold == 300
+
+
+def test_what_is_given_goes_before_what_is_chosen(tmp_path):
+    data = write(tmp_path, {"a": 20, "b": 6}, size=(100, 80))
+    config = parse(["--data", data, "--image-size", "32"]).config
+    assert (config.image_size, config.augment, config.model) == (
+        32,
+        "crop_flip",
+        "resnet32",
+    )
+    config = parse(["--data", data, "--epochs", "20", "--batch-size", "4"]).config
+    assert (config.image_size, config.epochs, config.batch_size) == (96, 20, 4)
+    config = parse(["--data", data, "--config", "cifar100_lt"]).config
+    assert (config.config, config.batch_size) == ("cifar100_lt", 64)
+
+
+def test_it_trains_and_says_what_was_chosen(tmp_path):
+    data = write(tmp_path / "in", {"a": 30, "b": 8})
+    (tmp_path / "in" / "a" / "notes.txt").touch()
+    options = ["--data", data, "--model", "resnet_digits", "--width", "2"]
+    options += ["--epochs", "1", "--run-dir", str(tmp_path / "run")]
+    console = Console(record=True, width=500)
+    run(parse(options), console)
+    said = console.export_text()
+    assert "8 of 38 images, a fifth of every class, are drawn for the test" in said
+    assert "Left out, being no images of a class: 1 .txt." in said
+    assert "Classes have 24 to 6 training images. As in cifar10_lt" in said
+    assert "--model resnet_digits --image-size 28 --augment crop_flip" in said
+    manifest = read_manifest(tmp_path / "run")
+    assert manifest["config"]["image_size"] == 28
+    assert json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[0])
+
+
+def test_copies_in_another_class_or_part_are_counted(tmp_path):
+    write(tmp_path / "train", {"a": 4, "b": 3})
+    write(tmp_path / "test", {"a": 2, "b": 2}, size=(28, 29))
+    one, other = tmp_path / "train" / "a" / "0.png", tmp_path / "train" / "b" / "1.png"
+    (tmp_path / "test" / "a" / "same.png").write_bytes(one.read_bytes())
+    (tmp_path / "test" / "b" / "same.png").write_bytes(other.read_bytes())
+    (tmp_path / "train" / "b" / "same.png").write_bytes(one.read_bytes())
+    config = parse(["--data", f"folder:{tmp_path}"]).config
+    assert load_dataset(config, tmp_path).notes == (
+        "2 images are in more than one split.",
+        "1 image is in more than one class.",
+    )
+
+
+def test_dark_images_of_16_bits_are_named(tmp_path):
+    rng = np.random.default_rng(0)
+    for largest, dark in ((4096, True), (60000, False)):
+        folder = tmp_path / str(largest)
+        for name in ("a/1", "a/2", "b/1", "b/2"):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            pixels = rng.integers(0, largest, (20, 20)).astype(np.uint16)
+            Image.fromarray(pixels).save(folder / f"{name}.png")
+        config = parse(["--data", f"folder:{folder}"]).config
+        notes = " ".join(load_dataset(config, tmp_path).notes)
+        assert ("of 65535 come out nearly black" in notes) == dark
+
+
+def test_a_figure_that_fails_costs_no_result(tmp_path, monkeypatch):
+    def fails(*args):
+        raise RuntimeError("no ink")
+
+    monkeypatch.setattr(figures, "confusion_matrix", fails)
+    console = Console(record=True, width=200)
+    options = [*FLAGS, "--epochs", "1", "--run-dir", str(tmp_path / "run")]
+    run(parse(options), console)
+    said = console.export_text()
+    assert "A figure could not be drawn (RuntimeError: no ink)." in said
+    assert "Test accuracy" in said and (tmp_path / "run" / "confusion.npz").exists()
+
+
+@pytest.mark.parametrize("kind", ["folder", "lists"])
+def test_what_is_not_there_is_explained_at_once(kind, tmp_path):
+    with pytest.raises(UserError, match="must name a folder; it is not one"):
+        parse(["--data", f"{kind}:{tmp_path / 'nothing'}"])
+
+
+@pytest.mark.parametrize("place", ["gs://bucket/dir", "s3://bucket/dir"])
+def test_a_remote_store_is_refused(place):
+    for options in (
+        ["--data", f"folder:{place}"],
+        ["--data", "tfds:flowers", "--data-dir", place],
+    ):
+        with pytest.raises(UserError, match="in a remote store, and only folders"):
+            parse(options)
