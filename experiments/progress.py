@@ -71,7 +71,10 @@ def result_table(
     results: dict[str, dict[str, Any]], class_counts: np.ndarray, config: Config
 ) -> Table:
     """Test accuracies by group, a column for each of the states that were evaluated."""
-    table = Table(title="Test accuracy")
+    table = Table(
+        title="Test accuracy",
+        caption="groups: mean over their classes; overall: of all test images",
+    )
     table.add_column("classes")
     table.add_column("training examples", justify="right")
     for name, result in results.items():

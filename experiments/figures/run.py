@@ -52,7 +52,8 @@ def per_class_accuracy(
 
     Args:
       path: of the PNG.
-      accuracy: of every class, a fraction; ``None`` leaves a gap.
+      accuracy: of every class, a fraction; ``None``, where it was not tested, leaves a
+        gap, and a bar is replaced by these words.
       class_counts: training examples of each class, int, ``(num_classes,)``.
       class_names: a name for each class.
       shots: the name of each class's group, ``(num_classes,)``.
@@ -93,6 +94,9 @@ def per_class_accuracy(
         else:
             axes.fill_between(rank, mean, where=chosen, color=colour)
     if size <= NAMED:
+        for place in rank[np.isnan(height)]:
+            style = {"rotation": 90, "ha": "center", "va": "bottom", "color": GREY}
+            axes.text(place, 1, "not tested", fontsize=name_size(size), **style)
         name_classes(count_axes, [class_names[c] for c in order])
         count_axes.set_xlabel("class")
     else:
