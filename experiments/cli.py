@@ -112,8 +112,7 @@ def _fitting(known: argparse.Namespace, method, loss, *, clip: bool) -> Config:
     data = Config(data=known.data, imbalance="natural", subset_seed=seed or 0)
     look = look_at(data, Path(known.data_dir or "data"))
     clip = clip or known.model == "clip"
-    config = own_config(look, method, loss, clip=clip, image_size=size)
-    return config.replace(data=known.data)
+    return own_config(look, method, loss, clip=clip, image_size=size)
 
 
 def compute_right_sums() -> None:

@@ -12,13 +12,12 @@ from rich.console import Console
 from rich.progress import Progress
 
 from experiments.cli import compute_right_sums, exit_with, keep_compiled
-from experiments.data.sources.files import ImageFiles
 from experiments.data.sources.folder import images_below, readable
 from experiments.errors import UserError
 from experiments.figures import run as figures
 from experiments.progress import result_table
 from experiments.training.evaluate import group_accuracies, shots
-from experiments.training.trained import Trained, load_run
+from experiments.training.trained import Trained, load_run, without_labels
 
 
 @dataclass(frozen=True)
@@ -53,11 +52,10 @@ def run(job: Job, console: Console) -> None:
             raise UserError(f"--out {path} is there already: name another file.")
     paths, classes, left_out = _find(job.images)
     trained = load_run(job.run_dir)
-    source = ImageFiles(Path(), [str(path) for path in paths], [0] * len(paths))
     found = []
     with Progress(console=console) as progress:
         task = progress.add_task("compiling", total=len(paths))
-        for batch in trained.batches(source):
+        for batch in trained.batches(without_labels(paths)):
             found.append(batch)
             progress.update(task, advance=len(batch), description="predicting")
     of_images = np.concatenate(found)

@@ -101,7 +101,7 @@ def run(job: Job, console: Console) -> Path:
     run_dir = _run_dir(job)
     check_sharpness(config)
     mesh = devices.device_mesh(job.devices)
-    dataset = load_dataset(config, job.data_dir)
+    dataset = load_dataset(config, job.data_dir, inspect=devices.is_first())
     key = random_key(config.seed, mesh)
     device_loop = config.in_memory and devices.loops_are_fast()
     feed = make_feed(

@@ -107,7 +107,7 @@ def test_what_is_no_image_is_passed_over(tmp_path):
     data = load(tmp_path)
     assert data.class_names == ("a", "b") and data.class_counts.tolist() == [2, 1]
     assert len(data.test.labels) == 1
-    left_out, untested, *_ = data.notes
+    left_out, untested = data.notes
     assert left_out == "Left out, being no images of a class: 1 .txt."
     assert untested == "1 class has no test image, and no accuracy: b."
 
@@ -124,7 +124,7 @@ def test_what_lies_deeper_is_of_its_class_and_what_lies_beside_is_counted(tmp_pa
     both = names(data.train) + names(data.test)
     assert sum(f"{tmp_path}/a/" in name for name in both) == 4
     assert sum(f"{tmp_path}/b/" in name for name in both) == 3
-    drawn, left_out, *_ = data.notes
+    drawn, left_out = data.notes
     assert drawn.startswith("2 of 7 images, a fifth of every class, are drawn")
     for words in ("1 .db", "1 without an ending", "2 in no class's folder"):
         assert words in left_out

@@ -127,7 +127,7 @@ def test_copies_in_another_class_or_part_are_counted(tmp_path):
     (tmp_path / "test" / "b" / "same.png").write_bytes(other.read_bytes())
     (tmp_path / "train" / "b" / "same.png").write_bytes(one.read_bytes())
     config = parse(["--data", f"folder:{tmp_path}"]).config
-    assert load_dataset(config, tmp_path).notes == (
+    assert load_dataset(config, tmp_path, inspect=True).notes == (
         "2 images are in more than one split.",
         "1 image is in more than one class.",
     )
@@ -142,7 +142,7 @@ def test_dark_images_of_16_bits_are_named(tmp_path):
             pixels = rng.integers(0, largest, (20, 20)).astype(np.uint16)
             Image.fromarray(pixels).save(folder / f"{name}.png")
         config = parse(["--data", f"folder:{folder}"]).config
-        notes = " ".join(load_dataset(config, tmp_path).notes)
+        notes = " ".join(load_dataset(config, tmp_path, inspect=True).notes)
         assert ("of 65535 come out nearly black" in notes) == dark
 
 

@@ -66,7 +66,6 @@ def own_config(
     else:
         size = image_size or max(look.size if small else _next_32(look.size), 8)
     return config.replace(
-        imbalance="natural",
         image_size=size,
         batch_size=batch_size,
         learning_rate=config.learning_rate * batch_size / config.batch_size,

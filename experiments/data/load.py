@@ -14,7 +14,7 @@ from experiments.data.images.decode import image_size
 from experiments.data.longtail import TAILS, hold_out, published_subset
 from experiments.data.memory import in_memory
 from experiments.data.sources import digits
-from experiments.data.sources.files import Splits, Subset
+from experiments.data.sources.files import Splits, Subset, some_of, spread_over
 from experiments.data.sources.folder import from_folder
 from experiments.data.sources.lists import from_lists
 from experiments.data.sources.suspicious import suspicious_files
@@ -29,7 +29,7 @@ _LOOKS = 200
 _REMOTE = re.compile(r"[a-z][a-z0-9+.-]+:/")
 
 
-def load_dataset(config: Config, data_dir: Path) -> Dataset:
+def load_dataset(config: Config, data_dir: Path, *, inspect: bool = False) -> Dataset:
     """The data set of a configuration, cut to the tail that it asks for.
 
     The order of the classes is that of the data; only Digits-LT is ranked by frequency.
@@ -37,6 +37,8 @@ def load_dataset(config: Config, data_dir: Path) -> Dataset:
     Args:
       config: the names of ``data``, ``imbalance`` and so on.
       data_dir: folder of data sets, as TFDS lays it out.
+      inspect: look at the user's own files for copies and dark images, which takes a
+        while, and tell of them in the notes.
 
     Returns:
       The data set, in memory if ``config.in_memory``.
@@ -44,7 +46,7 @@ def load_dataset(config: Config, data_dir: Path) -> Dataset:
     Raises:
       UserError: if the data are missing, damaged or do not suit the configuration.
     """
-    dataset = _load(config, data_dir)
+    dataset = _load(config, data_dir, inspect)
     return _as_clip_sees(dataset) if config.model == "clip" else dataset
 
 
@@ -57,12 +59,12 @@ def look_at(config: Config, data_dir: Path) -> Look:
     splits = _read(config, data_dir)
     _check_labels(splits, config)
     train = splits.train
-    some = np.linspace(0, len(train) - 1, _LOOKS).astype(int)
-    sizes = [min(image_size(train[i], train.name(i))) for i in dict.fromkeys(some)]
+    some = spread_over(train, _LOOKS)
+    sizes = [min(image_size(train[i], train.name(i))) for i in some]
     return Look(np.bincount(train.labels).tolist(), int(np.median(sizes)))
 
 
-def _load(config: Config, data_dir: Path) -> Dataset:
+def _load(config: Config, data_dir: Path, inspect: bool) -> Dataset:
     if config.data == "digits":
         return _load_digits(config)
     splits = _read(config, data_dir)
@@ -73,7 +75,7 @@ def _load(config: Config, data_dir: Path) -> Dataset:
     counts = np.bincount(train.labels, minlength=classes)
     test = splits.test
     notes = splits.notes + _untested(test.labels, splits.class_names)
-    if config.data.startswith(("folder:", "lists:")):
+    if inspect and config.data.startswith(("folder:", "lists:")):
         notes += suspicious_files([train, *filter(None, (validation,)), test])
     if config.in_memory:
         train, test = (in_memory(split, config.image_size) for split in (train, test))
@@ -95,13 +97,9 @@ def _untested(labels: np.ndarray, class_names: tuple[str, ...]) -> tuple[str, ..
     missing = np.flatnonzero(np.bincount(labels, minlength=len(class_names)) == 0)
     if not len(missing):
         return ()
-    names = ", ".join(class_names[c] for c in missing[:5])
-    dots = ", ..." if len(missing) > 5 else ""
-    if len(missing) == 1:
-        return (f"1 class has no test image, and no accuracy: {names}.",)
-    return (
-        f"{len(missing)} classes have no test image, and no accuracy: {names}{dots}.",
-    )
+    have = "1 class has" if len(missing) == 1 else f"{len(missing)} classes have"
+    names = some_of([class_names[c] for c in missing])
+    return (f"{have} no test image, and no accuracy: {names}.",)
 
 
 def _load_digits(config: Config) -> Dataset:

@@ -54,9 +54,12 @@ class Trained(NamedTuple):
         Raises:
           UserError: if a file cannot be read as an image.
         """
-        paths = [str(path) for path in images]
-        source = ImageFiles(Path(), paths, [0] * len(paths))
-        return np.concatenate(list(self.batches(source)))
+        return np.concatenate(list(self.batches(without_labels(images))))
+
+
+def without_labels(images: Sequence[str | Path]) -> ImageFiles:
+    """Files as a source whose labels say nothing."""
+    return ImageFiles(Path(), [str(path) for path in images], [0] * len(images))
 
 
 def load_run(run_dir: str | Path) -> Trained:

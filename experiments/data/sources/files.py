@@ -98,6 +98,17 @@ class Subset:
         return self.source.name(int(self.indices[index]))
 
 
+def spread_over(source: Source, number: int) -> list[int]:
+    """So many indices of a source at equal distances, or all where it has fewer."""
+    places = np.linspace(0, len(source) - 1, number).astype(int)
+    return list(dict.fromkeys(places.tolist()))
+
+
+def some_of(names: Sequence[str]) -> str:
+    """Up to five names for a message, and whether there are more."""
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+
+
 def validation_and_test(
     validation: _Split | None, test: _Split | None, where: str
 ) -> tuple[_Split | None, _Split]:

@@ -12,6 +12,7 @@ from experiments.data.sources.files import (
     ImageFiles,
     Splits,
     Subset,
+    some_of,
     validation_and_test,
 )
 from experiments.errors import UserError
@@ -116,14 +117,15 @@ def _images(folder: Path, found: _Classes, classes: tuple[str, ...]) -> ImageFil
     paths, labels = [], []
     for name, files in found.items():
         images = [file for file in files if _is_image(file)]
-        if images and name not in label_of:
-            some = ", ".join(classes[:5]) + (", ..." if len(classes) > 5 else "")
+        if not images:
+            continue
+        if name not in label_of:
             raise UserError(
                 f"{folder / name} is a class that the training split does not have; it "
-                f"has {some}."
+                f"has {some_of(classes)}."
             )
         paths += [f"{name}/{image}" for image in images]
-        labels += [label_of.get(name)] * len(images)
+        labels += [label_of[name]] * len(images)
     if not paths:
         raise UserError(f"{folder} holds no images; expected one folder a class.")
     return ImageFiles(folder, paths, labels)

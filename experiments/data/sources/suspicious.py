@@ -6,10 +6,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
 
-import numpy as np
-
 from experiments.data.dataset import Source
 from experiments.data.images.decode import largest_of_16_bits
+from experiments.data.sources.files import spread_over
 from experiments.errors import UserError
 
 # So many images are opened to see whether they are dark.
@@ -28,9 +27,8 @@ def suspicious_files(splits: Sequence[Source]) -> tuple[str, ...]:
 
 
 def _dark(train: Source) -> tuple[str, ...]:
-    some = np.linspace(0, len(train) - 1, _OPENED).astype(int)
     found = []
-    for index in dict.fromkeys(some):
+    for index in spread_over(train, _OPENED):
         with suppress(UserError):  # Whoever trains on it will say so.
             value = largest_of_16_bits(train[index], train.name(index))
             found += [] if value is None else [value]
