@@ -43,7 +43,7 @@ Workers = Annotated[
 
 # The options that others depend on.
 _FIRST = ("config", "method", "loss", "data", "epochs")
-_FIRST += ("model", "image_size", "data_dir", "subset_seed")
+_FIRST += ("model", "init_weights", "image_size", "data_dir", "subset_seed")
 _FOLDER = Path("~/.cache/focal_sam_jax/compiled")
 # Versions that on CPU compute some sums wrong or crash on them (jax-ml/jax#39103 and
 # #40412, #39257), and what leaves them, and single convolutions, to XLA itself. An
@@ -111,8 +111,15 @@ def _fitting(known: argparse.Namespace, method, loss, *, clip: bool) -> Config:
     )
     data = Config(data=known.data, imbalance="natural", subset_seed=seed or 0)
     look = look_at(data, Path(known.data_dir or "data"))
-    clip = clip or known.model == "clip"
-    return own_config(look, method, loss, clip=clip, image_size=size)
+    clip, pretrained = clip or known.model == "clip", None
+    if known.init_weights and not clip:
+        # Flax takes half a second to import, and not every command needs it.
+        from experiments.models import network_of, open_pretrained
+
+        pretrained = network_of(open_pretrained(known.init_weights))
+    return own_config(
+        look, method, loss, clip=clip, image_size=size, pretrained=pretrained
+    )
 
 
 def compute_right_sums() -> None:

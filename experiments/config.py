@@ -51,6 +51,15 @@ Augmentation = Literal[
     "none", "affine", "crop_flip", "resized_crop", "resized_crop_jitter"
 ]
 METHODS: tuple[Method, ...] = get_args(Method)
+# Networks that PyTorch has too.
+RESNETS: tuple[Network, ...] = (
+    "resnet20",
+    "resnet32",
+    "resnet44",
+    "resnet56",
+    "resnet50",
+    "resnext50",
+)
 LOSSES: tuple[Loss, ...] = get_args(Loss)
 
 _Mark = TypeVar("_Mark")
@@ -245,8 +254,16 @@ class Config:
     )
 
     model: Annotated[
-        Network, about("network, trained from scratch; clip: tuned from --weights")
+        Network, about("network; clip: tuned from --weights, the others from scratch")
     ] = "resnet_digits"
+    init_weights: Annotated[
+        str | None,
+        about(
+            "ResNets: weights to start from, safetensors with names of torchvision, "
+            "timm or Hugging Face: a file, a folder, or a name on the hub; none: chance"
+        ),
+        only_with("model", *RESNETS),
+    ] = None
     weights: Annotated[
         str,
         about(
@@ -470,6 +487,14 @@ class Config:
     def network_size(self) -> int:
         """Side of the images that the network sees, in pixels."""
         return self.input_size or self.image_size
+
+    @property
+    def eval_resize(self) -> int:
+        """Shorter side of an image before its middle is evaluated, in pixels."""
+        if self.test_resize is not None:
+            return self.test_resize
+        size = self.network_size
+        return size if self.in_memory else round(size * 256 / 224)
 
     def with_epochs(self, epochs: int) -> "Config":
         """A copy of another length; what happens during a run does so in proportion."""

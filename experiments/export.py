@@ -1,75 +1,140 @@
-"""Tuned CLIP weights for other programs: ``python -m experiments.export --help``."""
+"""Trained weights for other programs: ``python -m experiments.export --help``."""
 
+import json
 import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import tyro
 from rich.console import Console
 
 from experiments.cli import exit_with
+from experiments.config import RESNETS, Config
 from experiments.errors import UserError
 from experiments.models import (
+    CONFIG,
+    TOKENIZER,
+    WEIGHTS,
     bottleneck,
     check_mergeable,
+    is_of_head,
     make_model,
     merged,
     open_clip,
+    save_safetensors,
+    to_pytorch,
     write_folder,
     write_tree,
 )
-from experiments.records.manifest import config_of, read_manifest
+from experiments.records.manifest import config_of, read_manifest, write_json
 from experiments.training.checkpoint import last_network
+from experiments.training.criterion import softmax_scale
 
-TUNED, HEAD, TOKENIZER = "tuned.safetensors", "head.safetensors", "tokenizer.json"
+TUNED, HEAD = "tuned.safetensors", "head.safetensors"
+# The names of networks that timm calls otherwise.
+_TIMM = {"resnext50": "resnext50_32x4d"}
 
 
 @dataclass(frozen=True)
 class Job:
-    """Writes the last checkpoint of a CLIP run as safetensors.
+    """Writes the last checkpoint of a ResNet or CLIP run as safetensors.
 
-    By default a whole CLIP model as Hugging Face saves it, with what was tuned merged
-    into it, and the last layer beside it in head.safetensors. With --separate only what
-    was trained, in tuned.safetensors.
+    A ResNet is written for torchvision and timm, with a config.json from which timm
+    also knows its classes and how images are prepared. A CLIP model is written whole,
+    as Hugging Face saves it, with what was tuned merged into it; with --separate only
+    what was trained, in tuned.safetensors. Last layers that these programs do not have,
+    CLIP's and cosine ones, lie beside it in head.safetensors.
     """
 
     run_dir: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(help="of the run")]
     out: Annotated[Path, tyro.conf.arg(help="a new folder")]
     separate: Annotated[
-        bool, tyro.conf.arg(help="only what was trained, whatever tuned it")
+        bool, tyro.conf.arg(help="CLIP: only what was trained, whatever tuned it")
     ] = False
 
 
 def run(job: Job, console: Console) -> None:
-    """Reads, merges and writes."""
+    """Reads, converts and writes."""
     manifest = read_manifest(job.run_dir)
     config = config_of(manifest)
-    if config.model != "clip":
+    is_clip = config.model == "clip"
+    if config.model not in ("clip", *RESNETS):
         raise UserError(
-            f"{job.run_dir} is a run of --model {config.model}, and only CLIP's "
-            "weights are exported."
+            f"{job.run_dir} is a run of --model {config.model}, which no other program "
+            f"has: those of clip, {', '.join(RESNETS)} are exported."
+        )
+    if job.separate and not is_clip:
+        raise UserError(
+            f"--separate is for CLIP, and {job.run_dir} is a run of --model "
+            f"{config.model}: leave it out."
         )
     if job.out.exists():
         raise UserError(f"--out {job.out} is there already: name a new folder.")
-    if not job.separate:
+    if is_clip and not job.separate:
         check_mergeable(config.tuners)
-    step, params, _ = last_network(job.run_dir)
+    step, params, batch_stats = last_network(job.run_dir)
     about = {
-        "weights": config.weights,
+        "weights": config.weights if is_clip else config.model,
         "tuners": config.tuners,
         "head": config.head,
         "head_scale": config.head_scale,
+        "softmax_scale": softmax_scale(config),
         "class_names": manifest["class_names"],
         "step": step,
     }
-    if job.separate:
+    if not is_clip:
+        _write_resnet(job.out, config, manifest, (params, batch_stats), about)
+    elif job.separate:
         job.out.mkdir(parents=True)
         write_tree(job.out / TUNED, params, about)
     else:
         _write_merged(job.out, config, params, about)
-    console.print(f"The weights after step {step} are in {job.out}.")
+    console.print(f"The weights after step {step} are in {job.out}.", markup=False)
+
+
+def _write_resnet(
+    out: Path,
+    config: Config,
+    manifest: dict[str, Any],
+    network: tuple[Any, Any],
+    about: dict[str, Any],
+) -> None:
+    head = "fc" if config.model in ("resnet50", "resnext50") else "linear"
+    arrays = to_pytorch(*network, head)
+    has_head = config.head == "linear"
+    out.mkdir(parents=True)
+    if not has_head:
+        arrays = {n: array for n, array in arrays.items() if not is_of_head(n)}
+        write_tree(out / HEAD, network[0]["head"], about)
+    about = {name: json.dumps(value) for name, value in about.items()}
+    save_safetensors(out / WEIGHTS, arrays, {"format": "pt", **about})
+    size, names = config.network_size, list(manifest["class_names"])
+    mean, std = (
+        (np.array(manifest[name]) / 255).round(6).tolist()
+        for name in ("pixel_mean", "pixel_std")
+    )
+    # As timm keeps it.
+    write_json(
+        out / CONFIG,
+        {
+            "architecture": _TIMM.get(config.model, config.model),
+            "num_classes": len(names) if has_head else 0,
+            "label_names": names,
+            "pretrained_cfg": {
+                "num_classes": len(names) if has_head else 0,
+                "input_size": [3, size, size],
+                "mean": mean,
+                "std": std,
+                "interpolation": "bilinear",
+                "crop_pct": size / config.eval_resize,
+                "first_conv": "conv1",
+                "classifier": head,
+            },
+        },
+    )
 
 
 def _write_merged(out: Path, config: Any, params: Any, about: dict[str, Any]) -> None:

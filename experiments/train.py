@@ -28,6 +28,7 @@ from experiments.data.feed import make_feed
 from experiments.data.load import load_dataset
 from experiments.errors import UserError
 from experiments.figures import run as figures
+from experiments.models import has_head, make_model, open_pretrained
 from experiments.progress import RunProgress, result_table
 from experiments.randomness import random_key
 from experiments.records.manifest import (
@@ -144,7 +145,7 @@ def run(job: Job, console: Console) -> Path:
         f"{config.epochs} epochs of {trainer.steps_per_epoch} steps, on "
         f"{mesh.size} {jax.devices()[0].device_kind}, into {run_dir}"
     )
-    for note in _notes(config, dataset):
+    for note in _notes(config, dataset, begins=latest is None):
         console.print(note, style="yellow", markup=False)
     try:
         images_per_epoch = feed.batch_size * feed.steps_per_epoch
@@ -174,9 +175,14 @@ def run(job: Job, console: Console) -> Path:
     return run_dir
 
 
-def _notes(config: Config, dataset: Dataset) -> list[str]:
-    """What the user should know before the run begins."""
+def _notes(config: Config, dataset: Dataset, *, begins: bool) -> list[str]:
+    """What the user should know before the run begins, or goes on."""
     notes = list(dataset.notes)
+    if config.init_weights is not None and begins:
+        model = make_model(config, len(dataset.class_counts), channels=3)
+        whole = has_head(open_pretrained(config.init_weights), model)
+        but = "" if whole else ", but for the last layer, which is of other classes"
+        notes += [f"Starts from {config.init_weights}{but}."]
     if config.data.startswith(OWN_DATA):
         counts = dataset.class_counts
         notes += [

@@ -39,7 +39,7 @@ from experiments.training.evaluate import (
     no_sums,
     scores,
 )
-from experiments.training.head_init import class_prompts
+from experiments.training.start import class_prompts
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from experiments.models.clip.columns import (
 from experiments.models.clip.files import open_clip
 from experiments.models.clip.tensors import text_tensors, vision_tensors
 from experiments.models.clip.tokenizer import Tokenizer
-from experiments.training.head_init import check_head_init
+from experiments.training.start import check_head_init
 
 
 @pytest.fixture

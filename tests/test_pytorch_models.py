@@ -24,6 +24,7 @@ from experiments.models import (  # noqa: E402
     resnet50,
     resnet_cifar,
     resnext50_32x4d,
+    to_pytorch,
 )
 
 CLASSES = 7
@@ -111,6 +112,36 @@ def test_logits_and_statistics_are_those_of_pytorch(name, x64):
     torch.manual_seed(0)
     module = randomised(make_theirs())
     assert_parity(name, make_ours(), module, lambda x: x, numpy_state, side)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_weights_go_back_as_they_came(name):
+    make_ours, make_theirs, _ = NETWORKS[name]
+    state = numpy_state(randomised(make_theirs()))
+    head = "fc" if "fc.weight" in state else "linear"
+    back = to_pytorch(*from_pytorch(state, make_ours()), head)
+    counted = {name for name in state if name.endswith("num_batches_tracked")}
+    assert back.keys() == state.keys() - counted
+    for array in back:
+        np.testing.assert_array_equal(back[array], state[array])
+
+
+# Where they are installed, those that exported weights are for.
+ELSEWHERE = {
+    "torchvision": lambda package: package.models.resnet50(num_classes=CLASSES),
+    "timm": lambda package: package.create_model("resnet50", num_classes=CLASSES),
+}
+
+
+@pytest.mark.parametrize("package", ELSEWHERE)
+def test_other_programs_load_weights_with_equal_logits(package, x64):
+    make_module = ELSEWHERE[package]
+    module = make_module(pytest.importorskip(package)).double()
+    model = resnet50(CLASSES)
+    network = from_pytorch(numpy_state(randomised(resnet_imagenet.ResNet(7))), model)
+    state = to_pytorch(*network, "fc")
+    module.load_state_dict({n: torch.from_numpy(array) for n, array in state.items()})
+    assert_parity(package, model, module, lambda x: x, numpy_state, 64)
 
 
 # From the names of Hugging Face to those of torchvision, in this order.

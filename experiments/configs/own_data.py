@@ -2,12 +2,16 @@
 
 from typing import NamedTuple
 
-from experiments.config import IN_MEMORY_SIZE, Config, Loss, Method
+from experiments.config import IN_MEMORY_SIZE, Config, Loss, Method, Network
 from experiments.configs import get_config
 
 # Training is as long as that of CIFAR-LT up to so many images, and shorter with more.
 _LONG_UP_TO, _SHORTEST = 200_000, 90
 _LARGEST_SIZE = 224
+# Trained weights want little more, as in OLTR's training on Places-LT (Liu et al., CVPR
+# 2019): so many epochs, with a tenth of the learning rate.
+_TUNING, _TUNING_RATE = 30, 0.1
+_CIFAR_SIZE = 32
 # Batches are no larger than leaves so many steps in an epoch.
 _STEPS, _SMALLEST_BATCH = 16, 8
 
@@ -31,12 +35,14 @@ def own_config(
     *,
     clip: bool,
     image_size: int | None,
+    pretrained: Network | None = None,
 ) -> Config:
     """The configuration for own data: a recipe's, with sizes that fit the data.
 
     Small images are trained on as CIFAR's are, at their own size, with a ResNet-32;
     larger ones as ImageNet's, with a ResNet-50. Few images make smaller batches, with
-    a learning rate in proportion, and many images fewer epochs.
+    a learning rate in proportion, and many images fewer epochs. Trained weights are
+    tuned for 30 epochs, at the size of images that their network is made for.
 
     Args:
       look: what the data look like.
@@ -44,8 +50,12 @@ def own_config(
       loss: the criterion; ``None`` for the recipe's.
       clip: whether CLIP is tuned.
       image_size: side in pixels, if it is not to be that of the data.
+      pretrained: the ResNet whose weights training starts from, if there are some.
     """
     images, classes = sum(look.class_counts), len(look.class_counts)
+    if pretrained:
+        of_photographs = pretrained in ("resnet50", "resnext50")
+        image_size = image_size or (_LARGEST_SIZE if of_photographs else _CIFAR_SIZE)
     small = (image_size or look.size) <= IN_MEMORY_SIZE
     if small:
         name = "cifar10_lt" if classes <= 20 else "cifar100_lt"
@@ -55,10 +65,14 @@ def own_config(
         name = "clip_inaturalist18" if name == "inaturalist18" else f"clip_{name}"
     config = get_config(name, method, loss)
 
-    batch_size = config.batch_size
+    batch_size = usual = config.batch_size
     while batch_size > _SMALLEST_BATCH and images < _STEPS * batch_size:
         batch_size //= 2
-    if not clip and images > _LONG_UP_TO:
+    if pretrained:
+        config = config.with_epochs(_TUNING).replace(
+            model=pretrained, learning_rate=config.learning_rate * _TUNING_RATE
+        )
+    elif not clip and images > _LONG_UP_TO:
         epochs = round(config.epochs * _LONG_UP_TO / images)
         config = config.with_epochs(max(epochs, _SHORTEST))
     if clip and not small:
@@ -68,7 +82,7 @@ def own_config(
     return config.replace(
         image_size=size,
         batch_size=batch_size,
-        learning_rate=config.learning_rate * batch_size / config.batch_size,
+        learning_rate=config.learning_rate * batch_size / usual,
         tail_threshold=_tail(look.class_counts),
     )
 

@@ -210,12 +210,11 @@ def whole_split(
     from experiments.data.stream import eval_batches
 
     size = _STREAMED_BATCH_SIZE + -_STREAMED_BATCH_SIZE % mesh.size
-    resize = config.test_resize or round(config.image_size * 256 / 224)
     batches = eval_batches(
         split,
         batch_size=size,
         image_size=config.image_size,
-        resize=resize,
+        resize=config.eval_resize,
         workers=workers,
         shard=jax.process_index(),
         num_shards=jax.process_count(),

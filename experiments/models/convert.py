@@ -1,4 +1,4 @@
-"""Weights of PyTorch networks, for the networks of this folder."""
+"""Weights of PyTorch's ResNets, for the networks of this folder, and back."""
 
 import re
 from collections.abc import Mapping
@@ -10,6 +10,7 @@ import numpy as np
 from experiments.errors import UserError
 from experiments.models.functional import Model
 
+HEADS = ("fc", "linear")
 _MODULES = {
     "conv": "conv1",
     "bn": "bn1",
@@ -30,11 +31,11 @@ _AXES = {("kernel", 4): (2, 3, 1, 0), ("kernel", 2): (1, 0)}
 
 
 def from_pytorch(
-    state_dict: Mapping[str, np.ndarray], model: Model
+    state_dict: Mapping[str, np.ndarray], model: Model, *, with_head: bool = True
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Parameters and BatchNorm statistics of ``model`` from a PyTorch ``state_dict``.
 
-    Its names are those of torchvision: ``conv1.weight``, ``bn1.running_mean``,
+    Its names are those of torchvision and timm: ``conv1.weight``, ``bn1.running_mean``,
     ``layer1.0.conv1.weight``, ``layer1.0.downsample.0.weight``, and ``fc.weight`` or
     ``linear.weight`` for the last layer. The CIFAR ResNets of long-tailed recognition
     go by them too.
@@ -42,6 +43,7 @@ def from_pytorch(
     Args:
       state_dict: the arrays by name, of any floating dtype.
       model: the network, of the same shape.
+      with_head: whether the last layer is wanted; else it is left alone.
 
     Returns:
       ``(params, batch_stats)`` as ``model.init`` nests them, NumPy arrays, copies, of
@@ -51,13 +53,11 @@ def from_pytorch(
       UserError: if an array is missing, has another shape or belongs nowhere.
     """
     head = "linear" if "linear.weight" in state_dict else "fc"
-    used = set()
+    used = set() if with_head else {name for name in state_dict if is_of_head(name)}
 
     def take(path, wanted):
-        *modules, name = (entry.key for entry in path)
-        full_name = ".".join([*(_module(m, head) for m in modules), _TENSORS[name]])
-        order = _AXES.get((name, len(wanted.shape)), range(len(wanted.shape)))
-        shape = tuple(wanted.shape[order.index(axis)] for axis in range(len(order)))
+        full_name, order = _tensor(path, len(wanted.shape), head)
+        shape = tuple(wanted.shape[axis] for axis in np.argsort(order))
         if full_name not in state_dict:
             raise UserError(
                 f"the PyTorch weights have no {full_name}, of shape {shape}: the "
@@ -73,8 +73,12 @@ def from_pytorch(
         used.add(full_name)
         return np.array(array.transpose(order), order="C")
 
-    wanted = jax.eval_shape(model.init, jax.random.key(0))
-    params, batch_stats = (jax.tree.map_with_path(take, tree) for tree in wanted)
+    params, batch_stats = jax.eval_shape(model.init, jax.random.key(0))
+    if not with_head:
+        params = {name: part for name, part in params.items() if name != "head"}
+    params, batch_stats = (
+        jax.tree.map_with_path(take, tree) for tree in (params, batch_stats)
+    )
     for full_name in state_dict:
         # PyTorch counts the batches that BatchNorm saw, which nothing depends on.
         if full_name not in used and not full_name.endswith("num_batches_tracked"):
@@ -83,6 +87,43 @@ def from_pytorch(
                 "must be the one they were saved from."
             )
     return params, batch_stats
+
+
+def to_pytorch(
+    params: Mapping[str, Any], batch_stats: Mapping[str, Any], head: str
+) -> dict[str, np.ndarray]:
+    """A PyTorch ``state_dict``, as :func:`from_pytorch` reads it.
+
+    Args:
+      params: of a ResNet of this folder, nested dicts of arrays.
+      batch_stats: its BatchNorm statistics.
+      head: PyTorch's name of the last layer, one of :data:`HEADS`.
+    """
+    arrays = {}
+    for path, leaf in jax.tree.leaves_with_path((params, batch_stats)):
+        full_name, order = _tensor(path[1:], np.ndim(leaf), head)
+        arrays[full_name] = np.array(np.transpose(leaf, np.argsort(order)), order="C")
+    return arrays
+
+
+def head_shapes(model: Model) -> dict[str, tuple[int, ...]]:
+    """What PyTorch calls the arrays of the last layer, ``fc``, and their shapes."""
+    params, _ = jax.eval_shape(model.init, jax.random.key(0))
+    zeros = {name: np.empty(leaf.shape) for name, leaf in params["head"].items()}
+    arrays = to_pytorch({"head": zeros}, {}, "fc")
+    return {name: array.shape for name, array in arrays.items()}
+
+
+def is_of_head(name: str) -> bool:
+    """Whether an array of a PyTorch ``state_dict`` is of the last layer."""
+    return name.partition(".")[0] in HEADS
+
+
+def _tensor(path, rank: int, head: str) -> tuple[str, tuple[int, ...]]:
+    """PyTorch's name of an array of ours, and its axes in the order of ours."""
+    *modules, name = (entry.key for entry in path)
+    full_name = ".".join([*(_module(m, head) for m in modules), _TENSORS[name]])
+    return full_name, _AXES.get((name, rank), tuple(range(rank)))
 
 
 def _module(name: str, head: str) -> str:

@@ -47,7 +47,12 @@ def probabilities(config: Config, logits: jax.Array) -> jax.Array:
     Returns:
       Floats of that shape, whose sum over the classes is 1.
     """
-    return jax.nn.softmax(logits * _LDAM_SCALE if config.loss == "ldam" else logits)
+    return jax.nn.softmax(logits * softmax_scale(config))
+
+
+def softmax_scale(config: Config) -> float:
+    """What logits are multiplied by before their softmax says what is believed."""
+    return _LDAM_SCALE if config.loss == "ldam" else 1.0
 
 
 def _per_example_loss(config, class_counts):

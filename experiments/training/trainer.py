@@ -21,8 +21,8 @@ from experiments.models import make_model
 from experiments.randomness import AUGMENT, INIT, stream
 from experiments.training.criterion import make_loss, probabilities
 from experiments.training.evaluate import EvalSums, add_batch, eval_logits, no_sums
-from experiments.training.head_init import check_head_init, with_head_init
 from experiments.training.optimizer import make_optimizer
+from experiments.training.start import check_head_init, with_start
 from experiments.training.step import TrainState, init_state, make_train_step
 
 
@@ -122,7 +122,7 @@ def make_trainer(
     def init(key):
         # Not compiled as a whole, which takes longer than all the draws.
         state = jax.tree.map(np.asarray, seeds(start)(key))
-        return lay_out(with_head_init(state, config, dataset))
+        return lay_out(with_start(state, config, dataset, model))
 
     def evaluate(state, batches):
         sums = nothing(state.step)

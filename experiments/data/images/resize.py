@@ -135,7 +135,7 @@ def eval_view(config: Config, images: jax.Array) -> jax.Array:
     """
     size = config.network_size
     if config.in_memory:
-        images = resize(images, max(size, config.test_resize or 0))
+        images = resize(images, config.eval_resize)
     start = (images.shape[1] - size) // 2
     return images[:, start : start + size, start : start + size]
 

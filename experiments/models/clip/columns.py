@@ -10,10 +10,11 @@ from flax import nnx
 
 from experiments.errors import UserError
 from experiments.models.clip.architecture import Architecture
-from experiments.models.clip.files import TOKENIZER, Clip
+from experiments.models.clip.files import Clip
 from experiments.models.clip.tokenizer import Tokenizer
 from experiments.models.clip.towers import TextTower
 from experiments.models.heads import unit
+from experiments.models.weight_files import TOKENIZER
 
 _TEXTS_AT_ONCE = 256
 

@@ -8,9 +8,8 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from experiments.models.clip.architecture import Architecture, to_hugging_face
-from experiments.models.clip.files import CONFIG, WEIGHTS
-from experiments.models.clip.packages import import_package
 from experiments.models.clip.tensors import text_tensors, vision_tensors
+from experiments.models.weight_files import CONFIG, WEIGHTS, save_safetensors
 
 
 def write_folder(
@@ -30,7 +29,7 @@ def write_folder(
             parts = tensor.write(np.asarray(flat[tensor.path]))
             arrays |= dict(zip(tensor.names, parts, strict=True))
     # The format tells transformers how to read it, not what wrote it.
-    _save(folder / WEIGHTS, arrays, {"format": "pt"})
+    save_safetensors(folder / WEIGHTS, arrays, {"format": "pt"})
     text = json.dumps(to_hugging_face(architecture), indent=2)
     (folder / CONFIG).write_text(text + "\n")
 
@@ -43,16 +42,6 @@ def write_tree(path: Path, tree: dict[str, Any], about: dict[str, Any]) -> None:
       tree: the arrays.
       about: what else is to be known, as JSON.
     """
-    arrays = {
-        name: np.array(array, order="C")
-        for name, array in flatten_dict(tree, sep=".").items()
-    }
-    _save(path, arrays, {name: json.dumps(value) for name, value in about.items()})
-
-
-def _save(path: Path, arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
-    """A safetensors file."""
-    import_package("safetensors")
-    from safetensors.numpy import save_file
-
-    save_file(arrays, path, metadata=metadata)
+    arrays = flatten_dict(tree, sep=".")
+    about = {name: json.dumps(value) for name, value in about.items()}
+    save_safetensors(path, arrays, about)

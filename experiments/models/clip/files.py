@@ -1,6 +1,5 @@
 """CLIP's weights on disk or on the hub, as folders and safetensors files."""
 
-import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -18,13 +17,20 @@ from experiments.models.clip.architecture import (
     Vision,
     from_hugging_face,
 )
-from experiments.models.clip.packages import import_package
 from experiments.models.clip.tensors import Kind, Tensor, text_tensors, vision_tensors
+from experiments.models.weight_files import (
+    CONFIG,
+    open_safetensors,
+    read_json,
+    shapes_in,
+    weight_files,
+)
 
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
-INDEX = "model.safetensors.index.json"
-TOKENIZER = "tokenizer.json"
 _RANDOM = "random:"
+_FROM_OTHERS = (
+    "weights in another format are turned into it by transformers, "
+    "CLIPModel.from_pretrained(...).save_pretrained(FOLDER)"
+)
 
 
 class Clip:
@@ -116,90 +122,17 @@ def open_clip(where: str) -> Clip:
                 f"{', '.join(ARCHITECTURES)}."
             )
         return Clip(ARCHITECTURES[name])
-    path = Path(where).expanduser()
-    if not path.exists():
-        path = _fetch(where)
-    folder = path if path.is_dir() else path.parent
-    files = {
-        name: file for file in _files(path) for name in open_safetensors(file).keys()
-    }
+    folder, paths = weight_files(where, "--weights", _FROM_OTHERS)
+    files = {name: path for path in paths for name in open_safetensors(path).keys()}
     if "visual.proj" in files:
-        shapes = {
-            name: tuple(open_safetensors(f).get_slice(name).get_shape())
-            for name, f in files.items()
-        }
-        return Clip(_from_openai(shapes), folder, "openai", files)
-    config = _json(folder / CONFIG)
+        return Clip(_from_openai(shapes_in(paths)), folder, "openai", files)
+    config = read_json(folder / CONFIG)
     if config.get("model_type", "clip") != "clip":
         raise UserError(
             f"{folder / CONFIG} is of a model of type {config['model_type']!r}, and "
             "--weights takes a CLIP model."
         )
     return Clip(from_hugging_face(config), folder, "hugging_face", files)
-
-
-def _files(path: Path) -> list[Path]:
-    """The safetensors files of a model."""
-    if path.is_file():
-        return [path]
-    if (path / INDEX).exists():
-        shards = sorted(set(_json(path / INDEX).get("weight_map", {}).values()))
-        return [path / shard for shard in shards]
-    if (path / WEIGHTS).exists():
-        return [path / WEIGHTS]
-    found = sorted(path.glob("*.safetensors"))
-    if len(found) == 1:
-        return found
-    raise UserError(
-        f"--weights {path} has no {WEIGHTS}: weights in another format are turned into "
-        "it by transformers, CLIPModel.from_pretrained(...).save_pretrained(FOLDER)."
-    )
-
-
-def open_safetensors(path: Path):
-    """The file, opened; its arrays are read when they are asked for."""
-    try:
-        # Flax's flavour, because NumPy's cannot read bfloat16.
-        return import_package("safetensors").safe_open(path, framework="flax")
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing: copy all files of the model.") from None
-    except Exception as error:  # A class of its own, which safetensors keeps private.
-        raise UserError(
-            f"{path} cannot be read as safetensors ({error}): is it whole?"
-        ) from error
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise UserError(
-            f"{path} is missing: a CLIP model has it beside its weights."
-        ) from None
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON: {error}.") from None
-    if not isinstance(found, dict):
-        raise UserError(f"{path} must hold a JSON object.")
-    return found
-
-
-def _fetch(name: str) -> Path:
-    """The folder of a model on the hub, which is kept in the hub's cache."""
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-        raise UserError(
-            f"--weights {name}: there is no such folder or file, and a name on the hub "
-            "looks like openai/clip-vit-large-patch14."
-        )
-    hub = import_package("huggingface_hub")
-    try:
-        files = [CONFIG, TOKENIZER, "*.safetensors", INDEX]
-        return Path(hub.snapshot_download(name, allow_patterns=files))
-    except Exception as error:  # Requests, the hub and the disk raise all kinds.
-        raise UserError(
-            f"--weights {name} is no folder here and cannot be fetched from the hub "
-            f"({type(error).__name__}): without a network, copy the model's folder to "
-            "this machine and name that."
-        ) from error
 
 
 def _from_openai(shapes: dict[str, tuple[int, ...]]) -> Architecture:

@@ -7,7 +7,7 @@ import numpy as np
 
 from experiments.errors import UserError
 from experiments.models.clip.architecture import Text
-from experiments.models.clip.packages import import_package
+from experiments.models.weight_files import import_package
 
 _START, _END = "<|startoftext|>", "<|endoftext|>"
 

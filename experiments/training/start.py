@@ -1,4 +1,4 @@
-"""What the last layer starts from, where that is not chance."""
+"""What a network starts from, where that is not chance."""
 
 from pathlib import Path
 
@@ -12,7 +12,15 @@ from experiments.data.class_names import IMAGENET_80, SINGLE, prompts, readable_
 from experiments.data.dataset import Dataset
 from experiments.data.feed import whole_split
 from experiments.errors import UserError
-from experiments.models import image_features, open_clip, text_columns, unit
+from experiments.models import (
+    Model,
+    image_features,
+    open_clip,
+    open_pretrained,
+    pretrained_network,
+    text_columns,
+    unit,
+)
 from experiments.training.evaluate import eval_logits
 from experiments.training.step import TrainState
 
@@ -38,28 +46,42 @@ def check_head_init(config: Config) -> None:
         )
 
 
-def with_head_init(state: TrainState, config: Config, dataset: Dataset) -> TrainState:
-    """The state with the columns of the last layer that the configuration asks for.
+def with_start(
+    state: TrainState, config: Config, dataset: Dataset, model: Model
+) -> TrainState:
+    """The state with the weights and the last layer that the configuration asks for.
 
     Args:
       state: with arrays on the host, and perhaps a leading axis of seeds.
       config: the run.
       dataset: its class names matter, and for class means its training split.
+      model: the network.
+
+    Raises:
+      UserError: if there are no such weights, or they are of another network.
     """
-    if config.head_init == "random":
+    params, batch_stats = {}, {}
+    if config.init_weights is not None:
+        pretrained = open_pretrained(config.init_weights)
+        params, batch_stats = pretrained_network(pretrained, model)
+    if config.head_init != "random":
+        params = {"head": {"columns": _columns(config, dataset)}}
+    if not params:
         return state
-    columns = _columns(config, dataset)
 
-    def replaced(params):
-        shape = params["head"]["columns"].shape
-        head = {"columns": np.broadcast_to(columns, shape)}
-        return {**params, "head": head}
+    def replaced(network):
+        return tuple(map(_with, network, (params, batch_stats)))
 
-    state = state._replace(params=replaced(state.params))
-    if state.average:
-        params, batch_stats = state.average
-        state = state._replace(average=(replaced(params), batch_stats))
-    return state
+    params, batch_stats = replaced((state.params, state.batch_stats))
+    average = state.average and replaced(state.average)
+    return state._replace(params=params, batch_stats=batch_stats, average=average)
+
+
+def _with(tree, new):
+    """The tree with some parts replaced, for every seed."""
+    if not isinstance(tree, dict):
+        return np.broadcast_to(new, tree.shape)
+    return {k: _with(part, new[k]) if k in new else part for k, part in tree.items()}
 
 
 def class_prompts(config: Config, dataset: Dataset) -> list[list[str]]:

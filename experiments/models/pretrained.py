@@ -1,0 +1,134 @@
+"""ResNets that somebody trained, as files that a network starts from."""
+
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from experiments.config import Network
+from experiments.errors import UserError
+from experiments.models.convert import from_pytorch, head_shapes, is_of_head
+from experiments.models.functional import Model
+from experiments.models.weight_files import open_safetensors, shapes_in, weight_files
+
+_OPTION = "--init-weights"
+_FROM_OTHERS = (
+    "safetensors.torch.save_file(STATE_DICT, FILE) writes them, in PyTorch, of a "
+    "network's state_dict()"
+)
+# From the names of Hugging Face to those of torchvision, applied in turn.
+_RENAMES: list[tuple[str, str | Callable[[re.Match], str]]] = [
+    (r"^module\.", ""),
+    (r"^(resnet\.)?embedder\.embedder\.convolution", "conv1"),
+    (r"^(resnet\.)?embedder\.embedder\.normalization", "bn1"),
+    (
+        r"^(resnet\.)?encoder\.stages\.(\d+)\.layers\.",
+        lambda found: f"layer{int(found[2]) + 1}.",
+    ),
+    (r"\.layer\.(\d)\.convolution", lambda found: f".conv{int(found[1]) + 1}"),
+    (r"\.layer\.(\d)\.normalization", lambda found: f".bn{int(found[1]) + 1}"),
+    (r"\.shortcut\.convolution", ".downsample.0"),
+    (r"\.shortcut\.normalization", ".downsample.1"),
+    (r"^(classifier\.1|linear)\.", "fc."),
+]
+# By the shapes of two convolutions and the number of blocks in the third stage.
+_NETWORKS: dict[Any, Network] = {
+    ((64, 3, 7, 7), (64, 64, 3, 3), 6): "resnet50",
+    ((64, 3, 7, 7), (128, 4, 3, 3), 6): "resnext50",
+    ((16, 3, 3, 3), (16, 16, 3, 3), 3): "resnet20",
+    ((16, 3, 3, 3), (16, 16, 3, 3), 5): "resnet32",
+    ((16, 3, 3, 3), (16, 16, 3, 3), 7): "resnet44",
+    ((16, 3, 3, 3), (16, 16, 3, 3), 9): "resnet56",
+}
+
+
+class Pretrained(NamedTuple):
+    """Weights on disk, by the names of torchvision.
+
+    Attributes:
+      where: they are, as the user named it.
+      shapes: of the arrays.
+      read: reads them.
+    """
+
+    where: str
+    shapes: dict[str, tuple[int, ...]]
+    read: Callable[[], dict[str, np.ndarray]]
+
+
+def open_pretrained(where: str) -> Pretrained:
+    """The weights that ``--init-weights`` names; none is read yet.
+
+    Args:
+      where: a safetensors file with the names of torchvision, timm or Hugging Face, a
+        folder with one, or a name on the hub, such as ``timm/resnet50.a1_in1k``.
+
+    Raises:
+      UserError: if there are none, or they cannot be fetched.
+    """
+    _, files = weight_files(where, _OPTION, _FROM_OTHERS)
+
+    def read():
+        return {
+            _renamed(name): np.asarray(opened.get_tensor(name))
+            for opened in map(open_safetensors, files)
+            for name in opened.keys()
+        }
+
+    shapes = {_renamed(name): shape for name, shape in shapes_in(files).items()}
+    return Pretrained(where, shapes, read)
+
+
+def network_of(pretrained: Pretrained) -> Network:
+    """The network that some weights are of.
+
+    Raises:
+      UserError: if it is none of those that can start from weights.
+    """
+    shapes = pretrained.shapes
+    blocks = {name.split(".")[1] for name in shapes if name.startswith("layer3.")}
+    seen = shapes.get("conv1.weight"), shapes.get("layer1.0.conv2.weight"), len(blocks)
+    if seen in _NETWORKS:
+        return _NETWORKS[seen]
+    raise UserError(
+        f"{_OPTION} {pretrained.where} holds none of the networks that can start from "
+        "weights: ResNet-50, ResNeXt-50 (32x4d), and the CIFAR ResNets of depth 20 to "
+        f"56. Its first arrays are {', '.join(sorted(shapes)[:3])}."
+    )
+
+
+def has_head(pretrained: Pretrained, model: Model) -> bool:
+    """Whether the last layer on disk fits into that of the network."""
+    head = {n: shape for n, shape in pretrained.shapes.items() if is_of_head(n)}
+    return head == head_shapes(model)
+
+
+def pretrained_network(
+    pretrained: Pretrained, model: Model
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Parameters, without the last layer where it does not fit, and statistics.
+
+    Args:
+      pretrained: the weights.
+      model: the network that starts from them.
+
+    Returns:
+      ``(params, batch_stats)`` as ``model.init`` nests them, float32.
+
+    Raises:
+      UserError: if the network is another.
+    """
+    head = has_head(pretrained, model)
+    try:
+        network = from_pytorch(pretrained.read(), model, with_head=head)
+    except UserError as error:
+        raise UserError(f"{_OPTION} {pretrained.where}: {error}") from None
+    return jax.tree.map(lambda array: array.astype(np.float32), network)
+
+
+def _renamed(name: str) -> str:
+    for pattern, replacement in _RENAMES:
+        name = re.sub(pattern, replacement, name)
+    return name

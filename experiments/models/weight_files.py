@@ -1,0 +1,130 @@
+"""Weights in safetensors files, on disk or on the hub."""
+
+import json
+import re
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from experiments.errors import UserError
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+TOKENIZER = "tokenizer.json"
+_INDEX = "model.safetensors.index.json"
+# Formats of PyTorch, whose files can run code when they are read.
+_PICKLED = (".pth", ".pt", ".bin", ".ckpt", ".tar", ".pkl")
+
+
+def import_package(name: str) -> ModuleType:
+    """The package, or a sentence on how to get it."""
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise UserError(
+            f"The package {name} is needed: pip install -e '.[experiments,clip]'."
+        ) from error
+
+
+def weight_files(where: str, option: str, from_others: str) -> tuple[Path, list[Path]]:
+    """The folder of some weights, and the safetensors files that they are in.
+
+    Args:
+      where: a folder as Hugging Face saves it, a file, or a name on the hub.
+      option: that names it, for messages.
+      from_others: how weights in other formats become safetensors, for messages.
+
+    Raises:
+      UserError: if there are none, or they cannot be fetched.
+    """
+    path = Path(where).expanduser()
+    if not path.exists():
+        path = _fetch(where, option)
+    if path.is_dir():
+        return path, _files(path, option, from_others)
+    if path.suffix in _PICKLED:
+        raise UserError(f"{option} takes safetensors, got {path}: {from_others}.")
+    return path.parent, [path]
+
+
+def open_safetensors(path: Path):
+    """The file, opened; its arrays are read when they are asked for."""
+    try:
+        # Flax's flavour, because NumPy's cannot read bfloat16.
+        return import_package("safetensors").safe_open(path, framework="flax")
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: copy all files of the model.") from None
+    except Exception as error:  # A class of its own, which safetensors keeps private.
+        raise UserError(
+            f"{path} cannot be read as safetensors ({error}): is it whole?"
+        ) from error
+
+
+def shapes_in(files: list[Path]) -> dict[str, tuple[int, ...]]:
+    """The shape of every array in the files, by its name there."""
+    opened = map(open_safetensors, files)
+    return {
+        name: tuple(file.get_slice(name).get_shape())
+        for file in opened
+        for name in file.keys()
+    }
+
+
+def save_safetensors(
+    path: Path, arrays: dict[str, np.ndarray], metadata: dict[str, str]
+) -> None:
+    """Arrays by name, and what else is to be known of them."""
+    import_package("safetensors")
+    from safetensors.numpy import save_file
+
+    # Only what lies in memory in its own order is written right.
+    arrays = {name: np.array(array, order="C") for name, array in arrays.items()}
+    save_file(arrays, path, metadata=metadata)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object in a file beside weights."""
+    try:
+        found = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: a model has it beside its weights.") from (
+            None
+        )
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON: {error}.") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{path} must hold a JSON object.")
+    return found
+
+
+def _files(folder: Path, option: str, from_others: str) -> list[Path]:
+    if (folder / _INDEX).exists():
+        shards = read_json(folder / _INDEX).get("weight_map", {}).values()
+        return [folder / shard for shard in sorted(set(shards))]
+    if (folder / WEIGHTS).exists():
+        return [folder / WEIGHTS]
+    found = sorted(folder.glob("*.safetensors"))
+    if len(found) == 1:
+        return found
+    raise UserError(f"{option} {folder} has no {WEIGHTS}: {from_others}.")
+
+
+def _fetch(name: str, option: str) -> Path:
+    """The folder of a model on the hub, which is kept in the hub's cache."""
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        raise UserError(
+            f"{option} {name}: there is no such folder or file, and a name on the hub "
+            "has an owner, as in openai/clip-vit-large-patch14."
+        )
+    hub = import_package("huggingface_hub")
+    try:
+        files = [CONFIG, TOKENIZER, "*.safetensors", _INDEX]
+        return Path(hub.snapshot_download(name, allow_patterns=files))
+    except Exception as error:  # Requests, the hub and the disk raise all kinds.
+        raise UserError(
+            f"{option} {name} is no folder here and cannot be fetched from the hub "
+            f"({type(error).__name__}): without a network, copy the model's folder to "
+            "this machine and name that."
+        ) from error
