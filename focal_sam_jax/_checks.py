@@ -6,6 +6,7 @@ so only these are checked: schedules and ``optax.inject_hyperparams`` keep worki
 
 import inspect
 import math
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -120,6 +121,13 @@ def check_class_counts(
         raise ValueError(
             f"class_counts must be finite and not negative, got {class_counts}."
         )
+    classes = counts.max() + 1
+    if counts.min() == 0 and counts.size >= 5 * classes:
+        warnings.warn(
+            f"class_counts look like labels: {counts.size} numbers from 0 to "
+            f"{counts.max():g}. If they are, pass numpy.bincount(labels).",
+            stacklevel=3,
+        )
     if np.count_nonzero(counts) < 2 and not (allow_single_class and counts.size == 1):
         raise ValueError(
             "class_counts must have examples in at least two classes, got "
@@ -229,9 +237,28 @@ def check_batch(logits: ArrayLike, labels: ArrayLike) -> tuple[jax.Array, jax.Ar
         )
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         raise TypeError(f"labels must be ints, got {labels.dtype}; pass class ids.")
+    _warn_of_labels_from_one(labels, logits.shape[1], None)
     logits = logits.astype(at_least_float32(logits.dtype))
     classes = jnp.arange(logits.shape[1], dtype=jnp.int32)
     return logits, labels.astype(jnp.int32)[:, None] == classes[None, :]
+
+
+def _warn_of_labels_from_one(
+    labels: jax.Array, num_classes: int, where: jax.Array | None
+) -> None:
+    """Warns if a label is ``num_classes``, where it can be looked at."""
+    if not is_concrete((labels, where)) or not labels.is_fully_addressable:
+        return
+    beyond = np.asarray(labels) == num_classes
+    if where is not None and where.shape == labels.shape:
+        beyond &= np.asarray(where, bool)
+    if np.any(beyond):
+        warnings.warn(
+            f"labels hold {num_classes}, and the {num_classes} classes are counted "
+            "from 0: such examples belong to no class. If your labels start from 1, "
+            "subtract 1; if they are to be left out, pass where.",
+            stacklevel=4,
+        )
 
 
 def check_per_class(
@@ -286,6 +313,8 @@ def check_per_example(
             f"labels must have the shape of losses, {losses.shape}, got "
             f"{labels.shape}; for one-hot labels pass labels.argmax(-1)."
         )
+    if not soft:
+        _warn_of_labels_from_one(labels, num_classes, where)
     if where is None:
         return
     if where.shape != losses.shape:

@@ -175,6 +175,7 @@ def per_class_losses(
         shape with at least one axis: of every token or pixel.
       labels: class ids in ``[0, num_classes)``, ints of the shape of ``losses``; an
         example with an id outside belongs to no class, but still counts in :math:`B`.
+        Outside of ``jit`` the id ``num_classes`` is warned of: labels may start from 1.
         Or soft labels, the share of each example in every class, floats of shape
         ``(*losses.shape, num_classes)``.
       num_classes: number of classes, a Python int.

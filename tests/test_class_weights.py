@@ -228,6 +228,25 @@ def test_a_label_outside_belongs_to_no_class_but_counts_in_the_batch():
     np.testing.assert_array_equal(got, [0.25, 0.25])
 
 
+def test_labels_from_one_are_warned_of_where_they_can_be_seen():
+    losses, labels = jnp.ones(4), jnp.array([1, 2, 1, 2])
+    with pytest.warns(UserWarning, match="labels hold 2, .* subtract 1"):
+        fsam.per_class_losses(losses, labels, 2)
+    kept = labels < 2
+    fsam.per_class_losses(losses, labels, 2, where=kept)
+    jax.jit(lambda labels: fsam.per_class_losses(losses, labels, 2))(labels)
+    with pytest.warns(UserWarning, match="labels hold 2"):
+        fsam.evaluate(lambda w: w * losses, 1.0 * losses, labels=labels, num_classes=2)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_labels_for_counts_are_warned_of(name):
+    labels = np.repeat([0, 1, 2], [30, 10, 1])
+    with pytest.warns(UserWarning, match=r"look like labels: 41 .* from 0 to 2\."):
+        FUNCTIONS[name](labels)
+    FUNCTIONS[name]([0, 30, 10, 1])  # a class without examples is one
+
+
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
 @pytest.mark.parametrize("masked", [False, True])
 def test_sums_are_float32(dtype, masked):

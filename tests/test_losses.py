@@ -403,12 +403,22 @@ def test_what_an_empty_class_is_given():
 @every_loss
 def test_a_label_outside_has_no_loss_and_no_gradient(name):
     logits, _ = batch()
-    labels = jnp.array([-1, CLASSES, 0, 1, -100, 2])
+    labels = jnp.array([-1, CLASSES + 1, 0, 1, -100, 2])
     values, pull = jax.vjp(lambda x: LOSSES[name](x, labels, COUNTS), logits)
     slope = pull(jnp.ones(BATCH))[0]
     outside = np.array([0, 1, 4])
     assert not np.any(values[outside]) and not np.any(slope[outside])
     assert np.all(values[np.array([2, 3, 5])] > 0)
+
+
+@every_loss
+def test_labels_from_one_are_warned_of_where_they_can_be_seen(name):
+    logits, _ = batch()
+    labels = jnp.array([1, CLASSES, 2, 1, 3, 2])
+    with pytest.warns(UserWarning, match="start from 1, subtract 1"):
+        seen = LOSSES[name](logits, labels, COUNTS)
+    unseen = jax.jit(lambda labels: LOSSES[name](logits, labels, COUNTS))(labels)
+    np.testing.assert_allclose(seen, unseen, rtol=1e-5)
 
 
 def test_a_nan_stays_in_its_example():
