@@ -153,14 +153,22 @@ def test_a_damaged_array_record_file_is_named(own_cifar):
         open_train(data_dir)
 
 
-def test_damage_within_a_tfrecord_file_is_named(own_cifar):
+@pytest.mark.parametrize("place", ["length", "label", "image", "checksum"])
+def test_one_flipped_bit_in_a_tfrecord_file_is_found(own_cifar, place):
     data_dir = own_cifar("tfrecord")
     path = shard(data_dir)
     _, start, length = find_records([str(path)], [20])[7].tolist()
-    with path.open("r+b") as file:
-        file.seek(start)
-        file.write(b"\xff" * length)
-    with pytest.raises(UserError, match="record 27 of .* split train .*damaged"):
+    content = bytearray(path.read_bytes())
+    record = bytes(content[start : start + length])
+    at = {
+        "length": start - 12,
+        "label": start + record.index(b"label") + len("label") + 6,
+        "image": start + record.index(b"PNG") + 50,
+        "checksum": start + length + 1,
+    }[place]
+    content[at] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"is damaged at byte \d+: .* checksum"):
         open_train(data_dir)
 
 

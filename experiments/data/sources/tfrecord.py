@@ -4,14 +4,15 @@ import os
 import struct
 from collections.abc import Iterator, Sequence
 
+import google_crc32c
 import numpy as np
 
 from experiments.errors import UserError
 
-# Length of the data and a checksum of it; after the data comes a checksum of 4 bytes.
-# The checksums are CRC-32C, which the standard library lacks; they are not looked at.
+# Length of the data and its checksum; after the data comes a checksum of them.
 _HEADER = struct.Struct("<QI")
-_FOOTER = 4
+_LENGTH = struct.Struct("<Q")
+_FOOTER = struct.Struct("<I")
 
 
 class TFRecordFiles:
@@ -42,11 +43,14 @@ class TFRecordFiles:
         except OSError as error:
             raise UserError(f"{path} cannot be read: {error.strerror}.") from None
         try:
-            data = os.pread(descriptor, length, start)
+            data = os.pread(descriptor, length + _FOOTER.size, start)
         finally:
             os.close(descriptor)
-        if len(data) != length:
+        if len(data) != length + _FOOTER.size:
             raise _cut_off(path)
+        data, footer = data[:length], data[length:]
+        if _checksum(data) != _FOOTER.unpack(footer)[0]:
+            raise _damaged(path, start)
         return data
 
 
@@ -62,7 +66,7 @@ def find_records(paths: Sequence[str], counts: Sequence[int]) -> np.ndarray:
       ``(sum(counts), 3)``.
 
     Raises:
-      UserError: if a file ends early or holds another number of records.
+      UserError: if a file ends early, is damaged or holds another number of records.
     """
     positions = []
     for file, (path, count) in enumerate(zip(paths, counts, strict=True)):
@@ -86,12 +90,28 @@ def _walk(path: str) -> Iterator[tuple[int, int]]:
             header = file.read(_HEADER.size)
             if len(header) < _HEADER.size:
                 raise _cut_off(path)
-            length, _ = _HEADER.unpack(header)
+            length, checksum = _HEADER.unpack(header)
             start = end + _HEADER.size
-            end = start + length + _FOOTER
+            end = start + length + _FOOTER.size
             if end > size:
                 raise _cut_off(path)
+            if _checksum(_LENGTH.pack(length)) != checksum:
+                raise _damaged(path, start - _HEADER.size)
             yield start, length
+
+
+def _checksum(data: bytes) -> int:
+    """CRC-32C, rotated by 15 bits, plus a constant."""
+    checksum = google_crc32c.value(data)
+    rotated = (checksum >> 15) | (checksum << 17)
+    return (rotated + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def _damaged(path: str, start: int) -> UserError:
+    return UserError(
+        f"{path} is damaged at byte {start}: what is there does not have the checksum "
+        "that was written with it. Copy or prepare it anew."
+    )
 
 
 def _cut_off(path: str) -> UserError:
