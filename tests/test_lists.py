@@ -138,14 +138,12 @@ def test_the_first_image_is_looked_for_at_once(tmp_path):
     assert f"relative to {tmp_path}" in message
 
 
-def test_other_images_are_looked_for_when_they_are_read(tmp_path):
+@pytest.mark.parametrize("image_size", [32, 128])
+def test_images_to_learn_from_are_looked_for_at_once(tmp_path, image_size):
     write_lists(tmp_path, train=["a.png 0", "b.png 1"], test=["c.png 0"])
     (tmp_path / "b.png").unlink()
-    train = load(tmp_path, image_size=128).train
-    with pytest.raises(UserError, match="b.png cannot be read"):
-        train[1]
-    with pytest.raises(UserError, match="b.png cannot be read"):
-        load(tmp_path)
+    with pytest.raises(UserError, match=f"{tmp_path / 'b.png'} cannot be read"):
+        load(tmp_path, image_size=image_size)
 
 
 def test_lists_that_are_missing_or_too_many_are_explained(tmp_path):

@@ -35,6 +35,21 @@ def test_nothing_validates_by_default(data_dir):
     assert load_dataset(CONFIG, data_dir).validation is None
 
 
+def test_the_hash_is_of_the_images_that_are_learned_from(data_dir):
+    def hash_with(**changes):
+        return load_dataset(CONFIG.replace(**changes), data_dir).train_hash
+
+    first = hash_with()
+    assert len(first) == 64 and hash_with() == first
+    same = {"seed": 1, "augment": "none", "method": "sam", "image_size": 16}
+    assert hash_with(**same) == first
+    others = [{"subset_seed": 1}, {"held_out": 0.2}, {"imbalance_factor": 3.0}]
+    assert len({first, *(hash_with(**other) for other in others)}) == 4
+    digits = [get_config("digits_lt", "sgd").replace(subset_seed=i) for i in (0, 0, 1)]
+    first, again, other = (load_dataset(c, data_dir).train_hash for c in digits)
+    assert first == again != other
+
+
 @pytest.mark.parametrize("held_out", [0.01, 0.25, 0.5, 0.99])
 def test_held_out_images_are_taken_from_the_tail(data_dir, held_out):
     whole = load_dataset(CONFIG, data_dir)

@@ -1,6 +1,7 @@
 """A folder of one's own images, from the first look at it to a trained network."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -102,6 +103,28 @@ def test_what_is_given_goes_before_what_is_chosen(tmp_path):
     assert (config.config, config.batch_size) == ("cifar100_lt", 64)
 
 
+def test_the_hash_is_of_names_and_sizes_wherever_they_lie(tmp_path):
+    def hash_of(folder):
+        config = parse(["--data", f"folder:{folder}"]).config
+        return load_dataset(config, tmp_path).train_hash
+
+    write(tmp_path / "here", {"a": 20, "b": 6})
+    first = hash_of(tmp_path / "here")
+    there = shutil.copytree(tmp_path / "here", tmp_path / "there")
+    assert hash_of(there) == first
+
+    changed = {first}
+    (there / "b").rename(there / "0")
+    changed.add(hash_of(there))
+    (there / "0").rename(there / "b")
+    for source, target in [("a", "c"), ("b", "a"), ("c", "b")]:
+        (there / source).rename(there / target)
+    changed.add(hash_of(there))
+    write(there, {"d": 3})
+    changed.add(hash_of(there))
+    assert len(changed) == 4
+
+
 def test_it_trains_and_says_what_was_chosen(tmp_path):
     data = write(tmp_path / "in", {"a": 30, "b": 8})
     (tmp_path / "in" / "a" / "notes.txt").touch()
@@ -116,6 +139,7 @@ def test_it_trains_and_says_what_was_chosen(tmp_path):
     assert "--model resnet_digits --image-size 28 --augment crop_flip" in said
     manifest = read_manifest(tmp_path / "run")
     assert manifest["config"]["image_size"] == 28
+    assert len(manifest["train_hash"]) == 64
     assert json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[0])
 
 

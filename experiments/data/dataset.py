@@ -32,6 +32,10 @@ class Source(Protocol):
         """Where the image is from, for messages."""
         ...
 
+    def key(self, index: int) -> str:
+        """What tells the image from all others, wherever the data lie."""
+        ...
+
 
 class Split(NamedTuple):
     """Images in memory and their classes.
@@ -60,6 +64,7 @@ class Dataset(NamedTuple):
       mean: of the pixel values of each channel, ``(channels,)``, to be subtracted.
       std: their standard deviation, to be divided by.
       notes: what the user should know of how the data were read, a sentence each.
+      train_hash: the same for two training splits of the same images in one order.
     """
 
     train: Split | Source
@@ -70,6 +75,7 @@ class Dataset(NamedTuple):
     mean: np.ndarray
     std: np.ndarray
     notes: tuple[str, ...] = ()
+    train_hash: str = ""
 
     def normalised(self, images: jax.Array) -> jax.Array:
         """What a network sees: pixels minus the mean over the deviation, float32.

@@ -14,7 +14,7 @@ from experiments.data.images.decode import image_size
 from experiments.data.longtail import TAILS, hold_out, published_subset
 from experiments.data.memory import in_memory
 from experiments.data.sources import digits
-from experiments.data.sources.files import Splits, Subset, some_of, spread_over
+from experiments.data.sources.files import Splits, Subset, hash_of, some_of, spread_over
 from experiments.data.sources.folder import from_folder
 from experiments.data.sources.lists import from_lists
 from experiments.data.sources.suspicious import suspicious_files
@@ -77,6 +77,7 @@ def _load(config: Config, data_dir: Path, inspect: bool) -> Dataset:
     notes = splits.notes + _untested(test.labels, splits.class_names)
     if inspect and config.data.startswith(("folder:", "lists:")):
         notes += suspicious_files([train, *filter(None, (validation,)), test])
+    train_hash = hash_of(train)
     if config.in_memory:
         train, test = (in_memory(split, config.image_size) for split in (train, test))
         if validation is not None:
@@ -90,6 +91,7 @@ def _load(config: Config, data_dir: Path, inspect: bool) -> Dataset:
         splits.mean,
         splits.std,
         notes,
+        train_hash,
     )
 
 

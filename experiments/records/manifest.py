@@ -43,6 +43,7 @@ def describe_run(
         "pixel_mean": np.asarray(dataset.mean, float).tolist(),
         "pixel_std": np.asarray(dataset.std, float).tolist(),
         "notes": list(dataset.notes),
+        "train_hash": dataset.train_hash,
         "examples": {
             "train": len(dataset.train.labels),
             "validation": 0

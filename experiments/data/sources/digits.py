@@ -1,5 +1,7 @@
 """Digits-LT, from the handwritten digits that come with scikit-learn."""
 
+import hashlib
+
 import numpy as np
 
 from experiments.data.dataset import Dataset, Split
@@ -69,4 +71,5 @@ def load(subset_seed: int, imbalance_factor: float, imbalance: str = "exp") -> D
         class_names=tuple(str(digit) for digit in digit_of_class),
         mean=np.array([_MEAN], np.float32),
         std=np.array([_STD], np.float32),
+        train_hash=hashlib.sha256(np.stack([train, labels[train]])).hexdigest(),
     )

@@ -1,5 +1,7 @@
 """Image files, subsets of sources, and what every reader of images hands over."""
 
+import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -63,11 +65,23 @@ class ImageFiles:
         try:
             return path.read_bytes()
         except OSError as error:
-            raise UserError(f"{path} cannot be read: {error.strerror}.") from None
+            raise _unreadable(path, error) from None
 
     def name(self, index: int) -> str:
         """The path of the file."""
         return str(self.folder / self.paths[index])
+
+    def key(self, index: int) -> str:
+        """The path of the file as it was given, and its size in bytes."""
+        path = self.paths[index]
+        try:
+            return f"{path} {os.stat(self.folder / path).st_size}"
+        except OSError as error:
+            raise _unreadable(self.name(index), error) from None
+
+
+def _unreadable(path: Path | str, error: OSError) -> UserError:
+    return UserError(f"{path} cannot be read: {error.strerror}.")
 
 
 class Subset:
@@ -96,6 +110,18 @@ class Subset:
     def name(self, index: int) -> str:
         """The source's name of the example."""
         return self.source.name(int(self.indices[index]))
+
+    def key(self, index: int) -> str:
+        """The source's key of the example."""
+        return self.source.key(int(self.indices[index]))
+
+
+def hash_of(source: Source) -> str:
+    """Of the keys and labels of a source, in order: 64 hexadecimal digits."""
+    found = hashlib.sha256()
+    for index, label in enumerate(source.labels.tolist()):
+        found.update(f"{source.key(index)} {label}\n".encode(errors="surrogateescape"))
+    return found.hexdigest()
 
 
 def spread_over(source: Source, number: int) -> list[int]:

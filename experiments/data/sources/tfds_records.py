@@ -60,6 +60,10 @@ class TFDSImages:
         """Number of the record."""
         return f"record {index} of {self.where}"
 
+    def key(self, index: int) -> str:
+        """Number of the record."""
+        return str(index)
+
 
 class PreparedSet:
     """A data set that TFDS has prepared in a folder."""
