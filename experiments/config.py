@@ -50,6 +50,7 @@ Tuner = Literal[
 Augmentation = Literal[
     "none", "affine", "crop_flip", "resized_crop", "resized_crop_jitter"
 ]
+Interpolation = Literal["bilinear", "bicubic"]
 METHODS: tuple[Method, ...] = get_args(Method)
 # Networks that PyTorch has too.
 RESNETS: tuple[Network, ...] = (
@@ -227,6 +228,10 @@ class Config:
             "256 for images of 224, or without a margin where the device resizes"
         ),
     ] = None
+    interpolation: Annotated[
+        Interpolation,
+        about("how images are resized; CLIP was trained with bicubic interpolation"),
+    ] = "bilinear"
     imbalance: Annotated[
         Literal["exp", "step", "natural"],
         about("how the tail is cut: exponential, half and half, not at all"),

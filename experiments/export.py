@@ -128,7 +128,7 @@ def _write_resnet(
                 "input_size": [3, size, size],
                 "mean": mean,
                 "std": std,
-                "interpolation": "bilinear",
+                "interpolation": config.interpolation,
                 "crop_pct": size / config.eval_resize,
                 "first_conv": "conv1",
                 "classifier": head,

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from experiments.data.images.decode import resize_and_crop
 from experiments.models.clip.architecture import ARCHITECTURES
 from experiments.models.clip.classifier import (
     image_features,
@@ -226,3 +227,13 @@ def test_merged_weights_have_equal_logits_in_transformers(tmp_path):
         cosines = torch.nn.functional.normalize(features, dim=1)
         logits = 25 * cosines @ torch.nn.functional.normalize(columns, dim=0)
     np.testing.assert_allclose(logits.numpy(), wanted, atol=25e-5)
+
+
+@pytest.mark.parametrize("shape", [(300, 400), (260, 230), (32, 32)])
+def test_bicubic_images_are_those_of_transformers(shape):
+    pixels = np.random.default_rng(0).integers(0, 255, (*shape, 3), np.uint8)
+    image = pytest.importorskip("PIL.Image").fromarray(pixels)
+    processor = transformers.CLIPImageProcessorPil(do_rescale=False, do_normalize=False)
+    theirs = processor(image, return_tensors="np")["pixel_values"][0]
+    ours = resize_and_crop(image, 224, 224, "bicubic")
+    np.testing.assert_array_equal(ours, theirs.transpose(1, 2, 0))

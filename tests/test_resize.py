@@ -1,5 +1,7 @@
 """Resizing on the device, against Pillow."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,45 +30,52 @@ def pixels(*shape, seed=0):
     return rng.uniform(0, 255, shape).astype(np.float32)
 
 
-def pillow(image, box, size):
+def pillow(image, box, size, interpolation):
     """Crop and resize, channel by channel in floating point."""
+    kind = Image.Resampling[interpolation.upper()]
     channels = [
-        Image.fromarray(channel).crop(box).resize((size, size), Image.BILINEAR)
+        Image.fromarray(channel).crop(box).resize((size, size), kind)
         for channel in np.moveaxis(image, -1, 0)
     ]
-    return np.stack([np.asarray(channel) for channel in channels], axis=-1)
+    stacked = np.stack([np.asarray(channel) for channel in channels], axis=-1)
+    return stacked.clip(0, 255)  # as Pillow does with integers
 
 
+each_interpolation = pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+
+
+@each_interpolation
 @pytest.mark.parametrize(
     ("height", "width", "size"),
     [(32, 32, 224), (8, 8, 32), (100, 100, 32), (40, 70, 30), (70, 40, 50), (9, 31, 9)],
 )
-def test_resizing_is_pillows(height, width, size):
+def test_resizing_is_pillows(height, width, size, interpolation):
     images = pixels(2, height, width, 3)
-    ours = jax.jit(resize, static_argnums=1)(images, size)
+    ours = jax.jit(resize, static_argnums=(1, 2))(images, size, interpolation)
     assert ours.dtype == np.float32
     for image, result in zip(images, ours, strict=True):
-        wanted = pillow(image, (0, 0, width, height), size)
+        wanted = pillow(image, (0, 0, width, height), size, interpolation)
         np.testing.assert_allclose(result, wanted, atol=2e-3)
 
 
 def test_the_right_size_is_left_alone():
     images = jnp.asarray(pixels(2, 8, 8, 1))
-    assert resize(images, 8) is images
+    assert resize(images, 8, "bilinear") is images
 
 
 def test_narrow_images_stay_narrow():
     images = pixels(2, 16, 16, 3)
-    narrow = resize(jnp.asarray(images, jnp.bfloat16), 32)
+    narrow = resize(jnp.asarray(images, jnp.bfloat16), 32, "bilinear")
     assert narrow.dtype == jnp.bfloat16
     np.testing.assert_allclose(
-        narrow.astype(jnp.float32), resize(images, 32), atol=4, rtol=0.02
+        narrow.astype(jnp.float32), resize(images, 32, "bilinear"), atol=4, rtol=0.02
     )
 
 
+@each_interpolation
 @given(data=st.data(), size=st.sampled_from([5, 20]), mirrored=st.booleans())
 @settings(deadline=None, max_examples=30)
-def test_a_part_is_cut_before_it_is_resized(data, size, mirrored):
+def test_a_part_is_cut_before_it_is_resized(data, size, mirrored, interpolation):
     height, width = 13, 17
     tall = data.draw(st.integers(1, height))
     wide = data.draw(st.integers(1, width))
@@ -74,8 +83,10 @@ def test_a_part_is_cut_before_it_is_resized(data, size, mirrored):
     left = data.draw(st.integers(0, width - wide))
     images = pixels(1, height, width, 2)
     box = jnp.array([[top, left, tall, wide]])
-    ours = crop_and_resize(images, box, jnp.array([mirrored]), size)[0]
-    wanted = pillow(images[0], (left, top, left + wide, top + tall), size)
+    mirror = jnp.array([mirrored])
+    ours = crop_and_resize(images, box, mirror, size, interpolation)[0]
+    part = (left, top, left + wide, top + tall)
+    wanted = pillow(images[0], part, size, interpolation)
     np.testing.assert_allclose(ours[:, ::-1] if mirrored else ours, wanted, atol=2e-3)
 
 
@@ -133,7 +144,9 @@ def test_what_never_fits_is_the_middle(height, width, fallback):
 def test_every_image_has_its_own_part_and_a_key_its_own_parts():
     image = pixels(1, 32, 32, 3)
     images = jnp.asarray(np.repeat(image, 4, axis=0))
-    crop = jax.jit(random_resized_crop, static_argnums=2)
+    crop = jax.jit(
+        partial(random_resized_crop, interpolation="bilinear"), static_argnums=2
+    )
     once = np.asarray(crop(jax.random.key(0), images, 48))
     assert once.shape == (4, 48, 48, 3)
     assert all(not np.allclose(once[0], other) for other in once[1:])
@@ -144,7 +157,9 @@ def test_every_image_has_its_own_part_and_a_key_its_own_parts():
 @pytest.mark.slow
 def test_about_half_are_mirrored():
     ramp = np.broadcast_to(np.arange(32.0)[None, None, :, None], (400, 32, 32, 1))
-    crops = np.asarray(random_resized_crop(jax.random.key(0), jnp.asarray(ramp), 8))
+    crops = np.asarray(
+        random_resized_crop(jax.random.key(0), jnp.asarray(ramp), 8, "bilinear")
+    )
     share = (crops[:, 0, 0, 0] > crops[:, 0, -1, 0]).mean()
     assert 0.4 < share < 0.6
 
@@ -161,9 +176,9 @@ def test_images_are_evaluated_as_they_are():
 def test_images_in_memory_are_resized_with_the_margin_asked_for():
     small = jnp.asarray(pixels(3, 32, 32, 3))
     seen = eval_view(config(input_size=48), small)
-    np.testing.assert_array_equal(seen, resize(small, 48))
+    np.testing.assert_array_equal(seen, resize(small, 48, "bilinear"))
     seen = eval_view(config(input_size=48, test_resize=56), small)
-    np.testing.assert_array_equal(seen, resize(small, 56)[:, 4:52, 4:52])
+    np.testing.assert_array_equal(seen, resize(small, 56, "bilinear")[:, 4:52, 4:52])
 
 
 def test_sizes_that_do_not_fit_are_refused():

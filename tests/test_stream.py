@@ -79,6 +79,7 @@ def batches(count, source=None, **changes):
         "seed": 0,
         "batch_size": 8,
         "image_size": SIDE,
+        "interpolation": "bilinear",
         "jitter": True,
         "start_step": 0,
         "workers": 0,
@@ -89,6 +90,7 @@ def batches(count, source=None, **changes):
 
 def evaluation(**changes):
     options = {"batch_size": 8, "image_size": SIDE, "resize": 14, "workers": 0}
+    options["interpolation"] = "bilinear"
     return list(eval_batches(Images(), **(options | changes)))
 
 
@@ -169,9 +171,15 @@ def test_whatever_the_damage_there_is_an_image_or_a_sentence(form, data):
         assert str(error).startswith("it cannot be read")
 
 
+each_interpolation = pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+
+
+@each_interpolation
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(1, 30), st.integers(0, 9))
 @settings(max_examples=60, deadline=None)
-def test_the_middle_square_is_that_of_pillow(width, height, size, margin):
+def test_the_middle_square_is_that_of_pillow(
+    interpolation, width, height, size, margin
+):
     image = noise(width, height)
     resize = size + margin
     scale = resize / min(width, height)
@@ -181,9 +189,9 @@ def test_the_middle_square_is_that_of_pillow(width, height, size, margin):
         for side in (width, height)
     )
     left, top = round((wide - size) / 2), round((high - size) / 2)
-    whole = image.resize((wide, high), Image.Resampling.BILINEAR)
+    whole = image.resize((wide, high), Image.Resampling[interpolation.upper()])
     expected = whole.crop((left, top, left + size, top + size))
-    result = resize_and_crop(image, resize, size)
+    result = resize_and_crop(image, resize, size, interpolation)
     assert result.shape == (size, size, 3) and result.dtype == np.uint8
     np.testing.assert_array_equal(result, np.asarray(expected))
 
@@ -193,13 +201,15 @@ def test_an_image_of_the_right_size_keeps_its_pixels(columns):
     image = noise(columns, 9)
     first = round((columns - 9) / 2)
     expected = np.asarray(image)[:, first : first + 9]
-    np.testing.assert_array_equal(resize_to(image, 9), expected)
+    np.testing.assert_array_equal(resize_to(image, 9, "bilinear"), expected)
 
 
 def test_a_larger_image_is_averaged_not_sampled():
     board = np.indices((64, 64)).sum(axis=0) % 2 * 255
     image = Image.fromarray(np.stack([board] * 3, axis=-1).astype(np.uint8))
-    np.testing.assert_allclose(resize_to(image, 16)[2:-2, 2:-2], 127.5, atol=3)
+    np.testing.assert_allclose(
+        resize_to(image, 16, "bilinear")[2:-2, 2:-2], 127.5, atol=3
+    )
 
 
 @given(st.integers(1, 300), st.integers(1, 300), st.integers(0, 2**32))
@@ -244,12 +254,16 @@ def test_a_part_of_a_stripe_is_its_middle(shape, box):
     assert random_box(*shape, np.random.default_rng(0)) == box
 
 
-def test_a_part_is_cut_then_resized_then_mirrored_half_the_time():
+@each_interpolation
+def test_a_part_is_cut_then_resized_then_mirrored_half_the_time(interpolation):
     image, mirrored = noise(50, 40), 0
     for seed in range(100):
-        result = np.asarray(random_resized_crop(image, 16, np.random.default_rng(seed)))
+        rng = np.random.default_rng(seed)
+        result = np.asarray(random_resized_crop(image, 16, interpolation, rng))
         part = image.crop(random_box(50, 40, np.random.default_rng(seed)))
-        part = np.asarray(part.resize((16, 16), Image.Resampling.BILINEAR))
+        part = np.asarray(
+            part.resize((16, 16), Image.Resampling[interpolation.upper()])
+        )
         if np.array_equal(result, part[:, ::-1]):
             mirrored += 1
         else:
@@ -358,7 +372,9 @@ def test_evaluation_sees_every_example_once_and_in_order(batch_size):
     np.testing.assert_array_equal(labels[real], source.labels)
     for index, image in enumerate(images[real]):
         decoded = Image.open(io.BytesIO(source[index]))
-        np.testing.assert_array_equal(image, resize_and_crop(decoded, 14, SIDE))
+        np.testing.assert_array_equal(
+            image, resize_and_crop(decoded, 14, SIDE, "bilinear")
+        )
 
 
 @pytest.mark.by_default(workers=(0,))
@@ -401,6 +417,7 @@ def assert_nobody_is_left():
 @pytest.mark.parametrize("workers", [0, 2])
 def test_nobody_is_left_when_training_ends_or_breaks_off(workers):
     options = {"seed": 0, "batch_size": 8, "image_size": SIDE, "jitter": False}
+    options["interpolation"] = "bilinear"
     stream = train_batches(Images(), **options, start_step=0, workers=workers)
     with pytest.raises(ZeroDivisionError), stream:
         next(stream)
@@ -429,7 +446,8 @@ rest = jpeg[4 + int.from_bytes(jpeg[4:6], "big"):]
 length = (len(exif) + 2).to_bytes(2, "big")
 source.encoded[3] = jpeg[:2] + b"\\xff\\xe1" + length + exif + rest
 stream = test_stream.train_batches(
-    source, seed=0, batch_size=8, image_size=12, jitter=False, start_step=0, workers=2
+    source, seed=0, batch_size=8, image_size=12,
+    interpolation="bilinear", jitter=False, start_step=0, workers=2
 )
 next(stream)
 workers = test_stream.multiprocessing.active_children()

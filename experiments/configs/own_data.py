@@ -42,7 +42,8 @@ def own_config(
     Small images are trained on as CIFAR's are, at their own size, with a ResNet-32;
     larger ones as ImageNet's, with a ResNet-50. Few images make smaller batches, with
     a learning rate in proportion, and many images fewer epochs. Trained weights are
-    tuned for 30 epochs, at the size of images that their network is made for.
+    tuned for 30 epochs, at the size of images that their network is made for. CLIP sees
+    images resized as in its own training.
 
     Args:
       look: what the data look like.
@@ -84,6 +85,7 @@ def own_config(
         batch_size=batch_size,
         learning_rate=config.learning_rate * batch_size / usual,
         tail_threshold=_tail(look.class_counts),
+        interpolation="bicubic" if clip else config.interpolation,
     )
 
 

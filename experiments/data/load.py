@@ -79,9 +79,10 @@ def _load(config: Config, data_dir: Path, inspect: bool) -> Dataset:
         notes += suspicious_files([train, *filter(None, (validation,)), test])
     train_hash = hash_of(train)
     if config.in_memory:
-        train, test = (in_memory(split, config.image_size) for split in (train, test))
+        size, interpolation = config.image_size, config.interpolation
+        train, test = (in_memory(s, size, interpolation) for s in (train, test))
         if validation is not None:
-            validation = in_memory(validation, config.image_size)
+            validation = in_memory(validation, size, interpolation)
     return Dataset(
         train,
         validation,

@@ -4,6 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from experiments.config import Interpolation
 from experiments.data.dataset import Source, Split
 from experiments.data.images.decode import decode_rgb, resize_to
 
@@ -11,13 +12,14 @@ from experiments.data.images.decode import decode_rgb, resize_to
 _SMALL_FILE = 10_000
 
 
-def in_memory(source: Source, size: int) -> Split:
+def in_memory(source: Source, size: int, interpolation: Interpolation) -> Split:
     """All images of a source as pixels.
 
     Args:
       source: of encoded images, at least one.
       size: side in pixels; images of that size are not touched, others are resized and
         cut to the middle square.
+      interpolation: between pixels, where they are resized.
 
     Returns:
       Images of shape ``(len(source), size, size, 3)`` and their labels.
@@ -26,7 +28,7 @@ def in_memory(source: Source, size: int) -> Split:
 
     def decode(index):
         image = decode_rgb(source[index], source.name(index), upright=source.upright)
-        images[index] = resize_to(image, size)
+        images[index] = resize_to(image, size, interpolation)
 
     if len(source[0]) < _SMALL_FILE:
         for index in range(len(source)):

@@ -11,6 +11,7 @@ import sys
 
 import numpy as np
 
+from experiments.config import Interpolation
 from experiments.data.dataset import Source
 from experiments.data.images.decode import decode_rgb, resize_and_crop
 from experiments.data.images.host_crop import color_jitter, random_resized_crop
@@ -28,6 +29,7 @@ def train_batches(
     seed: int,
     batch_size: int,
     image_size: int,
+    interpolation: Interpolation,
     jitter: bool,
     start_step: int,
     workers: int,
@@ -44,6 +46,7 @@ def train_batches(
       seed: of the order and of what happens to the images.
       batch_size: examples of a batch, all shards together.
       image_size: side of the images, in pixels.
+      interpolation: between pixels.
       jitter: whether brightness, contrast and saturation change too.
       start_step: number of the first batch; to resume a run, the steps it has made.
       workers: processes that read; with 0 threads of this process do.
@@ -67,7 +70,7 @@ def train_batches(
     # Runs whose seeds are neighbours must not be neighbours: grain goes from epoch to
     # epoch by adding one to the seed.
     of_order, of_images = np.random.SeedSequence(seed).generate_state(2).tolist()
-    load = functools.partial(_train_example, source, image_size, jitter)
+    load = functools.partial(_train_example, source, image_size, interpolation, jitter)
     examples = (
         import_grain()
         .MapDataset.range(size)
@@ -86,6 +89,7 @@ def eval_batches(
     batch_size: int,
     image_size: int,
     resize: int,
+    interpolation: Interpolation,
     workers: int,
     shard: int = 0,
     num_shards: int = 1,
@@ -97,6 +101,7 @@ def eval_batches(
       batch_size: examples of a batch, all shards together.
       image_size: side of the middle square that is seen, in pixels.
       resize: pixels of the shorter side before that, at least ``image_size``.
+      interpolation: between pixels.
       workers: processes that read; with 0 threads of this process do.
       shard: which chunk of every batch is wanted, in ``[0, num_shards)``.
       num_shards: chunks that a batch is cut into, one after the other.
@@ -111,25 +116,26 @@ def eval_batches(
         an image is damaged.
     """
     steps = range(-(-len(source) // batch_size))
-    load = functools.partial(_eval_example, source, image_size, resize)
+    load = functools.partial(_eval_example, source, image_size, resize, interpolation)
     examples = import_grain().MapDataset.range(len(steps) * batch_size).map(load)
     return _batches(examples, steps, batch_size, workers, shard, num_shards)
 
 
-def _train_example(source, image_size, jitter, index, rng):
+def _train_example(source, image_size, interpolation, jitter, index, rng):
     image = decode_rgb(source[index], source.name(index), upright=source.upright)
-    image = random_resized_crop(image, image_size, rng)
+    image = random_resized_crop(image, image_size, interpolation, rng)
     if jitter:
         image = color_jitter(image, rng)
     return np.asarray(image), source.labels[index]
 
 
-def _eval_example(source, image_size, resize, index):
+def _eval_example(source, image_size, resize, interpolation, index):
     if index >= len(source):
         padding = np.zeros((image_size, image_size, 3), np.uint8)
         return padding, np.int32(0), np.False_
     image = decode_rgb(source[index], source.name(index), upright=source.upright)
-    return resize_and_crop(image, resize, image_size), source.labels[index], np.True_
+    pixels = resize_and_crop(image, resize, image_size, interpolation)
+    return pixels, source.labels[index], np.True_
 
 
 def _batches(examples, steps, batch_size, workers, shard, num_shards):

@@ -114,4 +114,6 @@ def _parts(source: Source, config: Config):
         return
     for start in range(0, len(source), _HELD):
         indices = np.arange(start, min(start + _HELD, len(source)))
-        yield in_memory(Subset(source, indices), config.image_size)
+        yield in_memory(
+            Subset(source, indices), config.image_size, config.interpolation
+        )

@@ -63,8 +63,12 @@ def augment(config: Config, key: jax.Array, images: jax.Array) -> jax.Array:
             images = random_crop_flip(jax.random.fold_in(key, 1), images)
         case "resized_crop" if config.in_memory:
             key = jax.random.fold_in(key, 4)
-            return random_resized_crop(key, images, config.network_size)
-    return resize(images, config.input_size) if config.input_size else images
+            return random_resized_crop(
+                key, images, config.network_size, config.interpolation
+            )
+    if config.input_size:
+        return resize(images, config.input_size, config.interpolation)
+    return images
 
 
 def random_crop_flip(key: jax.Array, images: jax.Array, padding: int = 4) -> jax.Array:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
+from experiments.config import Interpolation
 from experiments.errors import UserError
 
 
@@ -33,6 +34,11 @@ _KINDS = "AVIF BMP DIB GIF JPEG JPEG2000 PCX PNG PPM QOI TGA TIFF WEBP".split()
 
 
 @functools.cache
+def pillow_filter(interpolation: Interpolation):
+    """Pillow's name of an interpolation; both look at all pixels that fall into one."""
+    return import_pillow().Resampling[interpolation.upper()]
+
+
 def image_endings() -> tuple[str, ...]:
     """The endings of files that can be read as images, ``.jpg``, say."""
     pillow = import_pillow()
@@ -131,29 +137,33 @@ def _to_rgb(image):
     return image.convert("RGB")
 
 
-def resize_to(image, size: int) -> np.ndarray:
+def resize_to(image, size: int, interpolation: Interpolation) -> np.ndarray:
     """The middle square of an image, ``size`` pixels a side.
 
-    The shorter side becomes ``size``, with bilinear interpolation over all pixels that
-    fall into one. An image of that very size is not touched.
+    The shorter side becomes ``size``, by interpolation over all pixels that fall into
+    one. An image of that very size is not touched.
 
     Args:
       image: a ``PIL.Image.Image`` of mode RGB.
       size: side in pixels.
+      interpolation: between pixels.
 
     Returns:
       uint8 array, shape ``(size, size, 3)``.
     """
-    return resize_and_crop(image, size, size)
+    return resize_and_crop(image, size, size, interpolation)
 
 
-def resize_and_crop(image, resize: int, size: int) -> np.ndarray:
+def resize_and_crop(
+    image, resize: int, size: int, interpolation: Interpolation
+) -> np.ndarray:
     """Makes the shorter side ``resize`` and cuts out the middle.
 
     Args:
       image: a ``PIL.Image.Image`` of mode RGB.
       resize: pixels of the shorter side, at least ``size``.
       size: side of the middle square, in pixels.
+      interpolation: between pixels.
 
     Returns:
       uint8 array, shape ``(size, size, 3)``.
@@ -162,6 +172,6 @@ def resize_and_crop(image, resize: int, size: int) -> np.ndarray:
     shorter = min(width, height)
     if shorter != resize:
         width, height = (resize * side // shorter for side in image.size)
-        image = image.resize((width, height), import_pillow().Resampling.BILINEAR)
+        image = image.resize((width, height), pillow_filter(interpolation))
     left, top = round((width - size) / 2), round((height - size) / 2)
     return np.asarray(image.crop((left, top, left + size, top + size)))

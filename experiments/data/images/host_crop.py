@@ -9,7 +9,8 @@ import math
 
 import numpy as np
 
-from experiments.data.images.decode import import_pillow
+from experiments.config import Interpolation
+from experiments.data.images.decode import import_pillow, pillow_filter
 
 AREA = (0.08, 1.0)
 RATIO = (3 / 4, 4 / 3)
@@ -17,12 +18,15 @@ TRIES = 10
 _JITTER = 0.4
 
 
-def random_resized_crop(image, size: int, rng: np.random.Generator):
+def random_resized_crop(
+    image, size: int, interpolation: Interpolation, rng: np.random.Generator
+):
     """A random crop of the image, resized to a square and flipped in half of all cases.
 
     Args:
       image: a ``PIL.Image.Image``.
       size: side of the result in pixels.
+      interpolation: between pixels.
       rng: where chance comes from.
 
     Returns:
@@ -32,12 +36,11 @@ def random_resized_crop(image, size: int, rng: np.random.Generator):
       Szegedy et al., `Going Deeper with Convolutions
       <https://arxiv.org/abs/1409.4842>`_, CVPR 2015, section 6
     """
-    pillow = import_pillow()
     # Cut before resizing, so that no pixel from outside the crop comes in.
     crop = image.crop(random_box(*image.size, rng))
-    crop = crop.resize((size, size), pillow.Resampling.BILINEAR)
+    crop = crop.resize((size, size), pillow_filter(interpolation))
     if rng.random() < 0.5:
-        crop = crop.transpose(pillow.Transpose.FLIP_LEFT_RIGHT)
+        crop = crop.transpose(import_pillow().Transpose.FLIP_LEFT_RIGHT)
     return crop
 
 

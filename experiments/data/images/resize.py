@@ -1,7 +1,7 @@
 """Resizing and cropping on the device.
 
-With Pillow's weights for bilinear interpolation, a triangle that widens where the image
-shrinks, but nothing is rounded to 8 bits.
+With Pillow's weights for bilinear and bicubic interpolation, a triangle and a cubic
+spline that widen where the image shrinks, but nothing is rounded to 8 bits.
 """
 
 import math
@@ -9,7 +9,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from experiments.config import Config
+from experiments.config import Config, Interpolation
 from experiments.data.images.host_crop import AREA, RATIO, TRIES
 
 # Sums too: pixels have eight bits, and so have the factors of the fast products of GPUs
@@ -17,12 +17,13 @@ from experiments.data.images.host_crop import AREA, RATIO, TRIES
 _PRECISION = jax.lax.Precision.HIGHEST
 
 
-def resize(images: jax.Array, size: int) -> jax.Array:
+def resize(images: jax.Array, size: int, interpolation: Interpolation) -> jax.Array:
     """Squares of another size, each axis scaled on its own.
 
     Args:
-      images: float, ``(batch, height, width, channels)``.
+      images: pixels from 0 to 255, float, ``(batch, height, width, channels)``.
       size: side of the result, in pixels.
+      interpolation: between pixels.
 
     Returns:
       Array ``(batch, size, size, channels)`` of the same dtype.
@@ -30,12 +31,15 @@ def resize(images: jax.Array, size: int) -> jax.Array:
     batch, height, width, channels = images.shape
     if (height, width) == (size, size):
         return images
-    return jax.image.resize(
-        images, (batch, size, size, channels), "linear", precision=_PRECISION
-    )
+    shape = (batch, size, size, channels)
+    method = {"bilinear": "linear", "bicubic": "cubic"}[interpolation]
+    resized = jax.image.resize(images, shape, method, precision=_PRECISION)
+    return _pixels(resized, interpolation)
 
 
-def random_resized_crop(key: jax.Array, images: jax.Array, size: int) -> jax.Array:
+def random_resized_crop(
+    key: jax.Array, images: jax.Array, size: int, interpolation: Interpolation
+) -> jax.Array:
     """A random crop of every image, resized to a square and mirrored in half of cases.
 
     The crop is drawn as in :mod:`experiments.data.images.host_crop`, and no pixel from
@@ -43,8 +47,9 @@ def random_resized_crop(key: jax.Array, images: jax.Array, size: int) -> jax.Arr
 
     Args:
       key: random key.
-      images: float, ``(batch, height, width, channels)``.
+      images: pixels from 0 to 255, float, ``(batch, height, width, channels)``.
       size: side of the result, in pixels.
+      interpolation: between pixels.
 
     Returns:
       Array ``(batch, size, size, channels)`` of the same dtype.
@@ -54,28 +59,34 @@ def random_resized_crop(key: jax.Array, images: jax.Array, size: int) -> jax.Arr
     keys = jax.random.split(box_key, batch)
     boxes = jax.vmap(lambda key: random_box(key, height, width))(keys)
     mirrored = jax.random.bernoulli(flip_key, shape=(batch,))
-    return crop_and_resize(images, boxes, mirrored, size)
+    return crop_and_resize(images, boxes, mirrored, size, interpolation)
 
 
 def crop_and_resize(
-    images: jax.Array, boxes: jax.Array, mirrored: jax.Array, size: int
+    images: jax.Array,
+    boxes: jax.Array,
+    mirrored: jax.Array,
+    size: int,
+    interpolation: Interpolation,
 ) -> jax.Array:
     """A given crop of every image, resized to a square.
 
     Args:
-      images: float, ``(batch, height, width, channels)``.
+      images: pixels from 0 to 255, float, ``(batch, height, width, channels)``.
       boxes: first row and column, number of rows and columns, ``(batch, 4)``.
       mirrored: whether left and right change places, bool, ``(batch,)``.
       size: side of the result, in pixels.
+      interpolation: between pixels.
 
     Returns:
       Array ``(batch, size, size, channels)`` of the same dtype.
     """
     _, height, width, _ = images.shape
+    kernel = _KERNELS[interpolation]
     top, left, tall, wide = boxes.astype(jnp.float32).T
 
     def matrices(start, crop, length):
-        return jax.vmap(lambda s, p: _weights(s, p, length, size))(start, crop)
+        return jax.vmap(lambda s, p: _weights(s, p, length, size, kernel))(start, crop)
 
     rows, columns = matrices(top, tall, height), matrices(left, wide, width)
     columns = jnp.where(mirrored[:, None, None], columns[:, ::-1], columns)
@@ -87,7 +98,7 @@ def crop_and_resize(
         precision=_PRECISION,
         preferred_element_type=jnp.float32,
     )
-    return product.astype(images.dtype)
+    return _pixels(product.astype(images.dtype), interpolation)
 
 
 def random_box(key: jax.Array, height: int, width: int) -> jax.Array:
@@ -135,17 +146,36 @@ def eval_view(config: Config, images: jax.Array) -> jax.Array:
     """
     size = config.network_size
     if config.in_memory:
-        images = resize(images, config.eval_resize)
+        images = resize(images, config.eval_resize, config.interpolation)
     start = (images.shape[1] - size) // 2
     return images[:, start : start + size, start : start + size]
 
 
-def _weights(start, crop, length, size):
+def _triangle(x):
+    return jnp.maximum(1 - x, 0)
+
+
+def _cubic(x):
+    """The cubic convolution of Keys with a = -1/2, of distances."""
+    near = (1.5 * x - 2.5) * x**2 + 1
+    far = ((-0.5 * x + 2.5) * x - 4) * x + 2
+    return jnp.where(x < 1, near, jnp.where(x < 2, far, 0))
+
+
+_KERNELS = {"bilinear": _triangle, "bicubic": _cubic}
+
+
+def _pixels(images, interpolation):
+    """Without what a cubic spline overshoots."""
+    return jnp.clip(images, 0, 255) if interpolation == "bicubic" else images
+
+
+def _weights(start, crop, length, size, kernel):
     """Weights of ``length`` pixels for ``size``, of ``crop`` pixels from ``start``."""
     scale = crop / size
     centres = start + (jnp.arange(size) + 0.5) * scale - 0.5
     pixels = jnp.arange(length, dtype=jnp.float32)
     distance = jnp.abs(centres[:, None] - pixels[None]) / jnp.maximum(scale, 1.0)
     inside = (pixels >= start) & (pixels < start + crop)
-    weights = jnp.where(inside[None], jnp.maximum(1 - distance, 0), 0)
+    weights = jnp.where(inside[None], kernel(distance), 0)
     return weights / weights.sum(axis=1, keepdims=True)
