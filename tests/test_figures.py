@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("matplotlib", reason="needs focal_sam_jax[experiments]")
 
+from matplotlib.font_manager import findfont, get_font
 from matplotlib.image import imread
 
 from experiments.figures import run as figures
@@ -140,6 +141,28 @@ def large(size):
     counts = np.floor(1000 * 500 ** (-np.arange(size) / (size - 1))).astype(int)
     groups = shot_of_class(counts, shot_thresholds("inaturalist18", 500, "natural"))
     return counts, None, list(np.linspace(1, 0, size)), tuple(map(str, counts)), groups
+
+
+def labels(figure):
+    """What stands below the bars of the figure of accuracies."""
+    return [text.get_text() for text in figure.axes[1].get_xticklabels()]
+
+
+def test_names_in_any_script_are_drawn_or_numbered(tmp_path, drawn):
+    counts, confusion, accuracy, names, groups = results(5)
+    usual, other = (
+        set(get_font(findfont(name)).get_charmap())
+        for name in ("DejaVu Sans", "STIXGeneral")
+    )
+    there = chr(min(other - usual))
+    nowhere = "\U0007fffe"  # not a letter of any script, so no font has it
+    names = (there, f"cat {nowhere}", "Größe", "a b", names[4])
+    bars, matrix = tmp_path / "bars.png", tmp_path / "matrix.png"
+    figures.per_class_accuracy(bars, accuracy, counts, names, groups, names[1])
+    figures.confusion_matrix(matrix, confusion, counts, names, groups, names[1])
+    assert labels(drawn[0]) == [there, "class 1", "Größe", "a b", "name4"]
+    for figure in drawn:
+        assert "a number stands for a name" in figure.get_supxlabel()
 
 
 def test_dollar_signs_in_names_are_no_formula(tmp_path):

@@ -97,7 +97,7 @@ def per_class_accuracy(
         for place in rank[np.isnan(height)]:
             style = {"rotation": 90, "ha": "center", "va": "bottom", "color": GREY}
             axes.text(place, 1, "not tested", fontsize=name_size(size), **style)
-        name_classes(count_axes, [class_names[c] for c in order])
+        name_classes(count_axes, class_names, order)
         count_axes.set_xlabel("class")
     else:
         axes.plot(rank, mean, color=BLACK, lw=1.5, label=f"mean of {neighbours}")
@@ -237,7 +237,7 @@ def confusion_matrix(
                 va="bottom",
             )
     if size <= NAMED:
-        name_classes(axes, [class_names[c] for c in order])
+        name_classes(axes, class_names, order)
         axes.set_yticks(axes.get_xticks(), axes.get_xticklabels())
         axes.tick_params(axis="y", labelsize=name_size(size))
     rest = f", by falling number of training examples, in blocks of {block}"

@@ -9,6 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import LogLocator, NullFormatter
 
+from experiments.figures.fonts import choose_fonts, drawable_names
+
 SHOT_COLOURS = {"many": "#0072B2", "medium": "#56B4E9", "few": "#E69F00"}
 BLACK, GREEN, ORANGE, GREY = "#000000", "#009E73", "#D55E00", "#777777"
 # For things without an order; with the line styles, enough for 28 of them.
@@ -55,8 +57,22 @@ def moving_average(values: np.ndarray, width: int) -> np.ndarray:
     return np.where(size > 0, (sums[high] - sums[low]) / np.maximum(size, 1), np.nan)
 
 
-def name_classes(axes: Axes, names: Sequence[str]) -> None:
-    """Names along the horizontal axis, turned where they would touch."""
+def name_classes(axes: Axes, class_names: Sequence[str], order: np.ndarray) -> None:
+    """Names along the horizontal axis, turned where they would touch.
+
+    Args:
+      axes: to be named.
+      class_names: of all classes, in the order of their numbers.
+      order: the classes along the axis, int, ``(num_classes,)``.
+    """
+    drawn = drawable_names(class_names)
+    if drawn != list(class_names):
+        axes.figure.supxlabel(
+            "a number stands for a name with letters that no font on this machine has",
+            fontsize=7,
+            color=GREY,
+        )
+    names = [drawn[c] for c in order]
     if len(names) * max(map(len, names)) <= 80:
         turn = {}
     elif len(names) <= LARGE_NAMES:
@@ -104,4 +120,5 @@ def save(figure: Figure, path: Path) -> None:
     """As PNG, fine enough for print; a dollar sign in a name begins no formula."""
     for text in figure.findobj(Text):
         text.set_parse_math(False)
+    choose_fonts(figure)
     figure.savefig(path, dpi=200)

@@ -1,0 +1,63 @@
+"""Letters that the usual font lacks: from another font where there is one."""
+
+from collections.abc import Sequence
+from functools import cache
+
+from matplotlib import font_manager
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+_USUAL = "DejaVu Sans"  # comes with Matplotlib
+
+
+def drawable_names(class_names: Sequence[str]) -> list[str]:
+    """The names, and numbers for those with letters that no font here has."""
+    _, missing = _fonts_for("".join(class_names))
+    return [
+        f"class {number}" if missing & set(name) else name
+        for number, name in enumerate(class_names)
+    ]
+
+
+def choose_fonts(figure: Figure) -> None:
+    """Gives all texts of a figure fonts that have their letters, or else codes."""
+    texts = figure.findobj(Text)
+    fonts, missing = _fonts_for("".join(text.get_text() for text in texts))
+    codes = {ord(letter): f"\\u{ord(letter):04x}" for letter in missing}
+    for text in texts:
+        text.set_fontfamily(fonts)
+        text.set_text(text.get_text().translate(codes))
+
+
+@cache
+def _fonts_for(text: str) -> tuple[list[str], frozenset[str]]:
+    """The usual font and those that have what it lacks, and what none has."""
+    letters = frozenset(letter for letter in text if not letter.isspace())
+    fonts, missing = [_USUAL], letters - _letters_of(font_manager.findfont(_USUAL))
+    while missing:
+        found = {name: missing & _letters_of(path) for name, path in _others()}
+        best = max(found, key=lambda name: (len(found[name]), name), default=None)
+        if best is None or not found[best]:
+            break
+        fonts.append(best)
+        missing -= found[best]
+    return fonts, missing
+
+
+def _others() -> list[tuple[str, str]]:
+    """Upright fonts of usual weight, name and file."""
+    return [
+        (font.name, font.fname)
+        for font in font_manager.fontManager.ttflist
+        if (font.style, font.weight, font.stretch) == ("normal", 400, "normal")
+        # A box for every letter is what these have.
+        and not font.name.replace(" ", "").lower().lstrip(".").startswith("lastresort")
+    ]
+
+
+@cache
+def _letters_of(path: str) -> frozenset[str]:
+    try:
+        return frozenset(map(chr, font_manager.get_font(path).get_charmap()))
+    except (OSError, RuntimeError):  # gone, or no font
+        return frozenset()
