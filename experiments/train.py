@@ -142,7 +142,8 @@ def run(job: Job, console: Console) -> Path:
     console.print(
         f"[bold]{config.config}, {config.method}[/bold]: "
         f"{len(dataset.train.labels)} images in {len(dataset.class_counts)} classes, "
-        f"{config.epochs} epochs of {trainer.steps_per_epoch} steps, on "
+        f"{_counted(config.epochs, 'epoch')} of "
+        f"{_counted(trainer.steps_per_epoch, 'step')}, on "
         f"{mesh.size} {jax.devices()[0].device_kind}, into {run_dir}"
     )
     for note in _notes(config, dataset, begins=latest is None):
@@ -173,6 +174,10 @@ def run(job: Job, console: Console) -> Path:
     console.print(result_table(result, dataset.class_counts, config))
     console.print(f"Everything is in {run_dir}.")
     return run_dir
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
 def _notes(config: Config, dataset: Dataset, *, begins: bool) -> list[str]:

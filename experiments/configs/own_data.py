@@ -105,6 +105,8 @@ def flags_of(config: Config) -> str:
     """What is most worth changing in a configuration, as it would be written."""
     names = ["model", "image_size", "augment", "epochs", "batch_size", "learning_rate"]
     names += ["weight_decay", "loss"]
+    if config.model == "clip":
+        names += ["interpolation"]
     if config.method != "sgd":
         names += ["rho_values" if config.rho_schedule == "step" else "rho"]
     names += {
