@@ -1,6 +1,7 @@
 """ResNets that start from weights on disk, and that leave theirs for other programs."""
 
 import json
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -16,6 +17,8 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from experiments.config import Config
+from experiments.data.load import load_dataset
+from experiments.devices import device_mesh
 from experiments.errors import UserError
 from experiments.export import Job
 from experiments.export import run as export
@@ -30,10 +33,18 @@ from experiments.models import (
     resnext50_32x4d,
     to_pytorch,
 )
-from experiments.records.manifest import as_json, write_json
+from experiments.records.manifest import (
+    Sizes,
+    as_json,
+    create_run,
+    describe_run,
+    write_json,
+)
+from experiments.train import Job as TrainJob
 from experiments.train import parse
 from experiments.train import run as train
-from experiments.training.checkpoint import last_network
+from experiments.training.checkpoint import Best, Checkpoints, last_network
+from experiments.training.trainer import make_trainer
 
 CLASSES = 3
 
@@ -182,18 +193,28 @@ def folder(tmp_path_factory):
     return folder
 
 
-def trained(folder, run_dir, *options):
+def config_with(folder, *options):
     options = ["--data", f"folder:{folder}", "--epochs", "1", *options]
-    options += ["--method", "sgd"]
-    console = Console(record=True, width=500)
-    train(parse([*options, "--run-dir", str(run_dir)]), console)
-    return console.export_text()
+    return parse([*options, "--method", "sgd", "--image-size", "8"]).config
+
+
+def started(config, run_dir):
+    """A run whose checkpoint is its start, and that start."""
+    dataset = load_dataset(config, Path())
+    trainer = make_trainer(config, dataset, device_mesh(), 2)
+    state = trainer.init(jax.random.key(0))
+    create_run(run_dir, describe_run(config, dataset, Sizes(0, 0), []))
+    checkpoints = Checkpoints(run_dir, config, trainer.shapes)
+    checkpoints.save(0, state, Best())
+    checkpoints.close()
+    return state
 
 
 @pytest.fixture(scope="module")
 def run_dir(folder, tmp_path_factory):
     run_dir = tmp_path_factory.mktemp("runs") / "resnet"
-    trained(folder, run_dir, "--model", "resnet20", "--ema", "0.5")
+    config = config_with(folder, "--model", "resnet20", "--ema", "0.5")
+    started(config, run_dir)
     return run_dir
 
 
@@ -218,32 +239,46 @@ def test_a_run_is_exported_as_it_is_evaluated(run_dir, exported):
     assert config["pretrained_cfg"]["crop_pct"] == 1
 
 
-def test_own_data_start_from_weights_by_their_network(folder, exported, tmp_path):
-    options = ["--init-weights", str(exported), "--learning-rate", "1e-30"]
-    options += ["--image-size", "8", "--weight-decay", "0", "--ema", "0.5"]
-    said = trained(folder, tmp_path / "whole", *options)
-    assert f"Starts from {exported}." in said
+def test_a_run_starts_from_weights_by_their_network(folder, exported, tmp_path):
+    options = ["--init-weights", str(exported), "--ema", "0.5"]
+    config = config_with(folder, *options)
+    assert config.model == "resnet20"
+    state = started(config, tmp_path / "whole")
     arrays = load_file(exported / "model.safetensors")
-    _, params, _ = last_network(tmp_path / "whole")
-    wanted, _ = from_pytorch(arrays, resnet_cifar(20, CLASSES))
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), params, wanted
+    wanted = from_pytorch(arrays, resnet_cifar(20, CLASSES))
+    assert_same((state.params, state.batch_stats), wanted)
+    assert_same(state.average, wanted)
+
+    config = config_with(folder, *options, "--head", "cosine")
+    state = started(config, tmp_path / "body")
+    columns = state.params.pop("head")["columns"]
+    params, batch_stats = wanted
+    del params["head"]
+    assert_same((state.params, state.batch_stats), (params, batch_stats))
+    np.testing.assert_allclose(np.linalg.norm(columns, axis=0), 1, rtol=1e-5)
+
+
+def test_several_seeds_start_from_the_same_weights(folder, exported):
+    config = config_with(folder, "--init-weights", str(exported), "--head", "cosine")
+    dataset = load_dataset(config, Path())
+    trainer = make_trainer(config, dataset, device_mesh(), 2, over_seeds=True)
+    keys = jax.vmap(jax.random.key)(np.arange(2))
+    first, second = (
+        jax.tree.map(lambda leaf, i=i: leaf[i], trainer.init(keys).params)
+        for i in range(2)
     )
+    assert not np.allclose(first.pop("head")["columns"], second.pop("head")["columns"])
+    assert_same(first, second)
 
 
 @pytest.mark.slow
-def test_a_last_layer_of_other_classes_starts_from_chance(folder, exported, tmp_path):
-    options = ["--init-weights", str(exported), "--learning-rate", "1e-30"]
-    options += ["--image-size", "8", "--weight-decay", "0", "--head", "cosine"]
-    said = trained(folder, tmp_path / "run", *options)
-    assert f"Starts from {exported}, but for the last layer, which is of" in said
-    _, params, _ = last_network(tmp_path / "run")
-    wanted, _ = from_pytorch(
-        load_file(exported / "model.safetensors"), resnet_cifar(20, CLASSES)
-    )
-    head = params.pop("head")
-    assert_same(params, {k: v for k, v in wanted.items() if k != "head"})
-    np.testing.assert_allclose(np.linalg.norm(head["columns"], axis=0), 1, rtol=1e-5)
+@pytest.mark.parametrize("head", ["linear", "cosine"])
+def test_it_trains_and_says_what_it_starts_from(folder, exported, tmp_path, head):
+    config = config_with(folder, "--init-weights", str(exported), "--head", head)
+    console = Console(record=True, width=500)
+    train(TrainJob(config, run_dir=tmp_path / "run"), console)
+    but = "" if head == "linear" else ", but for the last layer, which is of other "
+    assert f"Starts from {exported}{but}" in console.export_text()
 
 
 def test_weights_make_a_short_run_at_their_own_size(folder, exported):
@@ -256,10 +291,9 @@ def test_weights_make_a_short_run_at_their_own_size(folder, exported):
         parse(["--init-weights", str(exported)])
 
 
-@pytest.mark.slow
 def test_a_cosine_layer_lies_beside_what_others_read(folder, tmp_path):
     options = ["--model", "resnet20", "--loss", "ldam", "--head", "cosine"]
-    trained(folder, tmp_path / "run", *options)
+    started(config_with(folder, *options), tmp_path / "run")
     export(Job(tmp_path / "run", tmp_path / "out"), Console(quiet=True))
     names = load_file(tmp_path / "out" / "model.safetensors").keys()
     assert "layer3.2.conv2.weight" in names
