@@ -34,6 +34,7 @@ from experiments.sharpness.measure import (
     spectrum,
 )
 from experiments.sharpness.summary import Measured, summaries, tables, verdict
+from experiments.terminal import make_console
 
 _HEAD, _TAIL = "many", "few"
 
@@ -82,7 +83,7 @@ def run(job: Job, console: Console) -> Path:
     _draw(out, groups, measured, spectra, planes, job.settings)
     made = tables(rows, radii)
     text = [as_markdown(table) for table in made] + [f"{line}\n" for line in words]
-    (out / "table.md").write_text("\n".join(text))
+    (out / "table.md").write_text("\n".join(text), encoding="utf-8")
     for table in made:
         console.print(as_rich(table))
         console.print()
@@ -195,7 +196,7 @@ def main() -> None:
     job = tyro.cli(Job, prog="python -m experiments.analyze", args=sys.argv[1:])
     compute_right_sums()
     keep_compiled()
-    run(job, Console())
+    run(job, make_console())
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from experiments.configs import get_config
 from experiments.configs.own_data import own_config
 from experiments.data.load import look_at
 from experiments.errors import Stopped, UserError
+from experiments.terminal import complain, let_go
 
 RunDirs = Annotated[
     tuple[Path, ...],
@@ -157,21 +158,27 @@ def keep_compiled() -> None:
 
 
 def exit_with(main: Callable[[], None]) -> None:
-    """Runs a command: status 0 done, 2 the user's mistake, 1 anything else."""
+    """Runs a command: status 0 done, 2 the user's mistake, 1 anything else.
+
+    A run that a signal stopped ends with 128 and the signal's number, as a process that
+    does not catch it: 143 after SIGTERM, 130 after Ctrl-C, 129 after SIGHUP.
+    """
     try:
         main()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(f"error: {error}")
         sys.exit(2)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         where = f" for {error.filename}" if error.filename else ""
-        print(f"error: no space is left{where}: make some.", file=sys.stderr)
+        complain(f"error: no space is left{where}: make some.")
         sys.exit(2)
     except Stopped as stopped:
-        print(f"stopped: {stopped}", file=sys.stderr)
-        sys.exit(1)
+        complain(f"stopped: {stopped}")
+        sys.exit(128 + stopped.signal)
     except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
+        complain("stopped")
         sys.exit(130)
+    finally:
+        let_go()

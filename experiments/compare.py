@@ -33,6 +33,7 @@ from experiments.records.manifest import (
     free_run_dir,
     write_json,
 )
+from experiments.terminal import make_console
 from experiments.training.trainer import Trainer
 
 
@@ -127,11 +128,13 @@ def run(job: Job, console: Console) -> Path:
     rows, differences = comparison_rows(outcomes, configs)
     results = {"seeds": seeds, "rows": rows, "differences": differences}
     write_json(run_dir / "results.json", results)
-    (run_dir / "table.md").write_text(markdown_table(rows, differences))
+    (run_dir / "table.md").write_text(
+        markdown_table(rows, differences), encoding="utf-8"
+    )
     title = f"{job.config}: {job.seeds} seeds, {epochs} epochs"
     figures.method_comparison(run_dir / "comparison.png", rows, title)
     console.print(rich_table(rows, differences, title))
-    console.print(f"Everything is in {run_dir}.")
+    console.print(f"Everything is in {run_dir}.", markup=False, soft_wrap=True)
     return run_dir
 
 
@@ -222,7 +225,7 @@ def main() -> None:
     job = tyro.cli(Job, prog="python -m experiments.compare", args=sys.argv[1:])
     compute_right_sums()
     keep_compiled()
-    run(job, Console())
+    run(job, make_console())
 
 
 if __name__ == "__main__":

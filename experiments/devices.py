@@ -94,6 +94,11 @@ def loops_are_fast() -> bool:
     return jax.default_backend() != "cpu"
 
 
+def described(mesh: Mesh) -> str:
+    """The devices in words, such as "4 NVIDIA H100"."""
+    return f"{mesh.size} {mesh.devices.flat[0].device_kind}"
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """The whole array on every device."""
     return NamedSharding(mesh, PartitionSpec())

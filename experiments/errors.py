@@ -7,3 +7,12 @@ class UserError(Exception):
 
 class Stopped(Exception):
     """The run was asked to end before its time, and says how to go on with it."""
+
+    def __init__(self, message: str, signal: int):
+        """
+        Args:
+          message: for the user.
+          signal: the number of the signal that asked.
+        """
+        super().__init__(message)
+        self.signal = signal

@@ -30,6 +30,7 @@ from experiments.models import (
     write_tree,
 )
 from experiments.records.manifest import config_of, read_manifest, write_json
+from experiments.terminal import make_console
 from experiments.training.checkpoint import last_network
 from experiments.training.criterion import softmax_scale
 
@@ -168,7 +169,7 @@ def _write_merged(out: Path, config: Any, params: Any, about: dict[str, Any]) ->
 def main() -> None:
     """The command."""
     prog = "python -m experiments.export"
-    run(tyro.cli(Job, prog=prog, args=sys.argv[1:]), Console())
+    run(tyro.cli(Job, prog=prog, args=sys.argv[1:]), make_console())
 
 
 if __name__ == "__main__":

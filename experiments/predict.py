@@ -16,6 +16,7 @@ from experiments.data.sources.folder import images_below, readable
 from experiments.errors import UserError
 from experiments.figures import run as figures
 from experiments.progress import result_table
+from experiments.terminal import make_console
 from experiments.training.evaluate import group_accuracies, shots
 from experiments.training.trained import Trained, load_run, without_labels
 
@@ -142,7 +143,7 @@ def main() -> None:
     job = tyro.cli(Job, prog="python -m experiments.predict", args=sys.argv[1:])
     compute_right_sums()
     keep_compiled()
-    run(job, Console())
+    run(job, make_console())
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """What a run shows while it lasts, and at its end."""
 
+import time
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
@@ -9,6 +11,7 @@ from rich.progress import (
     Progress,
     TaskProgressColumn,
     TextColumn,
+    TimeElapsedColumn,
     TimeRemainingColumn,
 )
 from rich.table import Table
@@ -17,28 +20,45 @@ from experiments.config import Config
 from experiments.metrics import SHOTS
 from experiments.training.evaluate import shots
 
+# Seconds between two lines where nobody watches a bar: after an epoch, and in one.
+_AN_EPOCH, _IN_AN_EPOCH = 10, 60
+
 
 class RunProgress:
-    """A bar of steps with the time that remains, and the latest numbers beside it."""
+    """A bar of steps with its time, and the latest numbers beside it.
 
-    def __init__(
-        self, console: Console, epochs: int, steps_per_epoch: int, images_per_epoch: int
-    ):
-        self._epochs, self._steps_per_epoch = epochs, steps_per_epoch
-        self._images_per_epoch = images_per_epoch
+    Where the output is no terminal, lines: one an epoch, if it takes long enough.
+    """
+
+    def __init__(self, console: Console, epochs: int, steps: int, batch_size: int):
+        """
+        Args:
+          console: where it is shown.
+          epochs: of the run.
+          steps: of the run.
+          batch_size: images in a step.
+        """
+        self._console = console
+        self._epochs, self._total = epochs, steps
+        self._steps_per_epoch = steps // epochs
+        self._images_per_epoch = batch_size * self._steps_per_epoch
         self._seen: dict[str, Any] = {}
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=12),
             TaskProgressColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
             TimeRemainingColumn(),
             console=console,
+            disable=not console.is_terminal,
         )
-        self._task = self._progress.add_task(
-            "compiling", total=epochs * steps_per_epoch
-        )
+        self._task = self._progress.add_task("compiling", total=self._total)
+        self._began = self._said = time.monotonic()
 
     def __enter__(self) -> "RunProgress":
+        if not self._console.is_terminal:
+            self._console.print("compiling")
         self._progress.start()
         return self
 
@@ -48,9 +68,17 @@ class RunProgress:
     def show(self, step: int, new: dict[str, Any]) -> None:
         """Moves the bar, and takes in new numbers."""
         self._seen |= new
-        self._progress.update(
-            self._task, completed=step, description=self._description(step)
-        )
+        description = self._description(step)
+        if self._console.is_terminal:
+            self._progress.update(self._task, completed=step, description=description)
+            return
+        now = time.monotonic()
+        silence = now - self._said
+        last = "loss" in new and step == self._total
+        if last or silence >= (_AN_EPOCH if "loss" in new else _IN_AN_EPOCH):
+            self._said = now
+            spent = timedelta(seconds=round(now - self._began))
+            self._console.print(f"{step / self._total:.0%} in {spent}: {description}")
 
     def _description(self, step: int) -> str:
         seen = self._seen

@@ -24,6 +24,7 @@ from experiments.reporting.tables import (
     report_tables,
     settings_table,
 )
+from experiments.terminal import make_console
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def run(job: Job, console: Console) -> Path:
         suffix = f"-{place}" if len(by_data) > 1 else ""
         _draw(out, suffix, data, groups, rows)
     write_json(out / "report.json", report)
-    (out / "table.md").write_text("\n".join(sections))
+    (out / "table.md").write_text("\n".join(sections), encoding="utf-8")
     for folder, why in left_out.items():
         console.print(f"left out: {folder}, {why}", markup=False, soft_wrap=True)
     console.print(f"Everything is in {out}.", markup=False, soft_wrap=True)
@@ -123,7 +124,7 @@ def _accuracy_by_rank(runs: list[FinishedRun]) -> np.ndarray:
 def main() -> None:
     """The command."""
     job = tyro.cli(Job, prog="python -m experiments.report", args=sys.argv[1:])
-    run(job, Console())
+    run(job, make_console())
 
 
 if __name__ == "__main__":

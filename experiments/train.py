@@ -3,6 +3,7 @@
 import math
 import sys
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,6 +12,7 @@ import jax
 import numpy as np
 import tyro
 from rich.console import Console
+from rich.text import Text
 
 from experiments import devices
 from experiments.cli import (
@@ -24,25 +26,30 @@ from experiments.cli import (
 from experiments.config import OWN_DATA, Config
 from experiments.configs.own_data import flags_of
 from experiments.data.dataset import Dataset
-from experiments.data.feed import make_feed
+from experiments.data.feed import Feed, make_feed
 from experiments.data.load import load_dataset
 from experiments.errors import UserError
 from experiments.figures import run as figures
 from experiments.models import has_head, make_model, open_pretrained
 from experiments.progress import RunProgress, result_table
 from experiments.randomness import random_key
+from experiments.records.lock import locked
 from experiments.records.manifest import (
     MANIFEST,
     Sizes,
-    check_same_config,
+    changed_options,
+    check_same_data,
     create_run,
     describe_run,
     free_run_dir,
+    make_run_dir,
     read_manifest,
+    record_changes,
 )
 from experiments.records.rows import RowWriter, read_metrics
 from experiments.sharpness.classes import check_sharpness, sharpness_row
-from experiments.training.checkpoint import Best, Checkpoints
+from experiments.terminal import make_console
+from experiments.training.checkpoint import Best, Checkpoints, check_run_dir
 from experiments.training.evaluate import EvalSums, shots
 from experiments.training.loop import Run, evaluate, fit
 from experiments.training.step import TrainState
@@ -100,6 +107,7 @@ def run(job: Job, console: Console) -> Path:
     """Trains, evaluates and records; returns the folder of the run."""
     config = job.config
     run_dir = _run_dir(job)
+    check_run_dir(run_dir)
     check_sharpness(config)
     mesh = devices.device_mesh(job.devices)
     dataset = load_dataset(config, job.data_dir, inspect=devices.is_first())
@@ -118,41 +126,37 @@ def run(job: Job, console: Console) -> Path:
     )
     # Before the folder, which is not made if the weights to start from are not there.
     state = None if job.resume else trainer.init(jax.random.key(config.seed))
-    _open_run(job, run_dir, dataset, trainer)
+    with ExitStack() as at_the_end:
+        at_the_end.callback(feed.close)
+        changed = _open_run(job, run_dir, dataset, trainer, at_the_end)
+        checkpoints = Checkpoints(run_dir, config, trainer.shapes)
+        at_the_end.callback(checkpoints.close)
+        latest = checkpoints.latest()
+        # A run that was killed before its first checkpoint begins again.
+        if latest is not None:
+            step, state, best = checkpoints.restore(latest)
+            _check_length(config, step, feed.steps_per_epoch)
+        else:
+            step, best = 0, Best()
+            state = state or trainer.init(jax.random.key(config.seed))
+        if changed and devices.is_first():
+            record_changes(run_dir, config, step, changed)
+        rows = RowWriter(run_dir, keep_until_step=step, writes=devices.is_first())
+        at_the_end.callback(rows.close)
 
-    checkpoints = Checkpoints(run_dir, config, trainer.shapes)
-    latest = checkpoints.latest()
-    # A run that was killed before its first checkpoint begins again.
-    if latest is not None:
-        step, state, best = checkpoints.restore(latest)
-    else:
-        step, best = 0, Best()
-        state = state or trainer.init(jax.random.key(config.seed))
-    rows = RowWriter(run_dir, keep_until_step=step, writes=devices.is_first())
+        def measure(state):
+            return sharpness_row(
+                config,
+                dataset,
+                state.evaluated,
+                trainer.frozen,
+                lambda: feed.whole(dataset.train),
+            )
 
-    def measure(state):
-        return sharpness_row(
-            config,
-            dataset,
-            state.evaluated,
-            trainer.frozen,
-            lambda: feed.whole(dataset.train),
-        )
-
-    console.print(
-        f"[bold]{config.config}, {config.method}[/bold]: "
-        f"{len(dataset.train.labels)} images in {len(dataset.class_counts)} classes, "
-        f"{_counted(config.epochs, 'epoch')} of "
-        f"{_counted(trainer.steps_per_epoch, 'step')}, on "
-        f"{mesh.size} {jax.devices()[0].device_kind}, into {run_dir}"
-    )
-    for note in _notes(config, dataset, begins=latest is None):
-        console.print(note, style="yellow", markup=False)
-    try:
-        images_per_epoch = feed.batch_size * feed.steps_per_epoch
-        with RunProgress(
-            console, config.epochs, feed.steps_per_epoch, images_per_epoch
-        ) as progress:
+        steps = config.epochs * feed.steps_per_epoch
+        place = f"on {devices.described(mesh)}, into {run_dir}"
+        _announce(console, config, dataset, feed, place, begins=latest is None)
+        with RunProgress(console, config.epochs, steps, feed.batch_size) as progress:
             whole = Run(
                 config,
                 dataset,
@@ -163,17 +167,38 @@ def run(job: Job, console: Console) -> Path:
                 rows,
                 time.perf_counter,
                 progress.show,
+                lambda text: console.print(text, markup=False),
                 measure,
             )
             state, best = fit(whole, step, state, best)
+        if skipped := int(state.skipped.total):
+            said = f"{skipped} of {steps} steps were skipped: a number was not finite."
+            console.print(said, style="yellow")
         result = _report(whole, state, best, run_dir, console)
-    finally:
-        feed.close()
-        checkpoints.close()
-        rows.close()
     console.print(result_table(result, dataset.class_counts, config))
-    console.print(f"Everything is in {run_dir}.")
+    console.print(f"Everything is in {run_dir}.", markup=False, soft_wrap=True)
     return run_dir
+
+
+def _announce(
+    console: Console,
+    config: Config,
+    dataset: Dataset,
+    feed: Feed,
+    place: str,
+    *,
+    begins: bool,
+) -> None:
+    """What is about to be trained, on what, and what the user should know of it."""
+    what = (
+        f": {len(dataset.train.labels)} images in {len(dataset.class_counts)} classes, "
+        f"{_counted(config.epochs, 'epoch')} of "
+        f"{_counted(feed.steps_per_epoch, 'step')}, {place}"
+    )
+    title = (f"{config.config}, {config.method}", "bold")
+    console.print(Text.assemble(title, what), soft_wrap=True)
+    for note in _notes(config, dataset, begins=begins):
+        console.print(note, style="yellow", markup=False, soft_wrap=True)
 
 
 def _counted(number: int, noun: str) -> str:
@@ -211,13 +236,29 @@ def _run_dir(job: Job) -> Path:
     return free_run_dir(Path("runs"), name)
 
 
-def _open_run(job: Job, run_dir: Path, dataset: Dataset, trainer: Trainer) -> None:
-    """Starts the records of a new run, or finds those of the one to go on with."""
-    problem = None
+def _open_run(
+    job: Job,
+    run_dir: Path,
+    dataset: Dataset,
+    trainer: Trainer,
+    at_the_end: ExitStack,
+) -> dict[str, list[Any]]:
+    """Starts the records of a new run, or finds those of the one to go on with.
+
+    Until the end no other process can do so in that folder.
+
+    Returns:
+      The options that are others than when the run began, then and now.
+    """
+    problem, changed = None, {}
     if devices.is_first():
         try:
+            make_run_dir(run_dir)
+            at_the_end.enter_context(locked(run_dir))
             if job.resume and (run_dir / MANIFEST).exists():
-                check_same_config(read_manifest(run_dir)["config"], job.config)
+                manifest = read_manifest(run_dir)
+                changed = changed_options(manifest["config"], job.config)
+                check_same_data(manifest, dataset)
             else:
                 sizes = Sizes(*map(_size, (trainer.shapes.params, trainer.frozen)))
                 manifest = describe_run(job.config, dataset, sizes, sys.argv)
@@ -225,6 +266,16 @@ def _open_run(job: Job, run_dir: Path, dataset: Dataset, trainer: Trainer) -> No
         except UserError as error:
             problem = error
     devices.agree(problem)
+    return changed
+
+
+def _check_length(config: Config, step: int, steps_per_epoch: int) -> None:
+    done = -(-step // steps_per_epoch)
+    if config.epochs < done:
+        raise UserError(
+            f"--epochs {config.epochs} is less than the {_counted(done, 'epoch')} that "
+            "the run has made: pass as many or more."
+        )
 
 
 def _size(tree: Any) -> int:
@@ -292,7 +343,7 @@ def main() -> None:
     compute_right_sums()
     keep_compiled()
     devices.join_processes(job.coordinator, job.num_processes, job.process_id)
-    run(job, Console(quiet=not devices.is_first()))
+    run(job, make_console(quiet=not devices.is_first()))
 
 
 if __name__ == "__main__":

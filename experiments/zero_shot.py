@@ -32,6 +32,7 @@ from experiments.models import (
 )
 from experiments.progress import result_table
 from experiments.records.manifest import write_json
+from experiments.terminal import make_console
 from experiments.training.evaluate import (
     EvalSums,
     add_batch,
@@ -93,7 +94,7 @@ def run(job: Job, console: Console) -> dict:
     console.print(table)
     if job.out is not None:
         write_json(job.out, {"weights": config.weights, **result})
-        console.print(f"The scores are in {job.out}.")
+        console.print(f"The scores are in {job.out}.", markup=False)
     return result
 
 
@@ -103,7 +104,7 @@ def main() -> None:
     job = arguments_of(Job, prog, sys.argv[1:], recipe="clip_cifar100_lt")
     compute_right_sums()
     keep_compiled()
-    run(job, Console())
+    run(job, make_console())
 
 
 if __name__ == "__main__":

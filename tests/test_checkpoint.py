@@ -1,5 +1,7 @@
 """Which checkpoints are kept, and what a resumed run knows of them."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
@@ -8,7 +10,13 @@ pytest.importorskip("orbax.checkpoint", reason="needs focal_sam_jax[experiments]
 
 from tiny_runs import make, tiny
 
-from experiments.training.checkpoint import Best, Checkpoints
+from experiments.errors import UserError
+from experiments.training.checkpoint import (
+    Best,
+    Checkpoints,
+    checksum,
+    last_network,
+)
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +60,49 @@ def test_a_step_that_is_there_is_left_alone(trained, tmp_path):
     checkpoints.save(1, state._replace(step=np.int32(77)), Best(0.9, 1))
     assert checkpoints.restore(1)[1].step == 1
     checkpoints.close()
+
+
+def test_inverted_bytes_are_found(trained, tmp_path):
+    save_all(tmp_path, trained, [(1, 0.5), (2, 0.6)])
+    files = [p for p in (tmp_path / "checkpoints/2/state").rglob("*") if p.is_file()]
+    largest = max(files, key=lambda path: path.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 50] = bytes(b ^ 255 for b in content[middle:][:50])
+    largest.write_bytes(content)
+    config, shapes, _ = trained
+    checkpoints = Checkpoints(tmp_path, config, shapes)
+    words = "2 is damaged .*the same command goes on from the one before, of step 1"
+    with pytest.raises(UserError, match=words):
+        checkpoints.restore(2)
+    assert checkpoints.restore(1)[0] == 1
+    checkpoints.close()
+    with pytest.raises(UserError, match="2 is damaged"):
+        last_network(tmp_path)
+
+
+def test_a_checkpoint_of_before_has_no_checksum(trained, tmp_path):
+    save_all(tmp_path, trained, [(1, 0.5)])
+    about = tmp_path / "checkpoints/1/about/metadata"
+    content = json.loads(about.read_text())
+    del content["checksum"]
+    about.write_text(json.dumps(content))
+    assert last_network(tmp_path)[0] == 1
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float16", "int32", "float32"])
+def test_every_bit_and_every_place_counts(dtype):
+    raw = np.frombuffer(np.random.default_rng(0).bytes(24), np.uint8)
+    seen = {checksum({"x": raw.view(dtype), "y": np.arange(3)})}
+    for bit in range(8 * raw.size):
+        changed = raw.copy()
+        changed[bit // 8] ^= 1 << bit % 8
+        seen.add(checksum({"x": changed.view(dtype), "y": np.arange(3)}))
+    seen.add(checksum({"x": raw.view(dtype)[::-1], "y": np.arange(3)}))
+    assert len(seen) == 1 + 8 * raw.size + 1
+    shaped = raw.view(dtype).reshape(2, -1)
+    assert checksum([np.arange(3), shaped]) in seen  # neither order nor shape do
+    assert checksum([np.array([True])]) != checksum([np.array([False])])
 
 
 def test_an_empty_folder_has_no_latest(trained, tmp_path):

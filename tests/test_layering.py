@@ -18,7 +18,7 @@ ALLOWED = {"jax", "optax", "chex", "numpy", "focal_sam_jax"} | sys.stdlib_module
 COMMANDS = {"train", "compare", "report", "benchmark", "analyze", "prepare"}
 COMMANDS |= {"predict", "zero_shot", "export"}
 # What the commands share: the way in and out, and what is shown on the way.
-FRONT = COMMANDS | {"cli", "progress"}
+FRONT = COMMANDS | {"cli", "progress", "terminal"}
 WORLD = {"argparse", "tyro", "getopt", "optparse", "click", "absl"}
 DECLARES_FLAGS = ROOT / "experiments" / "config.py"
 
@@ -119,7 +119,7 @@ def test_the_library_has_floors():
 
 # A room of the experiments imports from itself and from floors below its own.
 ROOMS = [
-    {"__init__", "errors", "metrics"},
+    {"__init__", "errors", "metrics", "terminal"},
     {"config", "devices"},
     {"randomness", "configs", "models"},
     {"data"},

@@ -1,6 +1,7 @@
 """The main job: what it leaves behind, how it resumes, how it refuses."""
 
 import json
+import shutil
 
 import pytest
 
@@ -12,6 +13,7 @@ from tiny_runs import FLAGS
 
 from experiments.configs import get_config
 from experiments.errors import UserError
+from experiments.records.lock import locked
 from experiments.train import parse, run
 
 TINY = [*FLAGS, "--epochs", "4", "--eval-every", "2"]
@@ -125,8 +127,58 @@ def test_a_users_mistake_is_explained(options, words, tmp_path):
 
 
 def test_resuming_with_other_options_is_explained(finished):
-    with pytest.raises(UserError, match="rho: 0.* then, 0.9 now.*another --run-dir"):
-        train(finished[0], "--resume", "--rho", "0.9")
+    with pytest.raises(UserError, match="gamma: 3.0 then, 9.0 now.*another --run-dir"):
+        train(finished[0], "--resume", "--gamma", "9")
+    with pytest.raises(UserError, match="--epochs 3 is less than the 4 epochs that"):
+        train(finished[0], "--resume", "--epochs", "3")
+
+
+def test_a_run_goes_on_for_longer_and_more_slowly(finished, tmp_path):
+    run_dir = shutil.copytree(finished[0], tmp_path / "run")
+    before = metrics(run_dir)
+    train(run_dir, "--resume", "--epochs", "6", "--learning-rate", "0.01")
+    manifest = json.loads((run_dir / "manifest.json").read_text())
+    assert manifest["config"]["epochs"] == 6
+    (change,) = manifest["changes"]
+    assert change["step"] == 4 * 2 and change["options"]["epochs"] == [4, 6]
+    assert change["options"]["learning_rate"] == [0.2, 0.01]
+    rows = metrics(run_dir)
+    trained = [row for row in rows if row["split"] == "train"]
+    assert [row["epoch"] for row in trained] == [1, 2, 3, 4, 5, 6]
+    assert trained[:4] == [row for row in before if row["split"] == "train"]
+    assert trained[4]["learning_rate"] < 0.01
+    assert {row["epoch"] for row in rows if row["split"] == "test"} >= {6}
+
+
+def test_one_process_at_a_time_is_in_a_run(finished):
+    with locked(finished[0]), pytest.raises(UserError, match="another process is tra"):
+        train(finished[0], "--resume")
+    train(finished[0], "--resume")
+
+
+@pytest.mark.parametrize("name", ["a[1]", "a*", "a?", "a\\b"])
+def test_where_no_checkpoint_can_be_written_is_said_at_once(tmp_path, name):
+    with pytest.raises(UserError, match="no checkpoint can be written below .* in it"):
+        train(tmp_path / name)
+    assert not any(tmp_path.iterdir())
+
+
+def test_any_other_name_is_a_folder(tmp_path):
+    name = "a !#$%&'()+,-.:;<=>@^_`{|}~\"ü猫"
+    run_dir = tmp_path / name
+    assert name in train(run_dir, "--epochs", "1").replace("\n", "")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    train(run_dir, "--epochs", "1", "--resume")
+
+
+@pytest.mark.slow
+def test_a_run_that_learned_nothing_has_no_result(tmp_path):
+    options = ["--learning-rate", "1e30", "--max-skipped", "99", "--epochs", "2"]
+    run_dir = tmp_path / "run"
+    said = train(run_dir, *options)
+    assert "of 4 steps were skipped" in said
+    for line in (run_dir / "metrics.jsonl").read_text().splitlines():
+        json.loads(line, parse_constant=pytest.fail)
 
 
 def test_resume_needs_to_know_the_run():

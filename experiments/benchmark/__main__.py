@@ -37,6 +37,7 @@ from experiments.cli import exit_with
 from experiments.config import about
 from experiments.errors import UserError
 from experiments.records.manifest import describe_machine, free_run_dir, write_json
+from experiments.terminal import make_console
 
 Framework = Literal["jax", "torch", "torch_compile"]
 Section = Literal["steps", "epoch", "seeds", "growth"]
@@ -114,7 +115,7 @@ def run(job: Job, console: Console) -> Path:
             results |= _MEASURE[section](job, timer)
             _write(results, out)
     console.print(Markdown(markdown(results)))
-    console.print(f"Everything is in {out} and beside it.")
+    console.print(f"Everything is in {out} and beside it.", markup=False)
     return out
 
 
@@ -153,7 +154,7 @@ def _out(job: Job) -> Path:
 
 def _write(results: dict[str, Any], out: Path) -> None:
     write_json(out, results)
-    out.with_suffix(".md").write_text(markdown(results))
+    out.with_suffix(".md").write_text(markdown(results), encoding="utf-8")
     benchmark_figure(out.with_suffix(".png"), results)
 
 
@@ -260,7 +261,7 @@ def main() -> None:
     ):
         jax.config.update("jax_num_cpu_devices", _HOST_DEVICES)
     # A file has room for the tables; a terminal may not.
-    run(job, Console(width=None if sys.stdout.isatty() else 160))
+    run(job, make_console(width=None if sys.stdout.isatty() else 160))
 
 
 if __name__ == "__main__":

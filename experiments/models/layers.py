@@ -16,6 +16,7 @@ from jax.nn.initializers import Initializer
 from jax.typing import DTypeLike
 
 import focal_sam_jax as fsam
+from experiments.errors import UserError
 
 
 def per_example(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -154,6 +155,11 @@ class BatchNorm(nnx.Module):
         # Both from one pass over x; rounding may leave a little less than nothing.
         var = jnp.maximum(jnp.mean(jnp.square(x), axes) - jnp.square(mean), 0.0)
         size = x.size // x.shape[-1]
+        if size == 1:
+            raise UserError(
+                "BatchNorm needs more than one value of every channel, and a batch of "
+                "one image leaves one: raise --batch-size, or the size of the images."
+            )
         unbiased = var * (size / max(size - 1, 1))
         for running, of_batch in ((self.mean, mean), (self.var, unbiased)):
             moved = 0.9 * running[...] + 0.1 * of_batch

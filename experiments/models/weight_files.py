@@ -87,7 +87,7 @@ def save_safetensors(
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object in a file beside weights."""
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} is missing: a model has it beside its weights.") from (
             None

@@ -13,6 +13,7 @@ import numpy as np
 
 from experiments.config import Config
 from experiments.data.dataset import Dataset
+from experiments.data.sources.files import some_of
 from experiments.errors import UserError
 
 MANIFEST, METRICS = "manifest.json", "metrics.jsonl"
@@ -22,6 +23,28 @@ _DATA_PACKAGES = ("grain", "tensorflow-datasets", "pillow")
 # Options that are no more, and the value with which a run is one of today's.
 _GONE = {"five_crops": False, "randaugment": 0, "cutout": 0, "mixup": 0.0}
 _GONE |= {"bottleneck": None}
+
+
+# What may be another when a run goes on: how fast it learns, how long, and what is
+# looked at on the way.
+_MAY_CHANGE = {
+    "epochs",
+    "learning_rate",
+    "warmup",
+    "milestones",
+    "decay",
+    "weight_decay",
+    "drw_start",
+    "rho",
+    "rho_schedule",
+    "rho_start",
+    "rho_milestones",
+    "rho_values",
+    "eval_every",
+    "sharpness_every",
+    "checkpoint_every",
+    "max_skipped",
+}
 
 
 class Sizes(NamedTuple):
@@ -88,13 +111,18 @@ def create_run(run_dir: Path, manifest: dict[str, Any]) -> None:
             f"{run_dir} already holds a run, and nothing is overwritten: pass another "
             "--run-dir, or go on with a run of experiments.train by --resume."
         )
+    make_run_dir(run_dir)
+    write_json(run_dir / MANIFEST, manifest)
+
+
+def make_run_dir(run_dir: Path) -> None:
+    """Makes the folder, if it is not there."""
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(
             f"cannot make the --run-dir {run_dir}: {error.strerror}."
         ) from error
-    write_json(run_dir / MANIFEST, manifest)
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -146,18 +174,68 @@ def config_of(manifest: dict[str, Any]) -> Config:
     )
 
 
-def check_same_config(saved: dict[str, Any], config: Config) -> None:
-    """Raises a ``UserError`` if what was saved belongs to another configuration."""
+def changed_options(saved: dict[str, Any], config: Config) -> dict[str, list[Any]]:
+    """The options that a run goes on with otherwise than it began, then and now.
+
+    Raises:
+      UserError: if one of them cannot change.
+    """
     then, now = complete(saved), as_json(config)
-    changed = [
-        f"{name}: {then.get(name)} then, {now.get(name)} now"
+    changed = {
+        name: [then.get(name), now.get(name)]
         for name in sorted(then.keys() | now.keys())
         if then.get(name) != now.get(name)
+    }
+    fixed = [
+        f"{name}: {before} then, {after} now"
+        for name, (before, after) in changed.items()
+        if name not in _MAY_CHANGE
     ]
-    if changed:
+    if fixed:
         raise UserError(
-            f"cannot resume with another configuration ({'; '.join(changed)}): "
-            "pass the same options again, or another --run-dir."
+            f"cannot resume with another configuration ({'; '.join(fixed)}): "
+            "pass the same options again, or another --run-dir. Learning rates, radii "
+            "and --epochs may change."
+        )
+    return changed
+
+
+def record_changes(
+    run_dir: Path, config: Config, step: int, changed: dict[str, list[Any]]
+) -> None:
+    """Writes down that a run goes on with other options after so many steps."""
+    manifest = read_manifest(run_dir)
+    manifest["config"] = as_json(config)
+    manifest.setdefault("changes", []).append({"step": step, "options": changed})
+    write_json(run_dir / MANIFEST, manifest)
+
+
+def check_same_data(manifest: dict[str, Any], dataset: Dataset) -> None:
+    """Raises a ``UserError`` if a run learned from other images than these."""
+    then, now = manifest["class_names"], list(dataset.class_names)
+    counts = zip(manifest["class_counts"], map(int, dataset.class_counts), strict=False)
+    others = [
+        f"class {name} had {before} images and has {after}"
+        for name, (before, after) in zip(now, counts, strict=False)
+        if before != after
+    ]
+    what = ""
+    if set(then) != set(now):
+        gone, new = (
+            some_of(sorted(a - b)) or "none"
+            for a, b in ((set(then), set(now)), (set(now), set(then)))
+        )
+        what = f"classes that are gone: {gone}; new ones: {new}"
+    elif then != now:
+        what = "the classes come in another order"
+    elif others:
+        what = some_of(others)
+    elif manifest.get("train_hash", dataset.train_hash) != dataset.train_hash:
+        what = "images have other names, sizes or classes"
+    if what:
+        raise UserError(
+            f"cannot resume on other training images than the run began with ({what}): "
+            "put them back, or begin in another --run-dir."
         )
 
 

@@ -1,6 +1,8 @@
 """The rows of a run's metrics: metrics.jsonl, and beside it TensorBoard."""
 
 import json
+import logging
+import math
 from pathlib import Path
 from typing import Any
 
@@ -46,13 +48,29 @@ class MetricsFile:
         self._path = run_dir / METRICS
         kept = metrics_until(run_dir, keep_until_step)
         unfinished = self._path.with_suffix(".tmp")
-        unfinished.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        unfinished.write_text("".join(map(_line, kept)))
         unfinished.replace(self._path)
 
     def append(self, row: dict[str, Any]) -> None:
         """Adds a line."""
         with self._path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+            file.write(_line(row))
+
+
+def _line(row: dict[str, Any]) -> str:
+    """A row as JSON, which has no numbers that are not finite."""
+    return json.dumps(_finite(row), allow_nan=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    match value:
+        case float() if not math.isfinite(value):
+            return None
+        case dict():
+            return {key: _finite(part) for key, part in value.items()}
+        case list():
+            return [_finite(part) for part in value]
+    return value
 
 
 def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
@@ -90,6 +108,9 @@ class TensorBoard:
         """Opens them to go on after so many steps; what was written later goes."""
         # Imported late: it loads PyTorch where that is installed.
         from tensorboardX import SummaryWriter
+
+        # What is not finite is a point like others, and nothing to warn of.
+        logging.getLogger("tensorboardX.x2num").setLevel(logging.ERROR)
 
         # A reader drops all earlier points from this step on.
         self._writer = SummaryWriter(

@@ -61,6 +61,9 @@ def find_runs(paths: Iterable[Path]) -> tuple[list[FinishedRun], dict[Path, str]
             continue
         counts = np.array(manifest["class_counts"])
         config = complete(manifest["config"])
+        if changes := manifest.get("changes"):
+            # Not a run as one that had these options from the start.
+            config["changed on the way"] = [change["step"] for change in changes]
         runs.append(FinishedRun(folder, config, counts, rows, tests))
     return runs, left_out
 

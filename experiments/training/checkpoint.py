@@ -1,7 +1,8 @@
 """States on disk, through Orbax: the last ones and the best, written in the background.
 
 A checkpoint is there whole or not at all, whatever kills the process. It holds the
-state, the configuration it belongs to, and the best accuracy so far. Data order and
+state and a checksum of it, which is looked at when it is read, the configuration it
+belongs to, and the best accuracy so far. Data order and
 randomness are functions of the seed and of the state's step, so nothing else is needed
 to go on as if nothing had happened.
 """
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import (
@@ -21,7 +23,7 @@ from orbax.checkpoint.checkpoint_managers import (
 
 from experiments.config import Config
 from experiments.errors import UserError
-from experiments.records.manifest import CHECKPOINTS, as_json, check_same_config
+from experiments.records.manifest import CHECKPOINTS, as_json, changed_options
 from experiments.training.step import TrainState
 
 _KEPT = 2
@@ -58,13 +60,30 @@ def last_network(run_dir: Path) -> tuple[int, Any, Any]:
     )
     if step is None:
         raise UserError(f"{run_dir} has no checkpoint: train for one epoch at least.")
+    if "\\" in str(folder):
+        raise UserError(f"{folder} has a backslash in it, which Orbax cannot read.")
     try:
         with ocp.StandardCheckpointer() as reader:
             state = reader.restore(folder / str(step) / "state")
+            about = ocp.JsonCheckpointHandler().restore(folder / str(step) / "about")
     except Exception as error:  # Orbax and what is below it raise all kinds.
-        raise _unreadable(folder / str(step), error) from error
+        raise _unreadable(folder / str(step), _first_line(error)) from error
+    _check(state, about, folder / str(step))
     params, batch_stats = state["average"] or (state["params"], state["batch_stats"])
     return step, *jax.tree.map(np.asarray, (params, batch_stats))
+
+
+def check_run_dir(run_dir: Path) -> None:
+    """Raises a ``UserError`` if no checkpoint can be written below such a path.
+
+    Orbax takes some characters for a pattern, and TensorStore a backslash for a slash.
+    """
+    found = sorted(set(str(run_dir.absolute())) & set("[]*?\\"))
+    if found:
+        raise UserError(
+            f"no checkpoint can be written below {run_dir.absolute()}, which has "
+            f"{' and '.join(found)} in it: pass another --run-dir."
+        )
 
 
 class Checkpoints:
@@ -104,7 +123,11 @@ class Checkpoints:
         """
         if step in self._manager.all_steps():
             return
-        about = {"config": as_json(self._config), "best": best._asdict()}
+        about = {
+            "config": as_json(self._config),
+            "best": best._asdict(),
+            "checksum": checksum(state),
+        }
         # Where only the best gets its accuracy, each new one is above all before.
         accuracy = best.accuracy if best.step == step else -1.0
         self._manager.save(
@@ -127,8 +150,9 @@ class Checkpoints:
           UserError: if it belongs to another configuration or cannot be read.
         """
         about = self._read(step, about=ocp.args.JsonRestore()).about
-        check_same_config(about["config"], self._config)
+        changed_options(about["config"], self._config)
         state = self._read(step, state=ocp.args.StandardRestore(self._shapes)).state
+        _check(state, about, self._manager.directory / str(step))
         return step, state, Best(**about["best"])
 
     def reached_preemption(self, step: int) -> bool:
@@ -147,10 +171,42 @@ class Checkpoints:
         try:
             return self._manager.restore(step, args=ocp.args.Composite(**items))
         except Exception as error:  # Orbax and what is below it raise all kinds.
-            raise _unreadable(self._manager.directory / str(step), error) from error
+            folder = self._manager.directory / str(step)
+            raise _unreadable(folder, _first_line(error)) from error
 
 
-def _unreadable(checkpoint, error: Exception) -> UserError:
+def checksum(tree: Any) -> int:
+    """A number that all bits of all arrays decide, whatever order the arrays have."""
+    return sum(map(int, jax.device_get(jax.tree.map(_checksum, jax.tree.leaves(tree)))))
+
+
+@jax.jit
+def _checksum(array: jax.Array) -> jax.Array:
+    """Of one array, uint32, ()."""
+    widths = {1: jnp.uint8, 2: jnp.uint16}
+    bits = array.astype(jnp.uint8) if array.dtype == bool else array
+    bits = jax.lax.bitcast_convert_type(
+        bits, widths.get(array.dtype.itemsize, jnp.uint32)
+    ).astype(jnp.uint32)
+    place, stride = jnp.uint32(0), 1
+    for axis in reversed(range(bits.ndim)):
+        along = jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis)
+        place += along * jnp.uint32(stride % 2**32)
+        stride *= bits.shape[axis]
+    # Multiplied and shifted, so that every bit decides many.
+    mixed = bits ^ (place * jnp.uint32(0x9E3779B1))
+    for factor in (0x85EBCA6B, 0xC2B2AE35):
+        mixed = (mixed ^ (mixed >> 15)) * jnp.uint32(factor)
+    return jnp.sum(mixed ^ (mixed >> 16), dtype=jnp.uint32)
+
+
+def _check(state: Any, about: dict[str, Any], checkpoint) -> None:
+    # Checkpoints of an earlier version have no checksum.
+    if about.get("checksum", checksum(state)) != checksum(state):
+        raise _unreadable(checkpoint, "not what its checksum is of")
+
+
+def _unreadable(checkpoint, why: str) -> UserError:
     step = int(checkpoint.name)
     before = [int(p.name) for p in checkpoint.parent.iterdir() if p.name.isdigit()]
     before = [other for other in before if other < step]
@@ -164,7 +220,7 @@ def _unreadable(checkpoint, error: Exception) -> UserError:
         )
     return UserError(
         f"the checkpoint {checkpoint} is damaged or of another program "
-        f"({_first_line(error)}): {advice}"
+        f"({why}): {advice}"
     )
 
 

@@ -19,6 +19,8 @@ from experiments.training.evaluate import EvalSums, scores
 from experiments.training.step import TrainState, epoch_means
 from experiments.training.trainer import Trainer
 
+_STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
 
 class Rows(Protocol):
     """What takes the rows of metrics."""
@@ -39,6 +41,7 @@ class Run(NamedTuple):
       rows: where metrics go.
       clock: tells the time in seconds.
       show: called with the step and what is new, after every few steps.
+      say: tells the user something at once.
       measure: how sharp a state is, as JSON; where the configuration asks for it.
     """
 
@@ -51,39 +54,54 @@ class Run(NamedTuple):
     rows: Rows
     clock: Callable[[], float]
     show: Callable[[int, dict[str, Any]], None]
+    say: Callable[[str], None]
     measure: Callable[[TrainState], dict[str, Any]]
 
 
 class StopSignal:
     """Whether to save and stop after the step at hand, as all hosts agree.
 
-    One process alone catches SIGTERM itself. Several are told by JAX, which catches it
-    on any of them and names a step at which all stop.
+    One process alone catches signals itself: SIGTERM, Ctrl-C, and SIGHUP of a terminal
+    that closes. Several are told by JAX, which catches SIGTERM on any of them and names
+    a step at which all stop.
     """
 
-    def __init__(self, checkpoints: Checkpoints):
-        self._checkpoints = checkpoints
-        self._received = False
-        self._before = None
+    def __init__(self, checkpoints: Checkpoints, say: Callable[[str], None]):
+        """
+        Args:
+          checkpoints: of the run, which know what the hosts agreed on.
+          say: tells the user, from within a signal handler.
+        """
+        self._checkpoints, self._say = checkpoints, say
+        self._received = 0
+        self._before = {}
 
     def __enter__(self) -> "StopSignal":
         # Only the main thread may catch signals; in another one nothing is caught.
         if not _told_by_jax() and threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGTERM, self._receive)
+            for number in _STOPS:
+                # nohup has SIGHUP ignored, shells Ctrl-C for what runs behind them.
+                if signal.getsignal(number) != signal.SIG_IGN:
+                    self._before[number] = signal.signal(number, self._receive)
         return self
 
     def __exit__(self, *_) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGTERM, self._before)
+        for number, before in self._before.items():
+            signal.signal(number, before)
 
-    def after(self, step: int) -> bool:
-        """Whether to stop after this many steps."""
+    def after(self, step: int) -> int:
+        """The number of the signal to stop by after so many steps; 0 to go on."""
         if not self._received and _told_by_jax():
-            self._received = self._checkpoints.reached_preemption(step)
+            if self._checkpoints.reached_preemption(step):
+                self._received = signal.SIGTERM
         return self._received
 
-    def _receive(self, *_):
-        self._received = True
+    def _receive(self, number, _):
+        if self._received and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self._received = number
+        if number == signal.SIGINT:
+            self._say("Saving after this step; Ctrl-C again ends at once.")
 
 
 def fit(run: Run, step: int, state: TrainState, best: Best) -> tuple[TrainState, Best]:
@@ -93,21 +111,24 @@ def fit(run: Run, step: int, state: TrainState, best: Best) -> tuple[TrainState,
     that a run that is killed goes on without a gap and without a row twice.
 
     Raises:
-      Stopped: after SIGTERM, when the state is on disk.
+      Stopped: after SIGTERM, Ctrl-C or SIGHUP, when the state is on disk.
       UserError: if too many steps in a row had to be skipped.
     """
     steps_per_epoch = run.trainer.steps_per_epoch
-    with StopSignal(run.checkpoints) as stop:
+    with StopSignal(run.checkpoints, run.say) as stop:
         while step < run.config.epochs * steps_per_epoch:
             began = run.clock()
             state, step = _rest_of_epoch(run, stop, step, state)
             seconds = run.clock() - began
             if step % steps_per_epoch == 0:
                 best = _finish_epoch(run, step, state, best, seconds)
-            if stop.after(step):
+            if signal_number := stop.after(step):
                 run.checkpoints.save(step, state, best)
                 run.checkpoints.wait()
-                raise Stopped(f"saved after step {step}; go on with --resume.")
+                raise Stopped(
+                    f"saved after step {step}; the same command with --resume goes on.",
+                    signal_number,
+                )
     return state, best
 
 
@@ -147,6 +168,11 @@ def _finish_epoch(
     epoch = step // run.trainer.steps_per_epoch
     row = {"epoch": epoch, "step": step}
     skipped = int(state.skipped.total)
+    if skipped == step and epoch == config.epochs:
+        raise UserError(
+            f"loss or gradient was not finite in any of the {step} steps, so nothing "
+            f"was learned. {_advice(run)}"
+        )
     seen = {
         **epoch_means(jax.device_get(state.sums)),
         **schedules.at(config, run.trainer.steps_per_epoch, step - skipped - 1),
@@ -176,8 +202,16 @@ def _check_progress(run: Run, stalled_at: jax.Array) -> None:
         raise UserError(
             f"loss or gradient was not finite in {run.config.max_skipped} steps in a "
             f"row, the first of them step {int(stalled_at) + 1}: training diverged. "
-            "Lower --learning-rate or --rho; the last checkpoint is a good one."
+            f"{_advice(run)}"
         )
+
+
+def _advice(run: Run) -> str:
+    lower = "Lower --learning-rate or --rho"
+    saved = run.checkpoints.latest()
+    if saved is None:
+        return f"{lower}, and begin in another --run-dir."
+    return f"{lower}, and go on from step {saved} with --resume."
 
 
 def _told_by_jax() -> bool:
