@@ -17,10 +17,10 @@ torch = pytest.importorskip(
 
 from experiments.benchmark.torch import reference, resnet  # noqa: E402
 
-STEPS, BATCH, SIZE, CLASSES = 20, 8, 16, 10
+STEPS, BATCH, SIZE, CLASSES = 20, 8, 16, 5
 RHO, GAMMA, LAM, TAIL, SWITCH = 0.05, 1.5, 0.7, 20, 12
 LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 0.02, 0.9, 5e-4
-COUNTS = np.array([500, 300, 180, 110, 65, 40, 24, 14, 9, 5])
+COUNTS = np.array([500, 180, 65, 14, 5])
 # As fsam.cc_sam_radii has them: rho (min m / m_c)^(1/4) with m = n - 1.
 RADII = torch.from_numpy(RHO * (4 / (COUNTS - 1)) ** 0.25)
 

@@ -14,11 +14,15 @@ import pytest
 pytest.importorskip("orbax.checkpoint", reason="needs focal_sam_jax[experiments]")
 
 from commands import PATIENCE, finish, metrics, start
+from rich.console import Console
 from tiny_runs import FLAGS, make
 
 from experiments.data.load import load_dataset
+from experiments.errors import UserError
 from experiments.records.manifest import config_of, read_manifest
+from experiments.train import parse, run
 from experiments.training.checkpoint import Checkpoints
+from experiments.training.loop import StopSignal
 
 # Every epoch saves, and averaged weights are in the state.
 EVERY = [*FLAGS, "--eval-every", "5", "--ema", "0.9", "--checkpoint-every", "1"]
@@ -65,8 +69,13 @@ def rows(run_dir):
 @pytest.mark.parametrize(
     ("wanted", "job"), [(3, SHORT), pytest.param(20, JOB, marks=pytest.mark.slow)]
 )
-def test_a_run_killed_many_times_ends_bit_for_bit_the_same(wanted, job, tmp_path):
-    whole = undisturbed(job, tmp_path / "whole")
+def test_a_run_killed_many_times_ends_bit_for_bit_the_same(
+    wanted, job, tmp_path, request
+):
+    if job is JOB:
+        whole = request.getfixturevalue("whole")
+    else:
+        whole = undisturbed(job, tmp_path / "whole")
     run_dir, draw = tmp_path / "killed", random.Random(0)
     kills = in_a_save = 0
     while kills < wanted:
@@ -95,28 +104,65 @@ def test_a_run_killed_many_times_ends_bit_for_bit_the_same(wanted, job, tmp_path
 
 
 @pytest.mark.slow
-def test_sigterm_saves_in_the_middle_of_an_epoch(whole, tmp_path):
+def test_every_signal_saves_in_the_middle_of_an_epoch(whole, tmp_path):
     run_dir = tmp_path / "stopped"
-    options = [*JOB, "--run-dir", run_dir]
-    process = start("train", *options)
-    while rows(run_dir) < 7:
-        assert process.poll() is None, finish(process)
-        time.sleep(0.001)
-    process.send_signal(signal.SIGTERM)
-    status, said = finish(process)
-    assert status == 1
-    assert "stopped: saved after step" in said and "--resume" in said
-    step = max(int(path.name) for path in (run_dir / "checkpoints").iterdir())
-    assert f"after step {step};" in said
-
-    status, said = finish(start("train", *options, "--resume"))
+    job = ("train", *JOB, "--run-dir", run_dir, "--resume")
+    for name, wanted in {"SIGTERM": 143, "SIGINT": 130, "SIGHUP": 129}.items():
+        begun = rows(run_dir)
+        process = start(*job)
+        while rows(run_dir) < begun + 7:
+            assert process.poll() is None, finish(process)
+            time.sleep(0.001)
+        process.send_signal(getattr(signal, name))
+        status, said = finish(process)
+        assert status == wanted, said
+        assert "stopped: saved after step" in said and "with --resume goes on" in said
+        assert ("Ctrl-C again ends at once" in said) == (name == "SIGINT")
+        step = max(int(path.name) for path in (run_dir / "checkpoints").iterdir())
+        assert f"after step {step};" in said
+    status, said = finish(start(*job))
     assert status == 0, said
     assert_the_same(run_dir, whole)
+
+
+class Stops:
+    """Checkpoints of a run in which nothing is agreed on."""
+
+    def reached_preemption(self, step):
+        raise AssertionError
+
+
+def test_a_second_ctrl_c_ends_at_once():
+    said = []
+    with StopSignal(Stops(), said.append) as stop:
+        assert not stop.after(1)
+        signal.raise_signal(signal.SIGINT)
+        assert stop.after(1) == signal.SIGINT and len(said) == 1
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_a_signal_that_is_ignored_stays_so():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup has it
+    try:
+        with StopSignal(Stops(), print) as stop:
+            signal.raise_signal(signal.SIGHUP)
+            assert not stop.after(1)
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 @pytest.fixture
 def copy(whole, tmp_path):
     return shutil.copytree(whole, tmp_path / "copy")
+
+
+def go_on(run_dir):
+    """In this process, which has compiled it before."""
+    options = [*JOB, "--run-dir", str(run_dir), "--resume"]
+    run(parse(options), Console(quiet=True))
 
 
 def newest(run_dir):
@@ -128,57 +174,53 @@ def everything_in(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("damage", ["emptied", "truncated", "removed"])
+@pytest.mark.parametrize("damage", ["emptied", "truncated", "inverted", "removed"])
 def test_a_damaged_checkpoint_is_named_and_left_alone(copy, damage):
     checkpoint = newest(copy)
     state = max(
         (path for path in checkpoint.rglob("*") if path.is_file()),
         key=lambda path: path.stat().st_size,
     )
+    content = state.read_bytes()
+    middle = len(content) // 2
     match damage:
         case "emptied":
             state.write_bytes(b"")
         case "truncated":
-            state.write_bytes(state.read_bytes()[: state.stat().st_size // 2])
+            state.write_bytes(content[:middle])
+        case "inverted":
+            part = bytes(byte ^ 255 for byte in content[middle : middle + 50])
+            state.write_bytes(content[:middle] + part + content[middle + 50 :])
         case "removed":
             shutil.rmtree(checkpoint / "state")
     before = everything_in(copy / "checkpoints")
-    status, said = finish(start("train", *JOB, "--run-dir", copy, "--resume"))
-    assert status == 2, said
-    assert said.count("\n") == 1, said
-    assert str(checkpoint) in said and f"after `mv {checkpoint} " in said
+    with pytest.raises(UserError) as refused:
+        go_on(copy)
+    said = str(refused.value)
+    assert "\n" not in said and f"{checkpoint} is damaged" in said
     assert everything_in(copy / "checkpoints") == before
 
-
-@pytest.mark.slow
-def test_a_run_goes_on_from_the_checkpoint_before(copy):
-    """By the command in the message about a damaged one."""
-    shutil.rmtree(newest(copy) / "state")
-    resume = ("train", *JOB, "--run-dir", copy, "--resume")
-    _, said = finish(start(*resume))
+    # The command in the message makes it go on from the checkpoint before.
     (move,) = re.findall("after `(mv .*)` the same command", said)
     subprocess.run(move, shell=True, check=True)
-    status, said = finish(start(*resume))
-    assert status == 0, said
+    go_on(copy)
 
 
 @pytest.mark.slow
 def test_a_foreign_checkpoint_is_refused_and_left_alone(copy, tmp_path):
     other = tmp_path / "other"
-    options = [*FLAGS, "--width", "3", "--epochs", "2", "--run-dir", other]
-    status, said = finish(start("train", *options))
-    assert status == 0, said
+    options = [*FLAGS, "--width", "3", "--epochs", "1", "--run-dir", str(other)]
+    run(parse(options), Console(quiet=True))
     shutil.rmtree(copy / "checkpoints")
     shutil.copytree(other / "checkpoints", copy / "checkpoints")
     before = everything_in(copy / "checkpoints")
-    status, said = finish(start("train", *JOB, "--run-dir", copy, "--resume"))
-    assert status == 2, said
-    assert "another configuration" in said and "width: 3 then, 2 now" in said
+    with pytest.raises(UserError, match="another configuration.*width: 3 then, 2 now"):
+        go_on(copy)
     assert everything_in(copy / "checkpoints") == before
 
     # Nor does a new run begin in a folder that holds checkpoints.
     (copy / "manifest.json").unlink()
     (copy / "metrics.jsonl").unlink()
-    status, said = finish(start("train", *JOB, "--run-dir", copy))
-    assert status == 2 and "already holds a run" in said
+    with pytest.raises(UserError, match="already holds a run"):
+        run(parse([*JOB, "--run-dir", str(copy)]), Console(quiet=True))
     assert everything_in(copy / "checkpoints") == before
