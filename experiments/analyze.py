@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,9 +17,9 @@ from experiments.cli import (
     DataDir,
     RunDirs,
     compute_right_sums,
-    exit_with,
     keep_compiled,
 )
+from experiments.ending import exit_with
 from experiments.errors import UserError
 from experiments.figures import sharpness as pictures
 from experiments.figures.style import frequency_order
@@ -34,7 +35,7 @@ from experiments.sharpness.measure import (
     spectrum,
 )
 from experiments.sharpness.summary import Measured, summaries, tables, verdict
-from experiments.terminal import make_console
+from experiments.terminal import attempt, make_console
 
 _HEAD, _TAIL = "many", "few"
 
@@ -53,6 +54,10 @@ class Job:
         tyro.conf.arg(help="new folder for the analysis; none: a new one in runs/"),
     ] = None
     data_dir: DataDir = Path("data")
+    data: Annotated[
+        str | None,
+        tyro.conf.arg(help="where the runs' own data are now; none: as in training"),
+    ] = None
     settings: Annotated[Settings, tyro.conf.arg(name="")] = field(
         default_factory=Settings
     )
@@ -80,7 +85,8 @@ def run(job: Job, console: Console) -> Path:
             },
         },
     )
-    _draw(out, groups, measured, spectra, planes, job.settings)
+    draw = partial(_draw, out, groups, measured, spectra, planes, job.settings)
+    attempt(draw, console)
     made = tables(rows, radii)
     text = [as_markdown(table) for table in made] + [f"{line}\n" for line in words]
     (out / "table.md").write_text("\n".join(text), encoding="utf-8")
@@ -142,7 +148,7 @@ def _measure_all(
                     progress.update(task, description=text)
 
                 show("reading")
-                subject = open_subject(finished.folder, job.data_dir, mesh)
+                subject = open_subject(finished.folder, job.data_dir, mesh, job.data)
                 numbers.append(measure(subject, settings, key, show))
                 for shot, by_method in spectra.items():
                     show(f"spectrum, {shot}")

@@ -1,10 +1,7 @@
-"""What all commands share: arguments, how XLA compiles, and how they end."""
+"""What all commands share: arguments, and how XLA compiles."""
 
 import argparse
-import errno
 import os
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -24,8 +21,7 @@ from experiments.config import (
 from experiments.configs import get_config
 from experiments.configs.own_data import own_config
 from experiments.data.load import look_at
-from experiments.errors import Stopped, UserError
-from experiments.terminal import complain, let_go
+from experiments.errors import UserError
 
 RunDirs = Annotated[
     tuple[Path, ...],
@@ -155,30 +151,3 @@ def keep_compiled() -> None:
             "JAX_ENABLE_COMPILATION_CACHE=false."
         ) from error
     config.update("jax_compilation_cache_dir", str(folder))
-
-
-def exit_with(main: Callable[[], None]) -> None:
-    """Runs a command: status 0 done, 2 the user's mistake, 1 anything else.
-
-    A run that a signal stopped ends with 128 and the signal's number, as a process that
-    does not catch it: 143 after SIGTERM, 130 after Ctrl-C, 129 after SIGHUP.
-    """
-    try:
-        main()
-    except UserError as error:
-        complain(f"error: {error}")
-        sys.exit(2)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        where = f" for {error.filename}" if error.filename else ""
-        complain(f"error: no space is left{where}: make some.")
-        sys.exit(2)
-    except Stopped as stopped:
-        complain(f"stopped: {stopped}")
-        sys.exit(128 + stopped.signal)
-    except KeyboardInterrupt:
-        complain("stopped")
-        sys.exit(130)
-    finally:
-        let_go()

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from experiments import devices
-from experiments.cli import DataDir, compute_right_sums, exit_with, keep_compiled
+from experiments.cli import DataDir, compute_right_sums, keep_compiled
 from experiments.comparison import same_compute, tuning
 from experiments.comparison.seeds import (
     Outcome,
@@ -24,6 +24,7 @@ from experiments.comparison.seeds import (
 from experiments.comparison.table import comparison_rows, markdown_table, rich_table
 from experiments.config import METHODS, Config, Method
 from experiments.configs import get_config, get_recipe
+from experiments.ending import exit_with
 from experiments.errors import UserError
 from experiments.figures import runs as figures
 from experiments.records.manifest import (
@@ -33,7 +34,7 @@ from experiments.records.manifest import (
     free_run_dir,
     write_json,
 )
-from experiments.terminal import make_console
+from experiments.terminal import attempt, make_console
 from experiments.training.trainer import Trainer
 
 
@@ -132,8 +133,9 @@ def run(job: Job, console: Console) -> Path:
         markdown_table(rows, differences), encoding="utf-8"
     )
     title = f"{job.config}: {job.seeds} seeds, {epochs} epochs"
-    figures.method_comparison(run_dir / "comparison.png", rows, title)
     console.print(rich_table(rows, differences, title))
+    path = run_dir / "comparison.png"
+    attempt(lambda: figures.method_comparison(path, rows, title), console)
     console.print(f"Everything is in {run_dir}.", markup=False, soft_wrap=True)
     return run_dir
 

@@ -11,8 +11,8 @@ import numpy as np
 import tyro
 from rich.console import Console
 
-from experiments.cli import exit_with
 from experiments.config import RESNETS, Config
+from experiments.ending import exit_with
 from experiments.errors import UserError
 from experiments.models import (
     CONFIG,

@@ -11,8 +11,9 @@ import tyro
 from rich.console import Console
 from rich.progress import Progress
 
-from experiments.cli import compute_right_sums, exit_with, keep_compiled
+from experiments.cli import compute_right_sums, keep_compiled
 from experiments.data.sources.folder import images_below, readable
+from experiments.ending import exit_with
 from experiments.errors import UserError
 from experiments.figures import run as figures
 from experiments.progress import result_table

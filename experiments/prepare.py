@@ -8,7 +8,6 @@ from typing import Annotated
 
 import tyro
 
-from experiments.cli import exit_with
 from experiments.data.sources.tfds_folder import (
     IMAGENET_ARCHIVES,
     PLACES_FOLDER,
@@ -17,6 +16,7 @@ from experiments.data.sources.tfds_folder import (
     find_prepared,
     tfds_name,
 )
+from experiments.ending import exit_with
 from experiments.errors import UserError
 
 # TFDS needs the second one without saying so.

@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,7 +10,8 @@ import numpy as np
 import tyro
 from rich.console import Console
 
-from experiments.cli import RunDirs, exit_with
+from experiments.cli import RunDirs
+from experiments.ending import exit_with
 from experiments.errors import UserError
 from experiments.figures import runs as figures
 from experiments.figures.style import frequency_order
@@ -24,7 +26,7 @@ from experiments.reporting.tables import (
     report_tables,
     settings_table,
 )
-from experiments.terminal import make_console
+from experiments.terminal import attempt, make_console
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def run(job: Job, console: Console) -> Path:
             console.print()
         sections += map(as_markdown, settings_table(data, rows))
         suffix = f"-{place}" if len(by_data) > 1 else ""
-        _draw(out, suffix, data, groups, rows)
+        attempt(partial(_draw, out, suffix, data, groups, rows), console)
     write_json(out / "report.json", report)
     (out / "table.md").write_text("\n".join(sections), encoding="utf-8")
     for folder, why in left_out.items():

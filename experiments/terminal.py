@@ -1,15 +1,26 @@
 """Where commands write: an output that may be closed, or know few letters."""
 
+import codecs
 import contextlib
 import os
 import sys
+from collections.abc import Callable
 from typing import Any, TextIO
 
 from rich.console import Console
 
-_PLAIN = str.maketrans(
-    {"±": "+-", "−": "-", "–": "-", "×": "x", "…": "...", "θ": "theta"}
-)
+_PLAIN = {"±": "+-", "−": "-", "–": "-", "×": "x", "…": "..."}
+
+
+def _plainer(error: UnicodeError) -> tuple[str, int]:
+    """Other letters for one that an encoding lacks, and where to go on."""
+    assert isinstance(error, UnicodeEncodeError)
+    letter = error.object[error.start]
+    code = letter.encode("ascii", "backslashreplace").decode("ascii")
+    return _PLAIN.get(letter, code), error.start + 1
+
+
+codecs.register_error("plainer", _plainer)
 
 
 class _Output:
@@ -36,18 +47,22 @@ class _Output:
 
     def _encodable(self, text: str) -> str:
         encoding = self._stream.encoding or "utf-8"
-        try:
-            text.encode(encoding)
-        except UnicodeEncodeError:
-            plain = text.translate(_PLAIN)
-            return plain.encode(encoding, "backslashreplace").decode(encoding)
-        return text
+        return text.encode(encoding, "plainer").decode(encoding)
 
 
 def make_console(**options: Any) -> Console:
     """A console on standard output, for as long as there is one."""
     output: Any = _Output(sys.stdout)
     return Console(file=output, **options)
+
+
+def attempt(draw: Callable[[], None], console: Console) -> None:
+    """Draws a figure; if it fails, the numbers are there, whatever that is."""
+    try:
+        draw()
+    except Exception as error:
+        said = f"A figure could not be drawn ({type(error).__name__}: {error})."
+        console.print(said, markup=False)
 
 
 def complain(text: str) -> None:

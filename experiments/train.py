@@ -5,6 +5,7 @@ import sys
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,7 +21,6 @@ from experiments.cli import (
     Workers,
     arguments_of,
     compute_right_sums,
-    exit_with,
     keep_compiled,
 )
 from experiments.config import OWN_DATA, Config
@@ -28,6 +28,7 @@ from experiments.configs.own_data import flags_of
 from experiments.data.dataset import Dataset
 from experiments.data.feed import Feed, make_feed
 from experiments.data.load import load_dataset
+from experiments.ending import exit_with
 from experiments.errors import UserError
 from experiments.figures import run as figures
 from experiments.models import has_head, make_model, open_pretrained
@@ -48,7 +49,7 @@ from experiments.records.manifest import (
 )
 from experiments.records.rows import RowWriter, read_metrics
 from experiments.sharpness.classes import check_sharpness, sharpness_row
-from experiments.terminal import make_console
+from experiments.terminal import attempt, make_console
 from experiments.training.checkpoint import Best, Checkpoints, check_run_dir
 from experiments.training.evaluate import EvalSums, shots
 from experiments.training.loop import Run, evaluate, fit
@@ -304,13 +305,7 @@ def _report(
         run.rows.append({**row, **result})
         if which == "last" and devices.is_first():
             np.savez_compressed(run_dir / "confusion.npz", confusion=sums.confusion)
-            try:
-                _draw(run_dir, config, dataset, result, sums)
-            except Exception as error:  # The numbers are there, whatever this is.
-                console.print(
-                    f"A figure could not be drawn ({type(error).__name__}: {error}).",
-                    markup=False,
-                )
+            attempt(partial(_draw, run_dir, config, dataset, result, sums), console)
     return results
 
 

@@ -18,12 +18,12 @@ from experiments.cli import (
     Workers,
     arguments_of,
     compute_right_sums,
-    exit_with,
     keep_compiled,
 )
 from experiments.config import Config
 from experiments.data.feed import whole_split
 from experiments.data.load import load_dataset
+from experiments.ending import exit_with
 from experiments.errors import UserError
 from experiments.models import (
     class_embeddings,

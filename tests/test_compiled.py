@@ -12,7 +12,7 @@ pytest.importorskip("tyro", reason="needs focal_sam_jax[experiments]")
 
 PROGRAM = """
 from experiments.cli import keep_compiled
-from experiments.cli import exit_with
+from experiments.ending import exit_with
 
 def main():
     keep_compiled()

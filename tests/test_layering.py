@@ -18,7 +18,7 @@ ALLOWED = {"jax", "optax", "chex", "numpy", "focal_sam_jax"} | sys.stdlib_module
 COMMANDS = {"train", "compare", "report", "benchmark", "analyze", "prepare"}
 COMMANDS |= {"predict", "zero_shot", "export"}
 # What the commands share: the way in and out, and what is shown on the way.
-FRONT = COMMANDS | {"cli", "progress", "terminal"}
+FRONT = COMMANDS | {"cli", "ending", "progress", "terminal"}
 WORLD = {"argparse", "tyro", "getopt", "optparse", "click", "absl"}
 DECLARES_FLAGS = ROOT / "experiments" / "config.py"
 
@@ -125,7 +125,7 @@ ROOMS = [
     {"data"},
     {"records"},
     {"training", "reporting", "figures"},
-    {"sharpness", "comparison", "progress", "cli"},
+    {"sharpness", "comparison", "progress", "cli", "ending"},
     COMMANDS,
 ]
 

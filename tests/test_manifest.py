@@ -112,7 +112,7 @@ def test_other_images_than_a_run_began_with_are_named(now, words):
         "train_hash": began.train_hash,
     }
     check_same_data(manifest, began)
-    with pytest.raises(UserError, match=f"cannot resume on other .*{words}"):
+    with pytest.raises(UserError, match=f"not those that the run began with .*{words}"):
         check_same_data(manifest, dataset(**now))
     del manifest["train_hash"]  # as a run of before
     check_same_data(manifest, dataset(train_hash="2"))

@@ -28,7 +28,7 @@ def prepare(*arguments, before="", **environment):
     """Runs the command in a process of its own, after some other statements."""
     program = (
         f"import sys; sys.argv[0] = 'prepare'\n{before}\n"
-        "from experiments.cli import exit_with\n"
+        "from experiments.ending import exit_with\n"
         "from experiments.prepare import main\n"
         "exit_with(main)"
     )

@@ -332,7 +332,7 @@ def unfinished(runs):
     [
         (lambda runs: runs / "missing", "missing holds no run: pass the --run-dir"),
         (lambda runs: runs.parent, "holds no run"),
-        (break_line, r"sgd-1/metrics.jsonl has a line that is not JSON \(.*\): mend"),
+        (break_line, r"line 4 of .*sgd-1/metrics.jsonl is no row of metrics: mend it"),
         (unfinished, r"there is no finished run to report \(.*new: not finished"),
     ],
 )

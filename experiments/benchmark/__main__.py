@@ -33,8 +33,8 @@ from experiments.benchmark.workload import (
     Precision,
     Workload,
 )
-from experiments.cli import exit_with
 from experiments.config import about
+from experiments.ending import exit_with
 from experiments.errors import UserError
 from experiments.records.manifest import describe_machine, free_run_dir, write_json
 from experiments.terminal import make_console

@@ -115,10 +115,10 @@ def landscapes(path: Path, planes: dict[str, Any], groups: tuple[str, ...]) -> N
     Args:
       path: of the PNG.
       planes: by method, landscapes of the same steps.
-      groups: of classes, the rows.
+      groups: of classes, the rows; all classes where there are none of these.
     """
     first = next(iter(planes.values()))
-    groups = tuple(group for group in groups if group in first.losses)
+    groups = tuple(group for group in groups if group in first.losses) or ("all",)
     shape = (len(groups), len(planes))
     size = (2.4 * shape[1] + 1.8, 2.3 * shape[0] + 0.9)
     figure = Figure(figsize=size, layout="constrained")
@@ -148,7 +148,8 @@ def landscapes(path: Path, planes: dict[str, Any], groups: tuple[str, ...]) -> N
             if row == 0:
                 axes.set_title(name)
             if column == 0:
-                axes.set_ylabel(f"{group}-shot classes\nsecond direction")
+                classes = "all" if group == "all" else f"{group}-shot"
+                axes.set_ylabel(f"{classes} classes\nsecond direction")
             if row == len(groups) - 1:
                 axes.set_xlabel("first direction")
     bar = figure.colorbar(drawn, ax=panels, shrink=0.9, format="%.2g")

@@ -133,11 +133,21 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def read_manifest(run_dir: Path) -> dict[str, Any]:
-    """The manifest of a run."""
+    """The manifest of a run.
+
+    Raises:
+      UserError: if there is none, or it was damaged.
+    """
     path = run_dir / MANIFEST
     if not path.exists():
         raise UserError(f"{run_dir} holds no run: there is no {MANIFEST} in it.")
-    return json.loads(path.read_text())
+    try:
+        manifest = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error}.") from None
+    if not isinstance(manifest, dict):
+        raise UserError(f"{path} must hold a JSON object: it is not what was written.")
+    return manifest
 
 
 def as_json(config: Config) -> dict[str, Any]:
@@ -234,8 +244,8 @@ def check_same_data(manifest: dict[str, Any], dataset: Dataset) -> None:
         what = "images have other names, sizes or classes"
     if what:
         raise UserError(
-            f"cannot resume on other training images than the run began with ({what}): "
-            "put them back, or begin in another --run-dir."
+            f"the training images are not those that the run began with ({what}): put "
+            "them back, or begin another run in another --run-dir."
         )
 
 

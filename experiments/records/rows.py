@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from experiments.errors import UserError
 from experiments.records.manifest import METRICS
 
 # Seconds after which a number is on TensorBoard's disk at the latest.
@@ -74,12 +75,32 @@ def _finite(value: Any) -> Any:
 
 
 def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
-    """All complete lines; a last one that a crash cut short is left out."""
+    """All complete lines; an end that a crash left unreadable is left out.
+
+    Raises:
+      UserError: if there are lines that cannot be read before others that can.
+    """
     path = run_dir / METRICS
     if not path.exists():
         return []
-    lines = path.read_text().split("\n")
-    return [json.loads(line) for line in lines[:-1]]
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    rows = list(map(_row, lines[:-1]))
+    while rows and rows[-1] is None:
+        rows.pop()
+    if None in rows:
+        raise UserError(
+            f"line {rows.index(None) + 1} of {path} is no row of metrics: mend it, or "
+            "delete it."
+        )
+    return rows
+
+
+def _row(line: str) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) and {"step", "split"} <= row.keys() else None
 
 
 def metrics_until(run_dir: Path, step: int) -> list[dict[str, Any]]:

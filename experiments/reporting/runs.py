@@ -1,14 +1,13 @@
 """Finished runs, read back from their folders."""
 
-import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from experiments.errors import UserError
-from experiments.records.manifest import MANIFEST, METRICS, complete, read_manifest
+from experiments.records.manifest import MANIFEST, complete, read_manifest
 from experiments.records.rows import read_metrics
 
 
@@ -43,18 +42,25 @@ def find_runs(paths: Iterable[Path]) -> tuple[list[FinishedRun], dict[Path, str]
       paths: folders of runs, or folders that hold such folders.
 
     Raises:
-      UserError: if a folder holds no run, or a file of a run cannot be read.
+      UserError: if no folder holds a run, or a file of a run cannot be read.
     """
-    folders = {
-        folder.resolve(): folder for path in paths for folder in _run_folders(path)
-    }
-    runs, left_out = [], {}
+    runs, left_out, folders = [], {}, {}
+    for path in paths:
+        found = _run_folders(path)
+        if not found:
+            left_out[path] = "holds no run"
+        folders |= {folder.resolve(): folder for folder in found}
+    if not folders:
+        raise UserError(
+            f"{', '.join(map(str, left_out))} holds no run: pass the --run-dir of a "
+            "run of experiments.train, or a folder of such folders."
+        )
     for folder in folders.values():
-        manifest = _read(read_manifest, folder, MANIFEST)
+        manifest = read_manifest(folder)
         if not {"config", "class_counts"} <= manifest.keys():
             left_out[folder] = "not a run of experiments.train"
             continue
-        rows = _read(read_metrics, folder, METRICS)
+        rows = read_metrics(folder)
         tests = {row["which"]: row for row in rows if row["split"] == "test"}
         if "last" not in tests:
             left_out[folder] = "not finished: go on with it by --resume"
@@ -83,20 +89,4 @@ def _run_folders(path: Path) -> list[Path]:
     """The folder itself, or those in it that hold a run."""
     if (path / MANIFEST).exists():
         return [path]
-    found = sorted(manifest.parent for manifest in path.glob(f"*/{MANIFEST}"))
-    if not found:
-        raise UserError(
-            f"{path} holds no run: pass the --run-dir of a run of experiments.train, "
-            "or a folder of such folders."
-        )
-    return found
-
-
-def _read(reader: Callable[[Path], Any], folder: Path, name: str) -> Any:
-    try:
-        return reader(folder)
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"{folder / name} has a line that is not JSON ({error.msg}): mend it, or "
-            "leave the run out."
-        ) from error
+    return sorted(manifest.parent for manifest in path.glob(f"*/{MANIFEST}"))

@@ -17,7 +17,11 @@ from experiments.data.feed import whole_split
 from experiments.data.load import load_dataset
 from experiments.metrics import SHOTS
 from experiments.models import make_model
-from experiments.records.manifest import config_of, read_manifest
+from experiments.records.manifest import (
+    check_same_data,
+    config_of,
+    read_manifest,
+)
 from experiments.sharpness.classes import RADIUS, by_shot, known
 from experiments.sharpness.losses import class_shares, network_losses
 from experiments.training.checkpoint import last_network
@@ -117,11 +121,25 @@ class Subject(NamedTuple):
         return np.where(chosen, 1 / shares / chosen.sum(), 0.0).astype(np.float32)
 
 
-def open_subject(run_dir: Path, data_dir: Path, mesh: Mesh) -> Subject:
-    """Reads the last checkpoint of a run and the training set it learned from."""
-    config = config_of(read_manifest(run_dir))
+def open_subject(
+    run_dir: Path, data_dir: Path, mesh: Mesh, data: str | None = None
+) -> Subject:
+    """Reads the last checkpoint of a run and the training set it learned from.
+
+    Args:
+      run_dir: of the run.
+      data_dir: folder of data sets.
+      mesh: one device.
+      data: where the run's own data are now, if they were moved.
+
+    Raises:
+      UserError: if the run has no checkpoint, or its data are not there any more.
+    """
+    manifest = read_manifest(run_dir)
+    config = config_of(manifest)
     _, params, batch_stats = last_network(run_dir)
-    dataset = load_dataset(config, data_dir)
+    dataset = load_dataset(config.replace(data=data or config.data), data_dir)
+    check_same_data(manifest, dataset)
     counts = dataset.class_counts
     model = make_model(config, len(counts), len(dataset.mean))
     params, batch_stats, frozen = jax.device_put(

@@ -99,6 +99,9 @@ class Checkpoints:
         """
         self._config = config
         self._shapes = shapes
+        folder = (run_dir / CHECKPOINTS).absolute()
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"{folder} is a file: it must be the folder that was made.")
 
         def accuracy(metrics):
             return metrics[_ACCURACY]
@@ -107,7 +110,7 @@ class Checkpoints:
             [LatestN(_KEPT), BestN(get_metric_fn=accuracy, n=1)]
         )
         self._manager = ocp.CheckpointManager(
-            (run_dir / CHECKPOINTS).absolute(),
+            folder,
             # Without best_fn metrics would not be written, and a resumed run would not
             # know which checkpoint is the best.
             options=ocp.CheckpointManagerOptions(
