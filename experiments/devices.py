@@ -54,8 +54,26 @@ def join_processes(
 
 
 def is_first() -> bool:
-    """Whether this process writes records and speaks to the user."""
+    """Whether this process writes records and speaks to the user.
+
+    Raises:
+      UserError: if there are no devices.
+    """
+    _find()
     return jax.process_index() == 0
+
+
+def _find() -> list[jax.Device]:
+    """All devices, which JAX looks for when it is first asked."""
+    try:
+        return jax.devices()
+    except (RuntimeError, AssertionError) as error:
+        wanted = jax.config.jax_platforms
+        reason = str(error).splitlines()[0] if str(error) else "there are none"
+        raise UserError(
+            f"JAX finds no devices of JAX_PLATFORMS={wanted} ({reason}): unset it, or "
+            "install the JAX that is made for them."
+        ) from error
 
 
 def agree(error: UserError | None) -> None:
@@ -72,9 +90,9 @@ def device_mesh(number: int | None = None) -> Mesh:
     """A mesh of one axis over the first ``number`` devices, by default over all.
 
     Raises:
-      UserError: if there are not so many.
+      UserError: if there are none, or not so many.
     """
-    devices = jax.devices()
+    devices = _find()
     number = len(devices) if number is None else number
     if not 1 <= number <= len(devices):
         raise UserError(

@@ -28,6 +28,7 @@ from experiments.configs.own_data import flags_of
 from experiments.data.dataset import Dataset
 from experiments.data.feed import Feed, make_feed
 from experiments.data.load import load_dataset
+from experiments.data.sources.files import some_of
 from experiments.ending import exit_with
 from experiments.errors import UserError
 from experiments.figures import run as figures
@@ -193,12 +194,13 @@ def _announce(
     """What is about to be trained, on what, and what the user should know of it."""
     what = (
         f": {len(dataset.train.labels)} images in {len(dataset.class_counts)} classes, "
+        f"{len(dataset.test.labels)} to test on, "
         f"{_counted(config.epochs, 'epoch')} of "
         f"{_counted(feed.steps_per_epoch, 'step')}, {place}"
     )
     title = (f"{config.config}, {config.method}", "bold")
     console.print(Text.assemble(title, what), soft_wrap=True)
-    for note in _notes(config, dataset, begins=begins):
+    for note in _notes(config, dataset, feed.batch_size, begins=begins):
         console.print(note, style="yellow", markup=False, soft_wrap=True)
 
 
@@ -206,9 +208,16 @@ def _counted(number: int, noun: str) -> str:
     return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
-def _notes(config: Config, dataset: Dataset, *, begins: bool) -> list[str]:
+def _notes(
+    config: Config, dataset: Dataset, batch_size: int, *, begins: bool
+) -> list[str]:
     """What the user should know before the run begins, or goes on."""
     notes = list(dataset.notes)
+    if batch_size < config.batch_size:
+        notes += [
+            f"A step has {_counted(batch_size, 'image')}, not {config.batch_size}: "
+            "there are no more."
+        ]
     if config.init_weights is not None and begins:
         model = make_model(config, len(dataset.class_counts), channels=3)
         whole = has_head(open_pretrained(config.init_weights), model)
@@ -217,7 +226,8 @@ def _notes(config: Config, dataset: Dataset, *, begins: bool) -> list[str]:
     if config.data.startswith(OWN_DATA):
         counts = dataset.class_counts
         notes += [
-            f"Classes have {counts.max()} to {counts.min()} training images. As in "
+            f"Classes, in this order: {some_of(dataset.class_names)}. They have "
+            f"{counts.max()} to {counts.min()} training images. As in "
             f"{config.config}, with sizes that suit the data: {flags_of(config)}."
         ]
     return notes

@@ -342,6 +342,28 @@ def test_a_users_mistake_is_explained(runs, tmp_path, prepare, words):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_report_beside_the_runs_is_no_run(runs, tmp_path):
+    """As with runs/*, the second time."""
+    make_report(runs, out=runs / "report")
+    results, _ = make_report(*sorted(runs.iterdir()), out=tmp_path / "out")
+    assert results["left_out"] == {str(runs / "report"): "holds no run"}
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"config": '])
+def test_a_damaged_manifest_is_named(runs, tmp_path, content):
+    (runs / "sgd-1" / "manifest.json").write_text(content)
+    with pytest.raises(UserError, match=r"sgd-1/manifest\.json (cannot be read|must)"):
+        make_report(runs, out=tmp_path / "out")
+
+
+def test_what_a_crash_left_at_the_end_does_not_matter(runs, tmp_path):
+    before, _ = make_report(runs, out=tmp_path / "before")
+    with (runs / "sgd-1" / "metrics.jsonl").open("a") as file:
+        file.write('{"split": "tra\n' + "\0" * 100 + "\n" + "\0" * 50)
+    after, _ = make_report(runs, out=tmp_path / "after")
+    assert before == after
+
+
 def test_a_report_is_never_overwritten(runs, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(UserError, match="is not empty, and nothing is overwritten"):

@@ -163,6 +163,20 @@ def test_where_no_checkpoint_can_be_written_is_said_at_once(tmp_path, name):
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("name", ["x" * 300, "file/run"])
+def test_a_folder_that_cannot_be_made_is_explained(tmp_path, name):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot make the --run-dir"):
+        train(tmp_path / name)
+
+
+@pytest.mark.parametrize("platform", ["cuda", "nonsense"])
+def test_devices_that_are_not_there_are_explained(platform):
+    status, said = finish(start("train", JAX_PLATFORMS=platform))
+    assert status == 2 and said.count("\n") == 1, said
+    assert f"JAX finds no devices of JAX_PLATFORMS={platform}" in said
+
+
 def test_any_other_name_is_a_folder(tmp_path):
     name = "a !#$%&'()+,-.:;<=>@^_`{|}~\"ü猫"
     run_dir = tmp_path / name

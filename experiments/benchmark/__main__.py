@@ -126,6 +126,8 @@ def _check(job: Job) -> None:
             "--frameworks and --torch-repo ask for PyTorch, which is not installed: "
             "pip install -e '.[benchmark]', or pass --frameworks jax."
         )
+    if job.torch_repo is not None and not job.torch_repo.is_dir():
+        raise UserError(f"--torch-repo {job.torch_repo} is no folder.")
     for name, least in (("repeats", 1), ("seconds", 0), ("workers", 0)):
         if getattr(job, name) < least:
             value = getattr(job, name)
