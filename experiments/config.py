@@ -254,6 +254,9 @@ class Config:
         at_least(0),
         below(1),
     ] = 0.0
+    skip_unreadable: Annotated[
+        bool, about("own data: leave out files that cannot be read as images")
+    ] = False
     augment: Annotated[Augmentation, about("random changes to training images")] = (
         "affine"
     )

@@ -112,6 +112,7 @@ def run(job: Job, console: Console) -> Path:
     check_run_dir(run_dir)
     check_sharpness(config)
     mesh = devices.device_mesh(job.devices)
+    console.print(f"reading {config.data}", markup=False)
     dataset = load_dataset(config, job.data_dir, inspect=devices.is_first())
     key = random_key(config.seed, mesh)
     device_loop = config.in_memory and devices.loops_are_fast()

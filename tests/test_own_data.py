@@ -172,6 +172,30 @@ def test_dark_images_of_16_bits_are_named(tmp_path):
         assert ("of 65535 come out nearly black" in notes) == dark
 
 
+@pytest.mark.parametrize("size", [28, 100])
+def test_all_unreadable_files_are_named_or_left_out_at_once(tmp_path, size):
+    data = write(tmp_path / "in", {"a": 20, "b": 6}, size=(size, size))
+    bad = {"a/text.png": b"x", "b/cut.png": None, "b/empty.jpg": b""}
+    for name, content in bad.items():
+        whole = (tmp_path / "in" / "b" / "0.png").read_bytes()
+        content = whole[:20] if content is None else content
+        (tmp_path / "in" / name).write_bytes(content)
+    config = parse(["--data", data]).config
+    with pytest.raises(UserError, match="3 files cannot be read as images") as refused:
+        load_dataset(config, tmp_path, inspect=True)
+    assert all(name in str(refused.value) for name in bad)
+    assert "--skip-unreadable" in str(refused.value)
+    assert "BytesIO" not in str(refused.value)
+
+    config = parse(["--data", data, "--skip-unreadable"]).config
+    for inspect in (True, False):  # as when a run is analysed
+        dataset = load_dataset(config, tmp_path, inspect=inspect)
+        assert len(dataset.train.labels) + len(dataset.test.labels) == 26
+    assert any("unreadable: 3 files" in note for note in dataset.notes)
+    with pytest.raises(UserError, match="--skip-unreadable is for files of your own"):
+        load_dataset(config.replace(data="cifar10"), tmp_path)
+
+
 def test_a_figure_that_fails_costs_no_result(tmp_path, monkeypatch):
     def fails(*args):
         raise RuntimeError("no ink")

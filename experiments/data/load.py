@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from experiments.data.memory import in_memory
 from experiments.data.sources import digits
 from experiments.data.sources.files import Splits, Subset, hash_of, some_of, spread_over
 from experiments.data.sources.folder import from_folder
+from experiments.data.sources.headers import without_unreadable
 from experiments.data.sources.lists import from_lists
 from experiments.data.sources.suspicious import suspicious_files
 from experiments.errors import UserError
@@ -58,16 +59,26 @@ def look_at(config: Config, data_dir: Path) -> Look:
     """
     splits = _read(config, data_dir)
     _check_labels(splits, config)
-    train = splits.train
-    some = spread_over(train, _LOOKS)
-    sizes = [min(image_size(train[i], train.name(i))) for i in some]
+    train, sizes = splits.train, []
+    for i in spread_over(train, _LOOKS):
+        with suppress(UserError):  # All that are unreadable are named later.
+            sizes.append(min(image_size(train[i], train.name(i))))
+    if not sizes:
+        raise UserError(f"no image of --data {config.data} can be read.")
     return Look(np.bincount(train.labels).tolist(), int(np.median(sizes)))
 
 
 def _load(config: Config, data_dir: Path, inspect: bool) -> Dataset:
+    own_files = config.data.startswith(("folder:", "lists:"))
+    if config.skip_unreadable and not own_files:
+        raise UserError(
+            f"--skip-unreadable is for files of your own, not for --data {config.data}."
+        )
     if config.data == "digits":
         return _load_digits(config)
     splits = _read(config, data_dir)
+    if own_files and (inspect or config.skip_unreadable):
+        splits = without_unreadable(splits, skip=config.skip_unreadable)
     _check_labels(splits, config)
     train = _cut_tail(splits, config)
     train, validation = _set_aside(train, splits.validation, config)
@@ -75,7 +86,7 @@ def _load(config: Config, data_dir: Path, inspect: bool) -> Dataset:
     counts = np.bincount(train.labels, minlength=classes)
     test = splits.test
     notes = splits.notes + _untested(test.labels, splits.class_names)
-    if inspect and config.data.startswith(("folder:", "lists:")):
+    if inspect and own_files:
         notes += suspicious_files([train, *filter(None, (validation,)), test])
     train_hash = hash_of(train)
     if config.in_memory:

@@ -83,6 +83,16 @@ def image_size(encoded: bytes, name: str) -> tuple[int, int]:
         return pillow.open(io.BytesIO(encoded)).size
 
 
+def image_size_of_file(path: str) -> tuple[int, int]:
+    """The same of a file, of which no more is read than that.
+
+    Raises:
+      UserError: if it is no image, or cannot be opened.
+    """
+    with _damage_explained(path) as pillow, pillow.open(path) as image:
+        return image.size
+
+
 def largest_of_16_bits(encoded: bytes, name: str) -> int | None:
     """The largest value of an image of 16 bits; ``None`` if it has others.
 
@@ -112,8 +122,11 @@ def _damage_explained(name: str):
     try:
         yield pillow
     except damage as error:
+        # Where Pillow knows no better, it names the object that it was given.
+        unknown = isinstance(error, pillow.UnidentifiedImageError)
+        reason = "it is of no kind that Pillow knows" if unknown else error
         raise UserError(
-            f"{name} cannot be read as an image ({error}): replace the file, or leave "
+            f"{name} cannot be read as an image ({reason}): replace the file, or leave "
             "it out of the data set."
         ) from error
 
