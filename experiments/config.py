@@ -255,14 +255,14 @@ class Config:
         below(1),
     ] = 0.0
     skip_unreadable: Annotated[
-        bool, about("own data: leave out files that cannot be read as images")
+        bool, about("own data: leave out files without the header of an image")
     ] = False
     augment: Annotated[Augmentation, about("random changes to training images")] = (
         "affine"
     )
 
     model: Annotated[
-        Network, about("network; clip: tuned from --weights, the others from scratch")
+        Network, about("network; from scratch, but for clip and --init-weights")
     ] = "resnet_digits"
     init_weights: Annotated[
         str | None,

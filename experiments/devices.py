@@ -4,12 +4,17 @@ One mesh, with examples split along it. Everything is an array of the whole prog
 however many devices and processes, so that the same ``jit`` serves one device and many.
 """
 
+from collections.abc import Callable
+from typing import TypeVar, cast
+
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from experiments.errors import UserError
+
+_Result = TypeVar("_Result")
 
 _AXIS = "data"
 # Smaller parameters are not worth the communication of gathering them.
@@ -63,16 +68,28 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
+def together(make: Callable[[], _Result]) -> _Result:
+    """What every process makes; where the first one cannot, all raise its error."""
+    problem, result = None, None
+    try:
+        result = make()
+    except UserError as error:
+        problem = error
+    agree(problem if is_first() else None)
+    if problem is not None:
+        raise problem
+    return cast(_Result, result)
+
+
 def _find() -> list[jax.Device]:
     """All devices, which JAX looks for when it is first asked."""
     try:
         return jax.devices()
     except (RuntimeError, AssertionError) as error:
-        wanted = jax.config.jax_platforms
         reason = str(error).splitlines()[0] if str(error) else "there are none"
         raise UserError(
-            f"JAX finds no devices of JAX_PLATFORMS={wanted} ({reason}): unset it, or "
-            "install the JAX that is made for them."
+            f"JAX cannot use devices of JAX_PLATFORMS={jax.config.jax_platforms} "
+            f"({reason}): name others, or install the JAX that is made for them."
         ) from error
 
 

@@ -33,7 +33,8 @@ def exit_with(main: Callable[[], None]) -> None:
         complain("stopped")
         sys.exit(130)
     except Exception as error:
-        if not (threads.without_space or _without_space(error)):
+        failed_save = threads.without_space and _LOOP in str(error)
+        if not (failed_save or _without_space(error)):
             raise
         where = getattr(error, "filename", None)
         complain(
@@ -41,6 +42,9 @@ def exit_with(main: Callable[[], None]) -> None:
         )
         # What threads have to say of it, now and when Python ends, would bury that.
         os._exit(2)
+    else:
+        if threads.without_space:
+            complain("No space was left for a part of what was to be written.")
     finally:
         let_go()
 

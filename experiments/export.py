@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import tyro
 from rich.console import Console
 
@@ -20,6 +19,7 @@ from experiments.models import (
     WEIGHTS,
     bottleneck,
     check_mergeable,
+    import_package,
     is_of_head,
     make_model,
     merged,
@@ -29,7 +29,12 @@ from experiments.models import (
     write_folder,
     write_tree,
 )
-from experiments.records.manifest import config_of, read_manifest, write_json
+from experiments.records.manifest import (
+    config_of,
+    pixel_statistics,
+    read_manifest,
+    write_json,
+)
 from experiments.terminal import make_console
 from experiments.training.checkpoint import last_network
 from experiments.training.criterion import softmax_scale
@@ -74,6 +79,7 @@ def run(job: Job, console: Console) -> None:
         )
     if job.out.exists():
         raise UserError(f"--out {job.out} is there already: name a new folder.")
+    import_package("safetensors")
     if is_clip and not job.separate:
         check_mergeable(config.tuners)
     step, params, batch_stats = last_network(job.run_dir)
@@ -103,6 +109,7 @@ def _write_resnet(
     network: tuple[Any, Any],
     about: dict[str, Any],
 ) -> None:
+    mean, std = pixel_statistics(manifest)
     head = "fc" if config.model in ("resnet50", "resnext50") else "linear"
     arrays = to_pytorch(*network, head)
     has_head = config.head == "linear"
@@ -113,10 +120,6 @@ def _write_resnet(
     about = {name: json.dumps(value) for name, value in about.items()}
     save_safetensors(out / WEIGHTS, arrays, {"format": "pt", **about})
     size, names = config.network_size, list(manifest["class_names"])
-    mean, std = (
-        (np.array(manifest[name]) / 255).round(6).tolist()
-        for name in ("pixel_mean", "pixel_std")
-    )
     # As timm keeps it.
     write_json(
         out / CONFIG,
@@ -127,8 +130,8 @@ def _write_resnet(
             "pretrained_cfg": {
                 "num_classes": len(names) if has_head else 0,
                 "input_size": [3, size, size],
-                "mean": mean,
-                "std": std,
+                "mean": (mean / 255).round(6).tolist(),
+                "std": (std / 255).round(6).tolist(),
                 "interpolation": config.interpolation,
                 "crop_pct": size / config.eval_resize,
                 "first_conv": "conv1",

@@ -30,11 +30,13 @@ class _Output:
     counts is in the files of a run.
     """
 
-    def __init__(self, stream: TextIO):
-        self._stream = stream
+    def __init__(self, stream: TextIO | None):
+        # There is none where a shell closed it, by >&-.
+        self._stream = stream or open(os.devnull, "w")  # noqa: SIM115
 
     def write(self, text: str) -> int:
-        with contextlib.suppress(OSError, ValueError):  # the latter once it is closed
+        # Closed, or interrupted in the middle by a signal of which it is to tell.
+        with contextlib.suppress(OSError, ValueError, RuntimeError):
             self._stream.write(self._encodable(text))
         return len(text)
 
@@ -73,7 +75,7 @@ def complain(text: str) -> None:
 
 def let_go() -> None:
     """Keeps Python from complaining at its end of an output that is closed."""
-    for stream in (sys.stdout, sys.stderr):
+    for stream in filter(None, (sys.stdout, sys.stderr)):
         try:
             stream.flush()
         except (OSError, ValueError):

@@ -1,6 +1,7 @@
 """Trains one network on long-tailed data: ``python -m experiments.train --help``."""
 
 import math
+import shlex
 import sys
 import time
 from contextlib import ExitStack
@@ -113,7 +114,9 @@ def run(job: Job, console: Console) -> Path:
     check_sharpness(config)
     mesh = devices.device_mesh(job.devices)
     console.print(f"reading {config.data}", markup=False)
-    dataset = load_dataset(config, job.data_dir, inspect=devices.is_first())
+    dataset = devices.together(
+        lambda: load_dataset(config, job.data_dir, inspect=devices.is_first())
+    )
     key = random_key(config.seed, mesh)
     device_loop = config.in_memory and devices.loops_are_fast()
     feed = make_feed(
@@ -131,7 +134,9 @@ def run(job: Job, console: Console) -> Path:
     state = None if job.resume else trainer.init(jax.random.key(config.seed))
     with ExitStack() as at_the_end:
         at_the_end.callback(feed.close)
-        changed = _open_run(job, run_dir, dataset, trainer, at_the_end)
+        changed = devices.together(
+            lambda: _open_run(job, run_dir, dataset, trainer, at_the_end)
+        )
         checkpoints = Checkpoints(run_dir, config, trainer.shapes)
         at_the_end.callback(checkpoints.close)
         latest = checkpoints.latest()
@@ -142,9 +147,7 @@ def run(job: Job, console: Console) -> Path:
         else:
             step, best = 0, Best()
             state = state or trainer.init(jax.random.key(config.seed))
-        if changed and devices.is_first():
-            record_changes(run_dir, config, step, changed)
-        rows = RowWriter(run_dir, keep_until_step=step, writes=devices.is_first())
+        rows = devices.together(lambda: _open_rows(run_dir, config, step, changed))
         at_the_end.callback(rows.close)
 
         def measure(state):
@@ -158,7 +161,12 @@ def run(job: Job, console: Console) -> Path:
 
         steps = config.epochs * feed.steps_per_epoch
         place = f"on {devices.described(mesh)}, into {run_dir}"
-        _announce(console, config, dataset, feed, place, begins=latest is None)
+        notes = _notes(config, dataset, feed.batch_size, begins=latest is None)
+        notes += [
+            f"{name}: {then} until step {step}, {now} from now on."
+            for name, (then, now) in changed.items()
+        ]
+        _announce(console, config, dataset, feed, place, notes)
         with RunProgress(console, config.epochs, steps, feed.batch_size) as progress:
             whole = Run(
                 config,
@@ -171,6 +179,7 @@ def run(job: Job, console: Console) -> Path:
                 time.perf_counter,
                 progress.show,
                 lambda text: console.print(text, markup=False),
+                f"--resume --run-dir {shlex.quote(str(run_dir))}",
                 measure,
             )
             state, best = fit(whole, step, state, best)
@@ -189,8 +198,7 @@ def _announce(
     dataset: Dataset,
     feed: Feed,
     place: str,
-    *,
-    begins: bool,
+    notes: list[str],
 ) -> None:
     """What is about to be trained, on what, and what the user should know of it."""
     what = (
@@ -201,7 +209,7 @@ def _announce(
     )
     title = (f"{config.config}, {config.method}", "bold")
     console.print(Text.assemble(title, what), soft_wrap=True)
-    for note in _notes(config, dataset, feed.batch_size, begins=begins):
+    for note in notes:
         console.print(note, style="yellow", markup=False, soft_wrap=True)
 
 
@@ -222,7 +230,7 @@ def _notes(
     if config.init_weights is not None and begins:
         model = make_model(config, len(dataset.class_counts), channels=3)
         whole = has_head(open_pretrained(config.init_weights), model)
-        but = "" if whole else ", but for the last layer, which is of other classes"
+        but = "" if whole else ", but for the last layer, which does not fit"
         notes += [f"Starts from {config.init_weights}{but}."]
     if config.data.startswith(OWN_DATA):
         counts = dataset.class_counts
@@ -262,23 +270,30 @@ def _open_run(
     Returns:
       The options that are others than when the run began, then and now.
     """
-    problem, changed = None, {}
-    if devices.is_first():
-        try:
-            make_run_dir(run_dir)
-            at_the_end.enter_context(locked(run_dir))
-            if job.resume and (run_dir / MANIFEST).exists():
-                manifest = read_manifest(run_dir)
-                changed = changed_options(manifest["config"], job.config)
-                check_same_data(manifest, dataset)
-            else:
-                sizes = Sizes(*map(_size, (trainer.shapes.params, trainer.frozen)))
-                manifest = describe_run(job.config, dataset, sizes, sys.argv)
-                create_run(run_dir, manifest)
-        except UserError as error:
-            problem = error
-    devices.agree(problem)
-    return changed
+    if not devices.is_first():
+        return {}
+    try:
+        make_run_dir(run_dir)
+        at_the_end.enter_context(locked(run_dir))
+        if job.resume and (run_dir / MANIFEST).exists():
+            manifest = read_manifest(run_dir)
+            # Before the options, of which some may follow from the data.
+            check_same_data(manifest, dataset)
+            return changed_options(manifest["config"], job.config)
+        sizes = Sizes(*map(_size, (trainer.shapes.params, trainer.frozen)))
+        create_run(run_dir, describe_run(job.config, dataset, sizes, sys.argv))
+        return {}
+    except PermissionError as error:
+        raise UserError(f"cannot write in the --run-dir {run_dir}: {error}.") from error
+
+
+def _open_rows(
+    run_dir: Path, config: Config, step: int, changed: dict[str, list[Any]]
+) -> RowWriter:
+    """The rows of a run that goes on after so many steps, with these changes."""
+    if changed and devices.is_first():
+        record_changes(run_dir, config, step, changed)
+    return RowWriter(run_dir, keep_until_step=step, writes=devices.is_first())
 
 
 def _check_length(config: Config, step: int, steps_per_epoch: int) -> None:
@@ -299,16 +314,20 @@ def _report(
 ) -> dict[str, dict[str, Any]]:
     """Evaluates the last state, and the best on validation, on the test split."""
     config, dataset = run.config, run.dataset
-    last_step = config.epochs * run.trainer.steps_per_epoch
-    evaluated = {"last": (last_step, state)}
+    to_judge = {"last": config.epochs * run.trainer.steps_per_epoch}
     if best.step:
-        run.checkpoints.wait()
-        evaluated["best on held-out"] = (
-            best.step,
-            run.checkpoints.restore(best.step)[1],
-        )
+        to_judge["best on held-out"] = best.step
     results = {}
-    for which, (step, of_step) in evaluated.items():
+    for which, step in to_judge.items():
+        if which == "last":
+            of_step = state
+        else:
+            run.checkpoints.wait()
+            try:
+                of_step = run.checkpoints.restore(step)[1]
+            except UserError as error:
+                console.print(f"No result of the best: {error}", markup=False)
+                continue
         result, sums = evaluate(run, of_step, dataset.test)
         epoch = step // run.trainer.steps_per_epoch
         results[which] = {"epoch": epoch, **result}

@@ -80,7 +80,7 @@ def test_rates_and_length_may_change_and_nothing_else_beside_them():
     now = CONFIG.with_epochs(400).replace(learning_rate=0.05)
     changed = changed_options(saved(), now)
     assert changed["epochs"] == [200, 400] and changed["learning_rate"] == [0.1, 0.05]
-    with pytest.raises(UserError, match=r"\(gamma: .* now\).*Learning rates, radii"):
+    with pytest.raises(UserError, match=r"\(gamma: .* now\).*Rates, radii"):
         changed_options(saved(), now.replace(gamma=7.0))
 
 

@@ -72,7 +72,7 @@ def test_sigterm_to_one_process_stops_both_at_the_same_step(tmp_path):
         time.sleep(0.05)
     processes[1].send_signal(signal.SIGTERM)
     ended = [finish(process) for process in processes]
-    assert [status for status, _ in ended] == [1, 1], ended
+    assert [status for status, _ in ended] == [143, 143], ended
     steps = [re.findall(r"saved after step (\d+);", said) for _, said in ended]
     assert len(steps[0]) == 1 and steps[0] == steps[1]
     assert (run_dir / "checkpoints" / steps[0][0]).exists()

@@ -181,7 +181,9 @@ def test_all_unreadable_files_are_named_or_left_out_at_once(tmp_path, size):
         content = whole[:20] if content is None else content
         (tmp_path / "in" / name).write_bytes(content)
     config = parse(["--data", data]).config
-    with pytest.raises(UserError, match="3 files cannot be read as images") as refused:
+    with pytest.raises(
+        UserError, match="3 files without the header of an image"
+    ) as refused:
         load_dataset(config, tmp_path, inspect=True)
     assert all(name in str(refused.value) for name in bad)
     assert "--skip-unreadable" in str(refused.value)
@@ -191,11 +193,12 @@ def test_all_unreadable_files_are_named_or_left_out_at_once(tmp_path, size):
     for inspect in (True, False):  # as when a run is analysed
         dataset = load_dataset(config, tmp_path, inspect=inspect)
         assert len(dataset.train.labels) + len(dataset.test.labels) == 26
-    assert any("unreadable: 3 files" in note for note in dataset.notes)
+    assert any("header of an image: 3 files" in note for note in dataset.notes)
     with pytest.raises(UserError, match="--skip-unreadable is for files of your own"):
         load_dataset(config.replace(data="cifar10"), tmp_path)
 
 
+@pytest.mark.slow
 def test_a_figure_that_fails_costs_no_result(tmp_path, monkeypatch):
     def fails(*args):
         raise RuntimeError("no ink")

@@ -277,7 +277,7 @@ def test_it_trains_and_says_what_it_starts_from(folder, exported, tmp_path, head
     config = config_with(folder, "--init-weights", str(exported), "--head", head)
     console = Console(record=True, width=500)
     train(TrainJob(config, run_dir=tmp_path / "run"), console)
-    but = "" if head == "linear" else ", but for the last layer, which is of other "
+    but = "" if head == "linear" else ", but for the last layer, which does not"
     assert f"Starts from {exported}{but}" in console.export_text()
 
 

@@ -116,7 +116,7 @@ def test_every_signal_saves_in_the_middle_of_an_epoch(whole, tmp_path):
         process.send_signal(getattr(signal, name))
         status, said = finish(process)
         assert status == wanted, said
-        assert "stopped: saved after step" in said and "with --resume goes on" in said
+        assert "stopped: saved after step" in said and "go on with --resume" in said
         assert ("Ctrl-C again ends at once" in said) == (name == "SIGINT")
         step = max(int(path.name) for path in (run_dir / "checkpoints").iterdir())
         assert f"after step {step};" in said

@@ -15,8 +15,8 @@ from experiments.models.weight_files import open_safetensors, shapes_in, weight_
 
 _OPTION = "--init-weights"
 _FROM_OTHERS = (
-    "safetensors.torch.save_file(STATE_DICT, FILE) writes them, in PyTorch, of a "
-    "network's state_dict()"
+    "save a network's state_dict() in PyTorch by "
+    "safetensors.torch.save_file(STATE_DICT, FILE)"
 )
 # From the names of Hugging Face to those of torchvision, applied in turn.
 _RENAMES: list[tuple[str, str | Callable[[re.Match], str]]] = [

@@ -116,7 +116,7 @@ def _fetch(name: str, option: str) -> Path:
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         raise UserError(
             f"{option} {name}: there is no such folder or file, and a name on the hub "
-            "has an owner, as in openai/clip-vit-large-patch14."
+            "has an owner, as in timm/resnet50.a1_in1k."
         )
     hub = import_package("huggingface_hub")
     try:

@@ -12,7 +12,8 @@ from experiments.errors import UserError
 def locked(run_dir: Path) -> Iterator[None]:
     """Has the folder to itself, until it is left or the process ends, in whatever way.
 
-    Where the file system knows no locks, as some that are shared, nothing is locked.
+    On a file system that machines share it may be locked for one machine alone, or not
+    at all.
 
     Raises:
       UserError: if another process has it.

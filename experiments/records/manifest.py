@@ -25,7 +25,7 @@ _GONE = {"five_crops": False, "randaugment": 0, "cutout": 0, "mixup": 0.0}
 _GONE |= {"bottleneck": None}
 
 
-# What may be another when a run goes on: how fast it learns, how long, and what is
+# Options that may differ when a run goes on: how fast it learns, how long, and what is
 # looked at on the way.
 _MAY_CHANGE = {
     "epochs",
@@ -184,6 +184,21 @@ def config_of(manifest: dict[str, Any]) -> Config:
     )
 
 
+def pixel_statistics(manifest: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and deviation of each channel that a run's pixels were normalised by.
+
+    Raises:
+      UserError: if the run is of an earlier version, which did not keep them.
+    """
+    if "pixel_mean" not in manifest:
+        raise UserError(
+            "the run's manifest does not say how its pixels were normalised, as those "
+            "of an earlier version do not: train it again."
+        )
+    mean, std = (manifest[name] for name in ("pixel_mean", "pixel_std"))
+    return np.array(mean, np.float64), np.array(std, np.float64)
+
+
 def changed_options(saved: dict[str, Any], config: Config) -> dict[str, list[Any]]:
     """The options that a run goes on with otherwise than it began, then and now.
 
@@ -204,8 +219,8 @@ def changed_options(saved: dict[str, Any], config: Config) -> dict[str, list[Any
     if fixed:
         raise UserError(
             f"cannot resume with another configuration ({'; '.join(fixed)}): "
-            "pass the same options again, or another --run-dir. Learning rates, radii "
-            "and --epochs may change."
+            "pass the same options again, or another --run-dir. Rates, radii, their "
+            "schedules and --epochs may change."
         )
     return changed
 
@@ -213,10 +228,14 @@ def changed_options(saved: dict[str, Any], config: Config) -> dict[str, list[Any
 def record_changes(
     run_dir: Path, config: Config, step: int, changed: dict[str, list[Any]]
 ) -> None:
-    """Writes down that a run goes on with other options after so many steps."""
+    """Writes down that a run goes on with other options after so many steps.
+
+    One that begins anew, after none, has them from its start.
+    """
     manifest = read_manifest(run_dir)
     manifest["config"] = as_json(config)
-    manifest.setdefault("changes", []).append({"step": step, "options": changed})
+    if step:
+        manifest.setdefault("changes", []).append({"step": step, "options": changed})
     write_json(run_dir / MANIFEST, manifest)
 
 
@@ -244,8 +263,8 @@ def check_same_data(manifest: dict[str, Any], dataset: Dataset) -> None:
         what = "images have other names, sizes or classes"
     if what:
         raise UserError(
-            f"the training images are not those that the run began with ({what}): put "
-            "them back, or begin another run in another --run-dir."
+            f"the training images are not those that the run began with ({what}): give "
+            "those, or train on these in another --run-dir."
         )
 
 

@@ -75,17 +75,19 @@ def _finite(value: Any) -> Any:
 
 
 def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
-    """All complete lines; an end that a crash left unreadable is left out.
+    """All lines but a last one that a crash cut short or left unreadable.
 
     Raises:
-      UserError: if there are lines that cannot be read before others that can.
+      UserError: if another line cannot be read.
     """
     path = run_dir / METRICS
     if not path.exists():
         return []
     lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    rows = list(map(_row, lines[:-1]))
-    while rows and rows[-1] is None:
+    while lines and not lines[-1].strip("\0"):
+        lines.pop()
+    rows = list(map(_row, lines))
+    if rows and rows[-1] is None:
         rows.pop()
     if None in rows:
         raise UserError(
@@ -135,7 +137,10 @@ class TensorBoard:
 
         # A reader drops all earlier points from this step on.
         self._writer = SummaryWriter(
-            str(run_dir), purge_step=0, flush_secs=_FLUSH_EVERY
+            str(run_dir),
+            purge_step=0,
+            flush_secs=_FLUSH_EVERY,
+            max_queue=0,  # no bound: its thread may have ended, on a full disk
         )
         for row in metrics_until(run_dir, keep_until_step):
             self.append(row)

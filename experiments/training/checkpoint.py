@@ -2,9 +2,9 @@
 
 A checkpoint is there whole or not at all, whatever kills the process. It holds the
 state and a checksum of it, which is looked at when it is read, the configuration it
-belongs to, and the best accuracy so far. Data order and
-randomness are functions of the seed and of the state's step, so nothing else is needed
-to go on as if nothing had happened.
+belongs to, and the best accuracy so far. Data order and randomness are functions of the
+seed and of the state's step, so nothing else is needed to go on as if nothing had
+happened.
 """
 
 import shlex
@@ -205,7 +205,7 @@ def _checksum(array: jax.Array) -> jax.Array:
 
 def _check(state: Any, about: dict[str, Any], checkpoint) -> None:
     # Checkpoints of an earlier version have no checksum.
-    if about.get("checksum", checksum(state)) != checksum(state):
+    if "checksum" in about and about["checksum"] != checksum(state):
         raise _unreadable(checkpoint, "not what its checksum is of")
 
 

@@ -42,6 +42,7 @@ class Run(NamedTuple):
       clock: tells the time in seconds.
       show: called with the step and what is new, after every few steps.
       say: tells the user something at once.
+      go_on: the options by which a run that was stopped goes on.
       measure: how sharp a state is, as JSON; where the configuration asks for it.
     """
 
@@ -55,6 +56,7 @@ class Run(NamedTuple):
     clock: Callable[[], float]
     show: Callable[[int, dict[str, Any]], None]
     say: Callable[[str], None]
+    go_on: str
     measure: Callable[[TrainState], dict[str, Any]]
 
 
@@ -126,7 +128,7 @@ def fit(run: Run, step: int, state: TrainState, best: Best) -> tuple[TrainState,
                 run.checkpoints.save(step, state, best)
                 run.checkpoints.wait()
                 raise Stopped(
-                    f"saved after step {step}; the same command with --resume goes on.",
+                    f"saved after step {step}; go on with {run.go_on}.",
                     signal_number,
                 )
     return state, best

@@ -15,7 +15,7 @@ from experiments.data.memory import in_memory
 from experiments.data.sources.files import ImageFiles, Subset
 from experiments.errors import UserError
 from experiments.models import make_model
-from experiments.records.manifest import config_of, read_manifest
+from experiments.records.manifest import config_of, pixel_statistics, read_manifest
 from experiments.training.checkpoint import last_network
 from experiments.training.criterion import probabilities
 from experiments.training.evaluate import eval_logits
@@ -74,14 +74,7 @@ def load_run(run_dir: str | Path) -> Trained:
     run_dir = Path(run_dir)
     manifest = read_manifest(run_dir)
     config, names = config_of(manifest), tuple(manifest["class_names"])
-    if "pixel_mean" not in manifest:
-        raise UserError(
-            f"{run_dir} does not say how its pixels were normalised, as runs of an "
-            "earlier version did not: train it again to predict."
-        )
-    mean, std = (
-        np.array(manifest[name], np.float32) for name in ("pixel_mean", "pixel_std")
-    )
+    mean, std = (x.astype(np.float32) for x in pixel_statistics(manifest))
     if len(mean) != 3:
         raise UserError(
             f"{run_dir} was trained on {config.data}, which are arrays of numbers, and "

@@ -34,17 +34,17 @@ _KINDS = "AVIF BMP DIB GIF JPEG JPEG2000 PCX PNG PPM QOI TGA TIFF WEBP".split()
 
 
 @functools.cache
-def pillow_filter(interpolation: Interpolation):
-    """Pillow's name of an interpolation; both look at all pixels that fall into one."""
-    return import_pillow().Resampling[interpolation.upper()]
-
-
 def image_endings() -> tuple[str, ...]:
     """The endings of files that can be read as images, ``.jpg``, say."""
     pillow = import_pillow()
     endings = pillow.registered_extensions().items()
     readable = (end for end, kind in endings if kind in _KINDS and kind in pillow.OPEN)
     return tuple(sorted(readable))
+
+
+def pillow_filter(interpolation: Interpolation):
+    """Pillow's name of an interpolation; both look at all pixels that fall into one."""
+    return import_pillow().Resampling[interpolation.upper()]
 
 
 def decode_rgb(encoded: bytes, name: str, *, upright: bool):

@@ -37,10 +37,10 @@ def without_unreadable(splits: Splits, *, skip: bool) -> Splits:
     files = "1 file" if len(bad) == 1 else f"{len(bad)} files"
     if not skip:
         raise UserError(
-            f"{files} cannot be read as images: {some_of(bad)}. Replace or remove "
-            "them, or leave them out by --skip-unreadable."
+            f"{files} without the header of an image: {some_of(bad)}. Replace or "
+            "remove them, or leave them out by --skip-unreadable."
         )
-    note = f"Left out, being unreadable: {files}, {some_of(bad)}."
+    note = f"Left out, without the header of an image: {files}, {some_of(bad)}."
     return splits._replace(**kept, notes=(*splits.notes, note))
 
 
