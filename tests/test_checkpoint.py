@@ -81,6 +81,21 @@ def test_inverted_bytes_are_found(trained, tmp_path):
         last_network(tmp_path)
 
 
+def test_metrics_of_a_checkpoint_that_are_empty_are_named(trained, tmp_path):
+    save_all(tmp_path, trained, [(1, 0.5), (2, 0.6)])
+    (tmp_path / "checkpoints/2/metrics/metrics").write_text("")
+    config, shapes, _ = trained
+    with pytest.raises(UserError, match="2 is damaged .* before, of step 1"):
+        Checkpoints(tmp_path, config, shapes)
+
+
+def test_checkpoints_that_are_a_file_are_named(trained, tmp_path):
+    (tmp_path / "checkpoints").touch()
+    config, shapes, _ = trained
+    with pytest.raises(UserError, match="checkpoints is a file"):
+        Checkpoints(tmp_path, config, shapes)
+
+
 def test_a_checkpoint_of_before_has_no_checksum(trained, tmp_path):
     save_all(tmp_path, trained, [(1, 0.5)])
     about = tmp_path / "checkpoints/1/about/metadata"

@@ -88,6 +88,7 @@ NAMINGS = {
 }
 
 
+@pytest.mark.by_default(naming=("torchvision", "hugging face"))
 @pytest.mark.parametrize("naming", NAMINGS)
 def test_every_naming_gives_the_same_network(naming, tmp_path):
     model = resnet50(CLASSES)
@@ -258,6 +259,7 @@ def test_a_run_starts_from_weights_by_their_network(folder, exported, tmp_path):
     np.testing.assert_allclose(np.linalg.norm(columns, axis=0), 1, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_several_seeds_start_from_the_same_weights(folder, exported):
     config = config_with(folder, "--init-weights", str(exported), "--head", "cosine")
     dataset = load_dataset(config, Path())

@@ -72,6 +72,7 @@ def test_narrow_images_stay_narrow():
     )
 
 
+@pytest.mark.by_default(interpolation=("bicubic",))
 @each_interpolation
 @given(data=st.data(), size=st.sampled_from([5, 20]), mirrored=st.booleans())
 @settings(deadline=None, max_examples=30)

@@ -174,6 +174,7 @@ def test_whatever_the_damage_there_is_an_image_or_a_sentence(form, data):
 each_interpolation = pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 
 
+@pytest.mark.by_default(interpolation=("bicubic",))
 @each_interpolation
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(1, 30), st.integers(0, 9))
 @settings(max_examples=60, deadline=None)

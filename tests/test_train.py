@@ -171,7 +171,7 @@ def test_a_folder_that_cannot_be_made_is_explained(tmp_path, name):
         train(tmp_path / name)
 
 
-@pytest.mark.by_default(platform="nonsense")
+@pytest.mark.by_default(platform=("nonsense",))
 @pytest.mark.parametrize("platform", ["cuda", "nonsense"])
 def test_devices_that_are_not_there_are_explained(platform):
     status, said = finish(start("train", JAX_PLATFORMS=platform))

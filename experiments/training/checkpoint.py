@@ -7,6 +7,7 @@ seed and of the state's step, so nothing else is needed to go on as if nothing h
 happened.
 """
 
+import json
 import shlex
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -102,6 +103,8 @@ class Checkpoints:
         folder = (run_dir / CHECKPOINTS).absolute()
         if folder.exists() and not folder.is_dir():
             raise UserError(f"{folder} is a file: it must be the folder that was made.")
+        for metrics in sorted(folder.glob("[0-9]*/metrics/metrics")):
+            _check_metrics(metrics)
 
         def accuracy(metrics):
             return metrics[_ACCURACY]
@@ -201,6 +204,14 @@ def _checksum(array: jax.Array) -> jax.Array:
     for factor in (0x85EBCA6B, 0xC2B2AE35):
         mixed = (mixed ^ (mixed >> 15)) * jnp.uint32(factor)
     return jnp.sum(mixed ^ (mixed >> 16), dtype=jnp.uint32)
+
+
+def _check_metrics(path: Path) -> None:
+    """Raises a ``UserError`` if that is not what Orbax wrote, and would stumble on."""
+    try:
+        json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise _unreadable(path.parents[1], _first_line(error)) from None
 
 
 def _check(state: Any, about: dict[str, Any], checkpoint) -> None:
