@@ -125,6 +125,7 @@ def test_the_hash_is_of_names_and_sizes_wherever_they_lie(tmp_path):
     assert len(changed) == 4
 
 
+@pytest.mark.slow
 def test_it_trains_and_says_what_was_chosen(tmp_path):
     data = write(tmp_path / "in", {"a": 30, "b": 8})
     (tmp_path / "in" / "a" / "notes.txt").touch()
@@ -172,6 +173,7 @@ def test_dark_images_of_16_bits_are_named(tmp_path):
         assert ("of 65535 come out nearly black" in notes) == dark
 
 
+@pytest.mark.by_default(size=(100,))
 @pytest.mark.parametrize("size", [28, 100])
 def test_all_unreadable_files_are_named_or_left_out_at_once(tmp_path, size):
     data = write(tmp_path / "in", {"a": 20, "b": 6}, size=(size, size))

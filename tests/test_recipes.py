@@ -148,18 +148,6 @@ def test_other_factors_differ_in_the_tail_alone(name, factor):
     assert other == usual.replace(config=other.config, imbalance_factor=factor)
 
 
-@pytest.mark.slow
-def test_cifar100_lt_trains_for_real(tmp_path):
-    """The recipe as it is, on files as TFDS writes them, with a fifth of the images."""
-    write_cifar(tmp_path, "cifar100", train_per_class=100)
-    config = get_config("cifar100_lt", "focal_sam")
-    dataset = load_dataset(config, tmp_path)
-    assert dataset.class_counts[[0, -1]].tolist() == [100, 1]
-    trainer, sums = run_steps(config, dataset, steps=3, looks=1)
-    assert config.batch_size == 64 and trainer.steps_per_epoch == 33
-    assert np.sum(sums.confusion) == 200
-
-
 def run_steps(config, dataset, steps, looks):
     """Trains for so many steps and evaluates so many batches of the test split."""
     trainer, feed, key = make(config, dataset)

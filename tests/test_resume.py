@@ -26,7 +26,7 @@ from experiments.training.loop import StopSignal
 
 # Every epoch saves, and averaged weights are in the state.
 EVERY = [*FLAGS, "--eval-every", "5", "--ema", "0.9", "--checkpoint-every", "1"]
-SHORT, JOB = [*EVERY, "--epochs", "12"], [*EVERY, "--epochs", "60"]
+SHORT, JOB = [*EVERY, "--epochs", "9"], [*EVERY, "--epochs", "60"]
 
 
 def undisturbed(job, run_dir):
