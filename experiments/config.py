@@ -22,17 +22,11 @@ from experiments.errors import UserError
 Method = Literal["sgd", "sam", "imbsam", "cc_sam", "focal_sam"]
 Approximation = Literal["none", "reuse_ascent", "looksam"]
 Loss = Literal["ce", "focal", "ldam", "vs", "la"]
-Network = Literal[
-    "resnet_digits",
-    "resnet20",
-    "resnet32",
-    "resnet44",
-    "resnet56",
-    "resnet50",
-    "resnext50",
-    "vit_digits",
-    "clip",
+# Networks that PyTorch has too.
+ResNet = Literal[
+    "resnet20", "resnet32", "resnet44", "resnet56", "resnet50", "resnext50"
 ]
+Network = Literal["resnet_digits", ResNet, "vit_digits", "clip"]
 Tuner = Literal[
     "full",
     "bias",
@@ -52,15 +46,7 @@ Augmentation = Literal[
 ]
 Interpolation = Literal["bilinear", "bicubic"]
 METHODS: tuple[Method, ...] = get_args(Method)
-# Networks that PyTorch has too.
-RESNETS: tuple[Network, ...] = (
-    "resnet20",
-    "resnet32",
-    "resnet44",
-    "resnet56",
-    "resnet50",
-    "resnext50",
-)
+RESNETS: tuple[ResNet, ...] = get_args(ResNet)
 LOSSES: tuple[Loss, ...] = get_args(Loss)
 
 _Mark = TypeVar("_Mark")
