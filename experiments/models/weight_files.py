@@ -80,7 +80,7 @@ def save_safetensors(
     from safetensors.numpy import save_file
 
     # Only what lies in memory in its own order is written right.
-    arrays = {name: np.array(array, order="C") for name, array in arrays.items()}
+    arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     save_file(arrays, path, metadata=metadata)
 
 
