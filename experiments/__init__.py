@@ -10,3 +10,8 @@ if _missing:
         f"{'is' if len(_missing) == 1 else 'are'} not installed: in the folder of the "
         "repository run pip install -e '.[experiments]'."
     )
+
+# Only now, since it imports some of them.
+from experiments.ending import begin  # noqa: E402
+
+begin()

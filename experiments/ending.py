@@ -3,6 +3,7 @@
 import errno
 import logging
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -14,6 +15,23 @@ _NO_SPACE = "No space left on device"
 _LOOP = "Event loop is closed"
 
 
+def begin() -> None:
+    """Says that a command has begun, and ends at Ctrl-C until :func:`exit_with`.
+
+    Its imports take seconds. Where this package is imported by others it does nothing.
+    """
+    if sys.argv[0] != "-m":  # as Python calls a module that it is about to run
+        return
+
+    def stop(*_) -> None:
+        complain("stopped")
+        os._exit(130)
+
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, stop)
+    complain("starting")
+
+
 def exit_with(main: Callable[[], None]) -> None:
     """Runs a command: status 0 done, 2 the user's mistake, 1 anything else.
 
@@ -21,6 +39,8 @@ def exit_with(main: Callable[[], None]) -> None:
     does not catch it: 143 after SIGTERM, 130 after Ctrl-C, 129 after SIGHUP.
     """
     threads = _Threads()
+    if callable(signal.getsignal(signal.SIGINT)):  # not ignored, as nohup has it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         main()
     except UserError as error:

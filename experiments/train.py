@@ -114,9 +114,8 @@ def run(job: Job, console: Console) -> Path:
     check_sharpness(config)
     mesh = devices.device_mesh(job.devices)
     console.print(f"reading {config.data}", markup=False)
-    dataset = devices.together(
-        lambda: load_dataset(config, job.data_dir, inspect=devices.is_first())
-    )
+    tell = partial(console.print, markup=False) if devices.is_first() else None
+    dataset = devices.together(lambda: load_dataset(config, job.data_dir, tell=tell))
     key = random_key(config.seed, mesh)
     device_loop = config.in_memory and devices.loops_are_fast()
     feed = make_feed(

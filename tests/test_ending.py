@@ -58,6 +58,20 @@ def test_status_and_last_line(statement, status, words):
     assert ended(f"def main(): {statement}") == (status, b"", words)
 
 
+def test_a_command_says_at_once_that_it_begins_and_stops_while_it_imports():
+    process = subprocess.Popen(
+        [sys.executable, "-m", "experiments.train"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr.readline() == "starting\n"
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=PATIENCE) == ("", "stopped\n")
+    assert process.returncode == 130
+
+
 def test_anything_else_is_told_in_full():
     status, _, errors = ended("def main(): 1 / 0")
     assert status == 1 and "ZeroDivisionError" in errors

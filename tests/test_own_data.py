@@ -1,6 +1,7 @@
 """A folder of one's own images, from the first look at it to a trained network."""
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -15,6 +16,7 @@ from tiny_runs import FLAGS
 
 from experiments.configs.own_data import Look, own_config
 from experiments.data.load import load_dataset
+from experiments.data.sources import headers
 from experiments.errors import UserError
 from experiments.figures import run as figures
 from experiments.records.manifest import read_manifest
@@ -154,7 +156,7 @@ def test_copies_in_another_class_or_part_are_counted(tmp_path):
     (tmp_path / "test" / "b" / "same.png").write_bytes(other.read_bytes())
     (tmp_path / "train" / "b" / "same.png").write_bytes(one.read_bytes())
     config = parse(["--data", f"folder:{tmp_path}"]).config
-    assert load_dataset(config, tmp_path, inspect=True).notes == (
+    assert load_dataset(config, tmp_path, tell=print).notes == (
         "2 images are in more than one split.",
         "1 image is in more than one class.",
     )
@@ -169,7 +171,7 @@ def test_dark_images_of_16_bits_are_named(tmp_path):
             pixels = rng.integers(0, largest, (20, 20)).astype(np.uint16)
             Image.fromarray(pixels).save(folder / f"{name}.png")
         config = parse(["--data", f"folder:{folder}"]).config
-        notes = " ".join(load_dataset(config, tmp_path, inspect=True).notes)
+        notes = " ".join(load_dataset(config, tmp_path, tell=print).notes)
         assert ("of 65535 come out nearly black" in notes) == dark
 
 
@@ -186,18 +188,41 @@ def test_all_unreadable_files_are_named_or_left_out_at_once(tmp_path, size):
     with pytest.raises(
         UserError, match="3 files without the header of an image"
     ) as refused:
-        load_dataset(config, tmp_path, inspect=True)
+        load_dataset(config, tmp_path, tell=print)
     assert all(name in str(refused.value) for name in bad)
     assert "--skip-unreadable" in str(refused.value)
     assert "BytesIO" not in str(refused.value)
 
     config = parse(["--data", data, "--skip-unreadable"]).config
-    for inspect in (True, False):  # as when a run is analysed
-        dataset = load_dataset(config, tmp_path, inspect=inspect)
+    for tell in (print, None):  # as when a run is analysed
+        dataset = load_dataset(config, tmp_path, tell=tell)
         assert len(dataset.train.labels) + len(dataset.test.labels) == 26
     assert any("header of an image: 3 files" in note for note in dataset.notes)
     with pytest.raises(UserError, match="--skip-unreadable is for files of your own"):
         load_dataset(config.replace(data="cifar10"), tmp_path)
+
+
+def test_headers_are_read_once_and_it_is_said_how_far_it_is(tmp_path, monkeypatch):
+    data = write(tmp_path / "in", {"a": 9, "b": 6})
+    config, read, said = parse(["--data", data]).config, [], []
+    monkeypatch.setattr(headers, "_GOOD", tmp_path / "cache" / "headers")
+    monkeypatch.setattr(headers, "_MANY", 2)
+    usual = headers.image_size_of_file
+    monkeypatch.setattr(
+        headers, "image_size_of_file", lambda path: read.append(path) or usual(path)
+    )
+    for _ in range(2):
+        load_dataset(config, tmp_path, tell=said.append)
+        assert len(read) == 15
+    assert "train: the headers of 2 of" in " ".join(said)
+    os.utime(tmp_path / "in" / "a" / "0.png")  # of one split, which is read again
+    load_dataset(config, tmp_path, tell=said.append)
+    assert 15 < len(read) < 30
+
+    (tmp_path / "in" / "a" / "0.png").write_bytes(b"x")
+    for _ in range(2):
+        with pytest.raises(UserError, match="1 file without the header of an image"):
+            load_dataset(config, tmp_path, tell=said.append)
 
 
 @pytest.mark.slow

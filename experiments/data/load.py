@@ -1,7 +1,7 @@
 """From a configuration to its data."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -30,7 +30,9 @@ _LOOKS = 200
 _REMOTE = re.compile(r"[a-z][a-z0-9+.-]+:/")
 
 
-def load_dataset(config: Config, data_dir: Path, *, inspect: bool = False) -> Dataset:
+def load_dataset(
+    config: Config, data_dir: Path, *, tell: Callable[[str], None] | None = None
+) -> Dataset:
     """The data set of a configuration, cut to the tail that it asks for.
 
     The order of the classes is that of the data; only Digits-LT is ranked by frequency.
@@ -38,8 +40,8 @@ def load_dataset(config: Config, data_dir: Path, *, inspect: bool = False) -> Da
     Args:
       config: the names of ``data``, ``imbalance`` and so on.
       data_dir: folder of data sets, as TFDS lays it out.
-      inspect: look at the user's own files for copies and dark images, which takes a
-        while, and tell of them in the notes.
+      tell: says how far it is, where it takes long. With it the user's own files are
+        inspected, and notes tell of copies and dark images.
 
     Returns:
       The data set, in memory if ``config.in_memory``.
@@ -47,7 +49,7 @@ def load_dataset(config: Config, data_dir: Path, *, inspect: bool = False) -> Da
     Raises:
       UserError: if the data are missing, damaged or do not suit the configuration.
     """
-    dataset = _load(config, data_dir, inspect)
+    dataset = _load(config, data_dir, tell)
     return _as_clip_sees(dataset) if config.model == "clip" else dataset
 
 
@@ -68,7 +70,9 @@ def look_at(config: Config, data_dir: Path) -> Look:
     return Look(np.bincount(train.labels).tolist(), int(np.median(sizes)))
 
 
-def _load(config: Config, data_dir: Path, inspect: bool) -> Dataset:
+def _load(
+    config: Config, data_dir: Path, tell: Callable[[str], None] | None
+) -> Dataset:
     own_files = config.data.startswith(("folder:", "lists:"))
     if config.skip_unreadable and not own_files:
         raise UserError(
@@ -77,8 +81,10 @@ def _load(config: Config, data_dir: Path, inspect: bool) -> Dataset:
     if config.data == "digits":
         return _load_digits(config)
     splits = _read(config, data_dir)
-    if own_files and (inspect or config.skip_unreadable):
-        splits = without_unreadable(splits, skip=config.skip_unreadable)
+    if own_files and (tell or config.skip_unreadable):
+        splits = without_unreadable(
+            splits, skip=config.skip_unreadable, tell=tell or (lambda text: None)
+        )
     _check_labels(splits, config)
     train = _cut_tail(splits, config)
     train, validation = _set_aside(train, splits.validation, config)
@@ -86,7 +92,7 @@ def _load(config: Config, data_dir: Path, inspect: bool) -> Dataset:
     counts = np.bincount(train.labels, minlength=classes)
     test = splits.test
     notes = splits.notes + _untested(test.labels, splits.class_names)
-    if inspect and own_files:
+    if tell and own_files:
         notes += suspicious_files([train, *filter(None, (validation,)), test])
     train_hash = hash_of(train)
     if config.in_memory:
