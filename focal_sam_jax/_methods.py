@@ -35,6 +35,8 @@ from focal_sam_jax._perturbation import norm, perturb, widen
 
 # Up to here a program with one copy of the network a group compiles in reasonable time.
 _MAX_UNROLLED_GROUPS = 32
+# Up to this share of the weights every group may have a copy of those that climb.
+_FEW = 0.1
 
 
 class Correction(NamedTuple):
@@ -126,9 +128,11 @@ def class_conditional_correction(
 ) -> Correction:
     r""":math:`\sum_k \nabla L_k(\theta + \epsilon_k) - \nabla L(\theta)`.
 
-    Three forms of one sum:
+    Four forms of one sum:
 
     - A sequence of functions is visited function by function.
+    - *Side by side* where a mask lets few weights climb, such as the last layer, and
+      there is a moderate number of groups: what comes before them is computed once.
     - *Written out*, all groups climb first, from one set of activations at θ, for which
       a gradient of each is held. So it is for one or two groups, and on CPU for a
       moderate number, since loops and conditionals around convolutions are far slower
@@ -160,12 +164,14 @@ def class_conditional_correction(
     # Row k holds ones for the classes of group k.
     members = np.arange(len(radii))[:, None] == groups[None, :]
     members = members.astype(here.losses.dtype)
-    written_out = len(radii) <= 2 or (
-        jax.default_backend() == "cpu" and len(radii) <= _MAX_UNROLLED_GROUPS
-    )
+    moderate = len(radii) <= _MAX_UNROLLED_GROUPS
+    written_out = len(radii) <= 2 or (jax.default_backend() == "cpu" and moderate)
     visit = partial(_visit, selected=selected, axis_name=axis_name)
     if loss.of_class is not None:
         sums = _of_functions(visit, sums, loss.of_class, here, radii, groups, axis_name)
+        plain = here.plain
+    elif moderate and 0 < _share(selected, here.params) <= _FEW:
+        sums = _side_by_side(sums, loss, here, radii, members, selected, axis_name)
         plain = here.plain
     elif written_out:
         sums = _written_out(
@@ -198,6 +204,48 @@ def _together(losses):
         return jnp.concatenate([loss.raw(params)[0] for loss in losses]), None
 
     return Loss(raw)
+
+
+def _share(selected, params):
+    """How much of the weights climbs."""
+    climbing = jax.tree.map(lambda keep, p: p.size if keep else 0, selected, params)
+    return sum(jax.tree.leaves(climbing)) / sum(p.size for p in jax.tree.leaves(params))
+
+
+def _side_by_side(sums, loss, here, radii, members, selected, axis_name):
+    climb = jax.vmap(here.pullback)(members)
+    points = []
+    for k, radius in enumerate(radii):
+        own = jax.tree.map(lambda keep, g, k=k: g[k] if keep else None, selected, climb)
+        uphill = device_mean(own, axis_name)
+        points.append(perturb(here.params, uphill, radius, selected=selected))
+    stacked = jax.tree.map(
+        lambda keep, *of_groups: jnp.stack(of_groups) if keep else of_groups[0],
+        selected,
+        *(point.params for point in points),
+    )
+    axes = jax.tree.map(lambda keep: 0 if keep else None, selected)
+
+    def raw(stacked):
+        of_groups = jax.vmap(lambda theta: loss.raw(theta)[0], in_axes=(axes,))
+        return of_groups(stacked), None
+
+    def by_class(raw):
+        return jax.vmap(loss.by_class)(raw).reshape(-1)
+
+    there = forward(Loss(raw, by_class), stacked, axis_name)
+    gradient = jax.tree.map(
+        lambda keep, g: widen(g).sum(0) if keep else widen(g),
+        selected,
+        there.pullback(members.reshape(-1)),
+    )
+    rises = members * (there.losses.reshape(members.shape) - here.losses[None])
+    return _Sums(
+        gradient,
+        norm([point.norm for point in points]).astype(sums.norm.dtype),
+        jnp.sum(rises).astype(sums.rise.dtype),
+        sums.moved | jnp.any(jnp.stack([point.moved for point in points])),
+    )
 
 
 def _written_out(visit, sums, loss, here, radii, members, selected, axis_name):

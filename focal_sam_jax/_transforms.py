@@ -222,10 +222,14 @@ def class_conditional(
                                  per group
     more, or on CPU more         2 forward, 2 backward    one gradient
                                  per group that climbs
+    up to 32, with a ``mask``    1 forward, 1 backward;   what is masked in, and what
+    of a tenth of the weights    what is masked in, once  it makes, for each group
+    at most                      more for every group
     ===========================  =======================  ===========================
 
-    In the second row a group is skipped at run time if its radius is zero, or its loss
-    is exactly zero on all devices, as it is when the batch has none of its classes.
+    In the last row ``jax.vmap`` traces the loss function. In the second a group is
+    skipped at run time if its radius is zero, or its loss is exactly zero on all
+    devices, as it is when the batch has none of its classes.
 
     Args:
       radii: :math:`\rho_k`, >= 0, shape ``(num_groups,)``, traced or not; or a

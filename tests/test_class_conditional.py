@@ -1,4 +1,4 @@
-"""CC-SAM's gradient in its three forms: a list, written out for CPU, a loop for GPU."""
+"""CC-SAM's gradient in its forms: a list, side by side, written out, or a loop."""
 
 from contextlib import contextmanager
 from functools import cache, partial
@@ -24,7 +24,7 @@ HEAD_ONLY = {
     for layer in FULL
 }
 RADII = np.array(ref.radii(ref.COUNTS, 0.3))
-FORMS = ["list", "cpu", "gpu"]
+FORMS = ["list", "beside", "cpu", "gpu"]
 every_form = pytest.mark.parametrize("form", FORMS)
 few_examples = settings(deadline=None, max_examples=25)
 engine = fsam.class_conditional_value_and_grad
@@ -53,10 +53,11 @@ def assert_same(got, want, rtol=1e-5):
 
 @contextmanager
 def backend(form):
-    """JAX says that it runs on the hardware of the form."""
+    """What decides on the form."""
     with pytest.MonkeyPatch.context() as patch:
         name = "gpu" if form == "gpu" else "cpu"
         patch.setattr(jax, "default_backend", lambda: name)
+        patch.setattr(_methods, "_FEW", 1.0 if form == "beside" else 0.0)
         yield
 
 
@@ -71,7 +72,7 @@ def compiled(form, head_only):
 
 
 def compute(form, params, y=ref.Y, radii=RADII, alpha=1.0, head_only=False):
-    """Loss and gradient in one of the three forms."""
+    """Loss and gradient in one of the forms."""
     with backend(form):
         return compiled(form, head_only)(params, y, jnp.asarray(radii, float), alpha)
 
@@ -102,10 +103,10 @@ def test_agrees_with_the_oracle(form, head_only, x64, tolerance):
 
 @few_examples
 @given(some_seed, some_labels, some_radii, st.floats(0, 1))
-def test_the_three_forms_agree_for_any_labels_and_radii(seed, labels, radii, alpha):
+def test_the_forms_agree_for_any_labels_and_radii(seed, labels, radii, alpha):
     with jax.enable_x64(True):
-        list_, cpu, gpu = all_forms(ref.parameters(seed), labels, radii, alpha)
-    for loss, grads in (cpu, gpu):
+        list_, *others = all_forms(ref.parameters(seed), labels, radii, alpha)
+    for loss, grads in others:
         np.testing.assert_allclose(loss, list_[0], rtol=1e-12)
         assert_same(grads, list_[1], 1e-9)
 
@@ -293,6 +294,27 @@ def test_gradients_of_what_does_not_climb_are_not_computed():
         return program.cost_analysis()["flops"]
 
     assert flops(head_only=True) <= 0.85 * flops(head_only=False)
+
+
+def test_side_by_side_what_does_not_climb_is_computed_once_for_all_groups():
+    classes, width = 8, 60
+    params = {"body": jnp.ones((width, width)) / width, "head": jnp.ones((width, 2))}
+    x, y = jnp.ones((64, width)), jnp.arange(64) % classes
+
+    def losses(params):
+        h = jnp.tanh(x @ params["body"])
+        return fsam.per_class_losses((h @ params["head"]).sum(1), y, classes)
+
+    def flops(function):
+        return jax.jit(function).lower(params).compile().cost_analysis()["flops"]
+
+    mask = {"body": False, "head": True}
+    fn = engine(losses, np.full(classes, 0.1), mask=mask)
+    plain = flops(jax.value_and_grad(lambda p: losses(p).sum()))
+    assert flops(fn) <= 3 * plain
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_methods, "_FEW", 0.0)
+        assert flops(engine(losses, np.full(classes, 0.1), mask=mask)) >= 5 * plain
 
 
 def test_memory_of_the_loop_does_not_grow_with_the_classes():
