@@ -19,7 +19,7 @@ import tyro
 
 from experiments.errors import UserError
 
-Method = Literal["sgd", "sam", "imbsam", "cc_sam", "focal_sam"]
+Method = Literal["sgd", "sam", "imbsam", "cc_sam", "sse_sam", "focal_sam"]
 Approximation = Literal["none", "reuse_ascent", "looksam"]
 Loss = Literal["ce", "focal", "ldam", "vs", "la"]
 # Networks that PyTorch has too.
@@ -52,7 +52,7 @@ LOSSES: tuple[Loss, ...] = get_args(Loss)
 _Mark = TypeVar("_Mark")
 
 # How data of the user's own begin: what they are, and where.
-OWN_DATA = ("folder:", "lists:", "tfds:")
+OWN_DATA = ("folder:", "lists:", "idx:", "tfds:")
 # Up to this size images are held in memory; larger ones are streamed from disk.
 IN_MEMORY_SIZE = 64
 
@@ -130,7 +130,7 @@ def check_effects(config: "Config", given: Collection[str]) -> None:
             f"--loss ldam needs --head cosine, its margins are between cosines; got "
             f"--head {config.head}."
         )
-    for name in ("drw_start", "milestones", "rho_milestones"):
+    for name in ("drw_start", "milestones", "rho_milestones", "switch_epoch"):
         last = max(_numbers(getattr(config, name)), default=0)
         if name in given and last >= config.epochs:
             raise UserError(
@@ -190,8 +190,8 @@ class Config:
     data: Annotated[
         str,
         about(
-            "digits, cifar10, cifar100, imagenet_lt, inaturalist18, places_lt; or your "
-            "own: folder:PATH, lists:PATH, tfds:NAME"
+            "digits, fashion_mnist, cifar10, cifar100, imagenet_lt, inaturalist18, "
+            "places_lt; or your own: folder:PATH, lists:PATH, idx:PATH, tfds:NAME"
         ),
     ] = "digits"
     image_size: Annotated[
@@ -234,8 +234,8 @@ class Config:
     held_out: Annotated[
         float,
         about(
-            "share of every class's training images set aside to choose the best epoch "
-            "by, where the data bring no validation split of their own"
+            "share of every class's training images set aside, before a tail is cut, "
+            "to choose by, where the data bring no validation split of their own"
         ),
         at_least(0),
         below(1),
@@ -363,7 +363,7 @@ class Config:
 
     rho: Annotated[
         float,
-        about("radius of the perturbation, L2 norm of weights"),
+        about("radius of the perturbation, L2 norm of weights; SSE-SAM: of the tail's"),
         at_least(0),
         only_with("method", *(m for m in METHODS if m != "sgd")),
         only_with("rho_schedule", "constant", "linear"),
@@ -402,10 +402,22 @@ class Config:
     ] = 1.0
     tail_threshold: Annotated[
         int,
-        about("ImbSAM: classes with fewer examples are the tail"),
+        about("ImbSAM, SSE-SAM: classes with fewer examples are the tail"),
         at_least(0),
-        only_with("method", "imbsam"),
+        only_with("method", "imbsam", "sse_sam"),
     ] = 20
+    head_rho: Annotated[
+        float,
+        about("SSE-SAM: radius of the head"),
+        at_least(0),
+        only_with("method", "sse_sam"),
+    ] = 0.05
+    switch_epoch: Annotated[
+        int,
+        about("SSE-SAM: epochs after which the head's radius is 0"),
+        at_least(0),
+        only_with("method", "sse_sam"),
+    ] = 280
     alpha: Annotated[
         float,
         about("CC-SAM: share of the perturbed gradients, [0,1]"),
@@ -413,6 +425,11 @@ class Config:
         at_most(1),
         only_with("method", "cc_sam"),
     ] = 1.0
+    perturbed: Annotated[
+        Literal["all", "head"],
+        about("CC-SAM: what climbs; head: the last layer alone, as its published code"),
+        only_with("method", "cc_sam"),
+    ] = "all"
     approximation: Annotated[
         Approximation,
         about(
@@ -506,6 +523,8 @@ class Config:
         changes: dict[str, Any] = {"epochs": epochs}
         if self.drw_start is not None:
             changes["drw_start"] = moved(self.drw_start)
+        if self.method == "sse_sam":
+            changes["switch_epoch"] = moved(self.switch_epoch)
         if self.schedule == "multistep":
             changes["milestones"] = rising(self.milestones)
         if self.rho_schedule == "step":

@@ -24,7 +24,7 @@ SCORES = ("accuracy", *(f"accuracy_{shot}" for shot in SHOTS))
 
 # By data set and imbalance factor, as in the published Focal-SAM code. Factor 20 is not
 # published: its thresholds, chosen here, give groups as large as those of factor 100.
-_CIFAR = {
+_BY_FACTOR = {
     "cifar10": {
         10: ShotThresholds(few_below=835, many_above=2319),
         20: ShotThresholds(few_below=500, many_above=1500),
@@ -40,6 +40,8 @@ _CIFAR = {
         200: ShotThresholds(few_below=10, many_above=60),
     },
 }
+# Of as many classes, with 6000 images of the largest where CIFAR-10 has 5000.
+_BY_FACTOR["fashion_mnist"] = _BY_FACTOR["cifar10"]
 _DIGITS = ShotThresholds(few_below=10, many_above=40)
 _LARGE = ShotThresholds(few_below=20, many_above=100)
 
@@ -49,9 +51,9 @@ def shot_thresholds(
 ) -> ShotThresholds:
     """The thresholds that go with a data set.
 
-    Where a tail is cut out of CIFAR they depend on its imbalance factor, and a factor
-    without thresholds of its own takes those of the nearest, by ratio. ImageNet-LT,
-    iNaturalist, Places-LT and all other data share one pair.
+    Where a tail is cut out of CIFAR or Fashion-MNIST they depend on its imbalance
+    factor, and a factor without thresholds of its own takes those of the nearest, by
+    ratio. ImageNet-LT, iNaturalist, Places-LT and all other data share one pair.
 
     Args:
       data: name of the data set, as in the configuration.
@@ -60,9 +62,9 @@ def shot_thresholds(
     """
     if data == "digits":
         return _DIGITS
-    if data not in _CIFAR or imbalance == "natural":
+    if data not in _BY_FACTOR or imbalance == "natural":
         return _LARGE
-    of_factor = _CIFAR[data]
+    of_factor = _BY_FACTOR[data]
     nearest = min(of_factor, key=lambda f: abs(math.log(f / imbalance_factor)))
     return of_factor[nearest]
 

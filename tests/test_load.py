@@ -13,6 +13,7 @@ import tfds_files
 
 from experiments.configs import get_config
 from experiments.data.load import load_dataset
+from experiments.data.longtail import exponential_counts
 from experiments.errors import UserError
 
 CONFIG = get_config("cifar10_lt", "sgd").replace(imbalance_factor=6.0)
@@ -51,16 +52,22 @@ def test_the_hash_is_of_the_images_that_are_learned_from(data_dir):
 
 
 @pytest.mark.parametrize("held_out", [0.01, 0.25, 0.5, 0.99])
-def test_held_out_images_are_taken_from_the_tail(data_dir, held_out):
-    whole = load_dataset(CONFIG, data_dir)
-    data = load_dataset(CONFIG.replace(held_out=held_out), data_dir)
-    assert rows(data.train) | rows(data.validation) == rows(whole.train)
-    assert not rows(data.train) & rows(data.validation)
-    aside = np.bincount(data.validation.labels, minlength=10)
-    assert (data.class_counts + aside).tolist() == whole.class_counts.tolist()
-    assert np.bincount(data.train.labels).tolist() == data.class_counts.tolist()
-    wanted = np.clip(np.round(whole.class_counts * held_out), 1, whole.class_counts - 1)
-    assert aside.tolist() == wanted.tolist()
+def test_a_balanced_share_is_held_out_before_the_tail_is_cut(data_dir, held_out):
+    whole = load_dataset(CONFIG.replace(imbalance="natural"), data_dir)
+    config = CONFIG.replace(held_out=held_out, imbalance_factor=1.0)
+    uncut = load_dataset(config, data_dir)
+    assert rows(uncut.train) | rows(uncut.validation) == rows(whole.train)
+    aside = np.bincount(uncut.validation.labels, minlength=10)
+    size = whole.class_counts[0]
+    assert aside.tolist() == [np.clip(np.round(size * held_out), 1, size - 1)] * 10
+
+    factor = float(min(3, size - aside[0]))
+    data = load_dataset(config.replace(imbalance_factor=factor), data_dir)
+    assert rows(data.validation) == rows(uncut.validation)
+    assert rows(data.train) <= rows(uncut.train)
+    wanted = exponential_counts(10, int(size - aside[0]), factor)
+    assert data.class_counts.tolist() == wanted.tolist()
+    assert np.bincount(data.train.labels).tolist() == wanted.tolist()
     np.testing.assert_array_equal(data.test.images, whole.test.images)
 
 
@@ -72,12 +79,6 @@ def test_the_subset_seed_decides_what_is_held_out(data_dir):
     assert rows(first.validation) != rows(other.validation)
     trained = load_dataset(config.replace(seed=1), data_dir)
     np.testing.assert_array_equal(first.train.images, trained.train.images)
-
-
-def test_a_class_with_a_single_image_keeps_it(data_dir):
-    config = CONFIG.replace(imbalance_factor=12.0, held_out=0.5)
-    data = load_dataset(config, data_dir)
-    assert data.class_counts[-1] == 1 and 9 not in data.validation.labels
 
 
 def test_nothing_to_hold_out_is_explained(tmp_path):
@@ -103,7 +104,9 @@ def test_another_tail_for_long_tailed_data_is_explained(data_dir):
 
 @pytest.mark.parametrize("data", ["cifar", "CIFAR10", "folders:x", "digits:8", ""])
 def test_an_unknown_name_is_explained(data_dir, data):
-    with pytest.raises(UserError, match="--data must be digits, cifar10, .*tfds:NAME"):
+    with pytest.raises(
+        UserError, match="--data must be digits, fashion_mnist, .*tfds:NAME"
+    ):
         load_dataset(CONFIG.replace(data=data), data_dir)
 
 

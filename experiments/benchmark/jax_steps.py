@@ -5,13 +5,10 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import optax
 
-import focal_sam_jax as fsam
 from experiments.benchmark.contestant import Contestant
 from experiments.benchmark.workload import Method, Workload, step_name
 from experiments.models import make_model
-from experiments.training import schedules
 from experiments.training.criterion import make_loss
 from experiments.training.optimizer import make_optimizer
 from experiments.training.step import TrainState, init_state, make_train_step
@@ -41,10 +38,7 @@ def build(
     model = make_model(config, workload.num_classes, workload.channels)
     if method == "focal_sam_unshared":
         model = model._replace(per_example=False)
-    if method == "cc_sam_head":
-        tx = _optimizer_of_the_published_cc_sam(config, counts)
-    else:
-        tx = make_optimizer(config, counts, _STEPS_PER_EPOCH)
+    tx = make_optimizer(config, counts, _STEPS_PER_EPOCH)
     loss = make_loss(config, counts)
     step = make_train_step(config, model, tx, loss, len(counts), _STEPS_PER_EPOCH)
     state = init_state(jax.random.key(0), model, tx, ema=config.ema)
@@ -83,16 +77,3 @@ def repeatedly(compiled, state, arguments) -> Callable[[int], None]:
         jax.block_until_ready(state)
 
     return run
-
-
-def _optimizer_of_the_published_cc_sam(config, class_counts):
-    def mask(params):
-        return {name: name == "head" for name in params}
-
-    return optax.chain(
-        fsam.cc_sam(class_counts, rho=config.rho, mask=mask),
-        optax.add_decayed_weights(config.weight_decay),
-        optax.sgd(
-            schedules.learning_rate(config, _STEPS_PER_EPOCH), momentum=config.momentum
-        ),
-    )

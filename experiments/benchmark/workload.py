@@ -70,6 +70,7 @@ class Workload(NamedTuple):
         known = method.removesuffix("_head").removesuffix("_unshared")
         recipe = get_config("cifar100_lt", known)
         return recipe.replace(
+            perturbed="head" if method == "cc_sam_head" else "all",
             batch_size=self.batch_size,
             precision=self.dtype,
             augment="none",

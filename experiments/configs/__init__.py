@@ -9,6 +9,8 @@ from experiments.configs import (
     clip_imagenet_lt,
     clip_inaturalist18,
     digits_lt,
+    fashion_mnist_lt,
+    fashion_mnist_lt_small,
     imagenet_lt,
     inaturalist18,
     places_lt,
@@ -22,6 +24,8 @@ RECIPES: dict[str, Recipe] = {
     recipe.base.config: recipe
     for recipe in (
         digits_lt.RECIPE,
+        fashion_mnist_lt.RECIPE,
+        fashion_mnist_lt_small.RECIPE,
         cifar10_lt.RECIPE,
         *cifar10_lt.OTHER_FACTORS,
         cifar100_lt.RECIPE,

@@ -23,7 +23,8 @@ of results quote for Focal-SAM, probably with cross-entropy (`--loss ce`):
     _if200    9,502 (2)     148 steps
 
 Sources: as in `cifar10_lt`, with the published command for CIFAR-100. SAM's radius:
-Rangwani et al., NeurIPS 2022, for cross-entropy. ImbSAM's tail: fewer than 20 images.
+Rangwani et al., NeurIPS 2022, for cross-entropy. ImbSAM's tail: fewer than 20 images;
+SSE-SAM's: fewer than 100, as in its published command.
 """
 
 from experiments.configs import cifar10_lt
@@ -38,6 +39,7 @@ RECIPE = Recipe(
         "sam": {"rho": 0.2},
         "imbsam": {"rho": 0.05, "tail_threshold": 20},
         "cc_sam": {"rho": 0.05, "alpha": 1.0},
+        "sse_sam": {"rho": 0.1, "tail_threshold": 100},
         "focal_sam": {"rho": 0.3, "gamma": 3.2, "lam": 0.8},
     },
     losses=cifar10_lt.RECIPE.losses,

@@ -25,7 +25,8 @@ probably with cross-entropy (`--loss ce`):
 
 Sources. Focal-SAM's values, batch size, learning rate and weight decay: the published
 command. SAM's radius: Rangwani et al., NeurIPS 2022, for cross-entropy. Radius of
-ImbSAM: its published code; its tail here are the few-shot classes. Radius of CC-SAM:
+ImbSAM: its published code; its tail here are the few-shot classes. Radii and switch of
+SSE-SAM: its published command for CIFAR-100-LT; its tail is ImbSAM's. Radius of CC-SAM:
 ours, as the published code perturbs the last layer only.
 """
 
@@ -49,6 +50,7 @@ RECIPE = Recipe(
         rho_start=0.05,
         rho_milestones=(5, 160, 180),
         rho_values=(0.05, 0.1, 0.5, 0.6),
+        switch_epoch=140,
         eval_every=5,
         checkpoint_every=10,
     ),
@@ -57,6 +59,7 @@ RECIPE = Recipe(
         "sam": {"rho": 0.1},
         "imbsam": {"rho": 0.05, "tail_threshold": 200},
         "cc_sam": {"rho": 0.05, "alpha": 1.0},
+        "sse_sam": {"rho": 0.1, "tail_threshold": 200},
         "focal_sam": {"rho": 0.2, "gamma": 3.0, "lam": 0.5},
     },
     losses={"ldam": {"head": "cosine", "drw_start": 160}},

@@ -13,8 +13,8 @@ Expected: no number is stated in the published code.
 
 Sources. Focal-SAM's values, batch size, learning rate, weight decay and epochs: the
 published command, which computes in float16 without a guard; here it is bfloat16.
-Radii of SAM and ImbSAM: that of Focal-SAM. Radius of CC-SAM: ours. With LDAM the head
-does not scale, because the loss does.
+Radii of SAM and ImbSAM: that of Focal-SAM. Radii of CC-SAM and SSE-SAM: ours. With LDAM
+the head does not scale, because the loss does.
 """
 
 from experiments.configs import cifar100_lt
@@ -38,6 +38,7 @@ RECIPE = Recipe(
         weight_decay=5e-4,
         rho_milestones=(16,),
         rho_values=(0.05, 0.1),
+        switch_epoch=14,
         eval_every=1,
         checkpoint_every=1,
     ),
@@ -46,6 +47,7 @@ RECIPE = Recipe(
         "sam": {"rho": 0.05},
         "imbsam": {"rho": 0.05, "tail_threshold": 20},
         "cc_sam": {"rho": 0.05, "alpha": 1.0},
+        "sse_sam": {"rho": 0.05, "head_rho": 0.025, "tail_threshold": 20},
         "focal_sam": {"rho": 0.05, "gamma": 5.5, "lam": 0.8},
     },
     losses={"ldam": {"head_scale": 1.0, "drw_start": 16}},

@@ -20,6 +20,7 @@ RECIPE = Recipe(
     methods={
         **clip_cifar100_lt.RECIPE.methods,
         "imbsam": {"rho": 0.05, "tail_threshold": 200},
+        "sse_sam": {"rho": 0.05, "head_rho": 0.025, "tail_threshold": 200},
         "focal_sam": {"rho": 0.05, "gamma": 1.5, "lam": 0.7},
     },
     losses=clip_cifar100_lt.RECIPE.losses,

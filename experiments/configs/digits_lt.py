@@ -12,17 +12,8 @@ Cost: about a minute on two CPU cores. Expected: 95 to 96 % overall with every m
 (the README's table, by `python -m experiments.compare`).
 """
 
-import itertools
-
 from experiments.config import Config
-from experiments.configs.recipe import Recipe
-
-
-def grid(**values: tuple[float, ...]) -> list[dict[str, float]]:
-    """All combinations of the values."""
-    combinations = itertools.product(*values.values())
-    return [dict(zip(values, chosen, strict=True)) for chosen in combinations]
-
+from experiments.configs.recipe import Recipe, grid
 
 _LEARNING_RATES = (0.1, 0.2)
 
@@ -34,6 +25,7 @@ RECIPE = Recipe(
         "sam": {"learning_rate": 0.2, "rho": 0.1},
         "imbsam": {"learning_rate": 0.1, "rho": 0.1, "tail_threshold": 40},
         "cc_sam": {"learning_rate": 0.1, "rho": 0.1, "alpha": 1.0},
+        "sse_sam": {"learning_rate": 0.1, "rho": 0.1, "tail_threshold": 40},
         "focal_sam": {"learning_rate": 0.2, "rho": 0.2, "gamma": 3.0},
     },
     losses={"ldam": {"head": "cosine", "drw_start": 320}},
@@ -50,6 +42,9 @@ RECIPE = Recipe(
             learning_rate=_LEARNING_RATES, rho=(0.1, 0.2), tail_threshold=(10, 40)
         ),
         "cc_sam": grid(learning_rate=_LEARNING_RATES, rho=(0.1, 0.2), alpha=(0.5, 1.0)),
+        "sse_sam": grid(
+            learning_rate=_LEARNING_RATES, rho=(0.1, 0.2), tail_threshold=(10, 40)
+        ),
         "focal_sam": grid(
             learning_rate=_LEARNING_RATES, rho=(0.1, 0.2), gamma=(1.0, 3.0)
         ),

@@ -13,8 +13,8 @@ of results); the last epoch here, the best on the test set there.
 
 Sources. Focal-SAM's values with the radius 0.1, from epoch 160 on 0.2, batch size,
 learning rate and weight decay: the published command. Its augmentation: the published
-loader. Radii of SAM and ImbSAM: the default of the published scripts. Radius of
-CC-SAM: ours.
+loader. Radii of SAM and ImbSAM: the default of the published scripts. SSE-SAM: as in
+`cifar10_lt`. Radius of CC-SAM: ours.
 """
 
 from experiments.config import Config
@@ -37,6 +37,7 @@ RECIPE = Recipe(
         weight_decay=5e-4,
         rho_milestones=(160,),
         rho_values=(0.1, 0.2),
+        switch_epoch=140,
         eval_every=5,
         checkpoint_every=5,
     ),
@@ -45,6 +46,7 @@ RECIPE = Recipe(
         "sam": {"rho": 0.05},
         "imbsam": {"rho": 0.05, "tail_threshold": 20},
         "cc_sam": {"rho": 0.05, "alpha": 1.0},
+        "sse_sam": {"rho": 0.1, "tail_threshold": 20},
         "focal_sam": {**_STEP, "rho_values": (0.1, 0.2), "gamma": 0.8, "lam": 0.8},
     },
     losses={"ldam": {"head": "cosine", "drw_start": 160}},

@@ -94,7 +94,7 @@ def _next_32(size: int) -> int:
 
 
 def _tail(class_counts: list[int]) -> int:
-    """ImbSAM's threshold: few-shot classes, or where there are none, half of all."""
+    """Of ImbSAM and SSE-SAM: few-shot classes, or where there are none, half of all."""
     few = 20
     if min(class_counts) < few:
         return few
@@ -111,6 +111,7 @@ def flags_of(config: Config) -> str:
         names += ["rho_values" if config.rho_schedule == "step" else "rho"]
     names += {
         "imbsam": ["tail_threshold"],
+        "sse_sam": ["head_rho", "tail_threshold", "switch_epoch"],
         "cc_sam": ["alpha"],
         "focal_sam": ["gamma", "lam"],
     }.get(config.method, [])

@@ -26,6 +26,7 @@ RECIPE = dataclasses.replace(
         epochs=90,
         milestones=(60, 80),
         rho_milestones=(72,),
+        switch_epoch=63,
     ),
     methods=imagenet_lt.RECIPE.methods
     | {

@@ -1,5 +1,6 @@
 """What a recipe is."""
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -8,6 +9,12 @@ from experiments.config import Config, Loss, Method
 from experiments.metrics import shot_thresholds
 
 Changes = Mapping[str, Any]
+
+
+def grid(**values: tuple[float, ...]) -> list[dict[str, float]]:
+    """All combinations of the values."""
+    combinations = itertools.product(*values.values())
+    return [dict(zip(values, chosen, strict=True)) for chosen in combinations]
 
 
 @dataclass(frozen=True)
@@ -21,6 +28,8 @@ class Recipe:
       compare_epochs: epochs of every run in ``experiments.compare``; ``None``: as many
         as in training.
       grid: the candidates of ``experiments.compare --tune`` for each method.
+      tuning: what all candidates change, a share that is held out, say.
+      tuning_seeds: how many seeds each is trained with.
     """
 
     base: Config
@@ -28,6 +37,8 @@ class Recipe:
     losses: Mapping[Loss, Changes] = field(default_factory=dict)
     compare_epochs: int | None = None
     grid: Mapping[Method, list[dict[str, float]]] = field(default_factory=dict)
+    tuning: Changes = field(default_factory=dict)
+    tuning_seeds: int = 5
 
     def config(self, method: Method, loss: Loss | None = None) -> Config:
         """The configuration for a method, and for a loss other than the usual one."""
@@ -39,16 +50,16 @@ class Recipe:
     def with_factor(self, imbalance_factor: int) -> "Recipe":
         """The recipe at another imbalance factor, called after it, ``…_if50``.
 
-        ImbSAM's tail are the few-shot classes of that factor.
+        The tail of ImbSAM and SSE-SAM are the few-shot classes of that factor.
         """
         base = self.base.replace(
             config=f"{self.base.config}_if{imbalance_factor}",
             imbalance_factor=float(imbalance_factor),
         )
         few, _ = shot_thresholds(base.data, base.imbalance_factor, base.imbalance)
-        imbsam = {**self.methods["imbsam"], "tail_threshold": few}
-        return replace(
-            self,
-            base=base,
-            methods={**self.methods, "imbsam": imbsam},
-        )
+        with_tail: dict[Method, Changes] = {
+            method: {**changes, "tail_threshold": few}
+            for method, changes in self.methods.items()
+            if "tail_threshold" in changes
+        }
+        return replace(self, base=base, methods={**self.methods, **with_tail})

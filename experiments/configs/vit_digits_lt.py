@@ -12,8 +12,7 @@ with Focal-SAM and four on the few-shot classes (the README's table, by
 """
 
 from experiments.config import Config
-from experiments.configs.digits_lt import grid
-from experiments.configs.recipe import Recipe
+from experiments.configs.recipe import Recipe, grid
 
 RECIPE = Recipe(
     base=Config(
@@ -24,6 +23,7 @@ RECIPE = Recipe(
         weight_decay=0.05,
         warmup=5,
         epochs=200,
+        switch_epoch=140,
     ),
     # For the plain gradient and for Focal-SAM what `--tune` chose from the grid.
     methods={
@@ -31,6 +31,7 @@ RECIPE = Recipe(
         "sam": {"rho": 0.2},
         "imbsam": {"rho": 0.2, "tail_threshold": 20},
         "cc_sam": {"rho": 0.2, "alpha": 1.0},
+        "sse_sam": {"rho": 0.2, "head_rho": 0.1, "tail_threshold": 20},
         "focal_sam": {"learning_rate": 1e-3, "rho": 0.2, "gamma": 1.0},
     },
     losses={"ldam": {"head": "cosine", "drw_start": 160}},

@@ -10,7 +10,7 @@ focal_sam`).
 from dataclasses import replace
 
 from experiments.configs import vit_digits_lt
-from experiments.configs.digits_lt import grid
+from experiments.configs.recipe import grid
 
 RECIPE = replace(
     vit_digits_lt.RECIPE,
@@ -26,6 +26,7 @@ RECIPE = replace(
         "sam": {"rho": 0.1},
         "imbsam": {"rho": 0.1, "tail_threshold": 20},
         "cc_sam": {"rho": 0.1, "alpha": 1.0},
+        "sse_sam": {"rho": 0.1, "head_rho": 0.05, "tail_threshold": 20},
         "focal_sam": {"learning_rate": 0.05, "rho": 0.05, "gamma": 1.0},
     },
     grid={

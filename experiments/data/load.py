@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.config import Config
+from experiments.config import OWN_DATA, Config
 from experiments.configs.own_data import Look
 from experiments.data.dataset import Dataset, Source, Split
 from experiments.data.images.decode import image_size
@@ -17,6 +17,7 @@ from experiments.data.sources import digits
 from experiments.data.sources.files import Splits, Subset, hash_of, some_of, spread_over
 from experiments.data.sources.folder import from_folder
 from experiments.data.sources.headers import without_unreadable
+from experiments.data.sources.idx import fashion_mnist, from_idx, has_idx
 from experiments.data.sources.lists import from_lists
 from experiments.data.sources.suspicious import suspicious_files
 from experiments.errors import UserError
@@ -86,8 +87,8 @@ def _load(
             splits, skip=config.skip_unreadable, tell=tell or (lambda text: None)
         )
     _check_labels(splits, config)
-    train = _cut_tail(splits, config)
-    train, validation = _set_aside(train, splits.validation, config)
+    train, validation = _set_aside(splits.train, splits.validation, config)
+    train = _cut_tail(train, splits.class_names, config)
     classes = len(splits.class_names)
     counts = np.bincount(train.labels, minlength=classes)
     test = splits.test
@@ -142,17 +143,22 @@ def _read(config: Config, data_dir: Path) -> Splits:
                 f"{place} is in a remote store, and only folders are read: copy or "
                 "mount it, and give that folder."
             )
-    if kind in ("folder", "lists", "tfds") and not name:
+    if f"{kind}:" in OWN_DATA and not name:
         raise UserError(f"--data {kind}: needs something after the colon.")
     if kind == "folder":
         return from_folder(Path(name).expanduser(), config.subset_seed)
     if kind == "lists":
         return from_lists(Path(name).expanduser())
+    if kind == "idx":
+        return from_idx(Path(name).expanduser())
+    if config.data == "fashion_mnist" and has_idx(data_dir / config.data):
+        return fashion_mnist(data_dir / config.data)
     with _missing_packages_explained(config.data):
         # TFDS takes seconds to import, and may not be there.
         from experiments.data.sources import places, tfds_sets
 
         readers = {
+            "fashion_mnist": tfds_sets.fashion_mnist,
             "cifar10": tfds_sets.cifar,
             "cifar100": tfds_sets.cifar,
             "imagenet_lt": tfds_sets.imagenet_lt,
@@ -164,8 +170,8 @@ def _read(config: Config, data_dir: Path) -> Splits:
         if config.data in readers:
             return readers[config.data](data_dir, config.data)
     raise UserError(
-        f"--data must be digits, {', '.join(readers)}, folder:PATH, lists:PATH or "
-        f"tfds:NAME, got {config.data!r}."
+        f"--data must be digits, {', '.join(readers)}, folder:PATH, lists:PATH, "
+        f"idx:PATH or tfds:NAME, got {config.data!r}."
     )
 
 
@@ -207,11 +213,11 @@ def _check_labels(splits: Splits, config: Config) -> None:
         )
 
 
-def _cut_tail(splits: Splits, config: Config) -> Source:
-    """The training split with as many images of each class as the tail leaves."""
+def _cut_tail(train: Source, class_names: tuple[str, ...], config: Config) -> Source:
+    """What is trained on, with as many images of each class as the tail leaves."""
     if config.imbalance == "natural":
-        return splits.train
-    available = np.bincount(splits.train.labels)
+        return train
+    available = np.bincount(train.labels, minlength=len(class_names))
     counts = TAILS[config.imbalance](
         len(available), int(available.max()), config.imbalance_factor
     )
@@ -220,17 +226,20 @@ def _cut_tail(splits: Splits, config: Config) -> Source:
         raise UserError(
             f"--imbalance {config.imbalance} with --imbalance-factor "
             f"{config.imbalance_factor:g} wants {counts[short]} images of class "
-            f"{short} ({splits.class_names[short]}), which has {available[short]}: "
+            f"{short} ({class_names[short]}), which has {available[short]}: "
             "data that are long-tailed already go with --imbalance natural."
         )
-    chosen = published_subset(splits.train.labels, counts, config.subset_seed)
-    return Subset(splits.train, chosen)
+    chosen = published_subset(train.labels, counts, config.subset_seed)
+    return Subset(train, chosen)
 
 
 def _set_aside(
     train: Source, validation: Source | None, config: Config
 ) -> tuple[Source, Source | None]:
-    """What is trained on and what choices are made by."""
+    """What is trained on and what choices are made by, before a tail is cut.
+
+    So the set to choose by is as balanced as the data are, and as the test set.
+    """
     if validation is not None:
         _refuse_held_out(config)
     if config.held_out == 0:

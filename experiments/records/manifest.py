@@ -40,6 +40,8 @@ _MAY_CHANGE = {
     "rho_start",
     "rho_milestones",
     "rho_values",
+    "head_rho",
+    "switch_epoch",
     "eval_every",
     "sharpness_every",
     "checkpoint_every",
@@ -141,13 +143,22 @@ def read_manifest(run_dir: Path) -> dict[str, Any]:
     path = run_dir / MANIFEST
     if not path.exists():
         raise UserError(f"{run_dir} holds no run: there is no {MANIFEST} in it.")
+    return read_json(path)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """What :func:`write_json` wrote.
+
+    Raises:
+      UserError: if it was damaged.
+    """
     try:
-        manifest = json.loads(path.read_text())
+        content = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {error}.") from None
-    if not isinstance(manifest, dict):
+    if not isinstance(content, dict):
         raise UserError(f"{path} must hold a JSON object: it is not what was written.")
-    return manifest
+    return content
 
 
 def as_json(config: Config) -> dict[str, Any]:

@@ -143,6 +143,19 @@ def evaluate(
     return scores(sums, run.dataset.class_counts, run.config), sums
 
 
+def epoch_numbers(
+    config: Config, steps_per_epoch: int, state: TrainState, seconds: float
+) -> dict[str, Any]:
+    """What the row of an epoch says: of the state after it, and the time it took."""
+    step, skipped = int(state.step), int(state.skipped.total)
+    return {
+        **epoch_means(jax.device_get(state.sums)),
+        **schedules.at(config, steps_per_epoch, step - skipped - 1),
+        "skipped": skipped,
+        "seconds": seconds,
+    }
+
+
 def _rest_of_epoch(
     run: Run, stop: StopSignal, step: int, state: TrainState
 ) -> tuple[TrainState, int]:
@@ -169,18 +182,12 @@ def _finish_epoch(
     config = run.config
     epoch = step // run.trainer.steps_per_epoch
     row = {"epoch": epoch, "step": step}
-    skipped = int(state.skipped.total)
-    if skipped == step and epoch == config.epochs:
+    if int(state.skipped.total) == step and epoch == config.epochs:
         raise UserError(
             f"loss or gradient was not finite in any of the {step} steps, so nothing "
             f"was learned. {_advice(run)}"
         )
-    seen = {
-        **epoch_means(jax.device_get(state.sums)),
-        **schedules.at(config, run.trainer.steps_per_epoch, step - skipped - 1),
-        "skipped": skipped,
-        "seconds": seconds,
-    }
+    seen = epoch_numbers(config, run.trainer.steps_per_epoch, state, seconds)
     run.rows.append({"split": "train", **row, **seen})
     run.show(step, seen)
 

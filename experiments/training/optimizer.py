@@ -21,9 +21,10 @@ def make_method(
       UserError: if the method has no such approximation.
     """
     rho = schedules.radius(config, steps_per_epoch)
+    switch_step = config.switch_epoch * steps_per_epoch
     match config.approximation:
         case "none":
-            return _exact(config, class_counts, rho)
+            return _exact(config, class_counts, rho, switch_step)
         case "reuse_ascent":
             weights, lam = _class_weights(config, class_counts)
             return fsam.reuse_ascent(weights, rho=rho, lam=lam)
@@ -32,12 +33,13 @@ def make_method(
                 raise _no_approximation(config)
             # LookSAM's method counts exact steps, the schedule all of them.
             by_exact = (lambda n: rho(n * config.every)) if callable(rho) else rho
-            return fsam.looksam(
-                _exact(config, class_counts, by_exact), every=config.every
+            exact = _exact(
+                config, class_counts, by_exact, -(-switch_step // config.every)
             )
+            return fsam.looksam(exact, every=config.every)
 
 
-def _exact(config, class_counts, rho):
+def _exact(config, class_counts, rho, switch_step):
     match config.method:
         case "sgd":
             return optax.with_extra_args_support(optax.identity())
@@ -50,7 +52,16 @@ def _exact(config, class_counts, rho):
                 tail_threshold=config.tail_threshold,
             )
         case "cc_sam":
-            return fsam.cc_sam(class_counts, rho=rho, alpha=config.alpha)
+            mask = _last_layer if config.perturbed == "head" else None
+            return fsam.cc_sam(class_counts, rho=rho, alpha=config.alpha, mask=mask)
+        case "sse_sam":
+            return fsam.sse_sam(
+                class_counts,
+                head_rho=config.head_rho,
+                tail_rho=rho,
+                tail_threshold=config.tail_threshold,
+                switch_step=switch_step,
+            )
         case "focal_sam":
             return fsam.focal_sam(
                 class_counts,
@@ -58,6 +69,10 @@ def _exact(config, class_counts, rho):
                 gamma=config.gamma,
                 lam=config.lam,
             )
+
+
+def _last_layer(params):
+    return {name: name == "head" for name in params}
 
 
 def _class_weights(config, class_counts):

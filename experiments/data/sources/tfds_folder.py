@@ -9,6 +9,7 @@ from experiments.errors import UserError
 
 # What the names of --data are called by TFDS, and in which version.
 TFDS_NAMES = {
+    "fashion_mnist": "fashion_mnist:3.0.1",
     "cifar10": "cifar10:3.0.2",
     "cifar100": "cifar100:3.0.2",
     "imagenet_lt": "imagenet_lt:1.0.0",
@@ -103,6 +104,8 @@ def require_prepared(data_dir: Path, data: str) -> Path:
     if name == "imagenet_lt":
         manual = data_dir / "downloads" / "manual"
         by_hand = f", after you put {' and '.join(IMAGENET_ARCHIVES)} into {manual}"
+    elif name == "fashion_mnist":
+        by_hand = f", or put its four files of IDX into {data_dir / name}"
     near = ""
     if data not in TFDS_NAMES:
         there = [child.name for child in _children(data_dir)]

@@ -1,10 +1,11 @@
-"""The data sets that TFDS prepares: CIFAR, ImageNet-LT, iNaturalist and any other."""
+"""The data sets that TFDS prepares: CIFAR, Fashion-MNIST, ImageNet-LT and others."""
 
 from pathlib import Path
 
 import numpy as np
 
 from experiments.data.sources.files import Splits, Subset, validation_and_test
+from experiments.data.sources.idx import FASHION_MEAN, FASHION_STD
 from experiments.data.sources.tfds_records import PreparedSet
 
 # Of CIFAR-10's and CIFAR-100's pixels alike, as in published code.
@@ -36,6 +37,12 @@ def cifar(data_dir: Path, data: str) -> Splits:
     train = in_order("train")
     names = prepared.class_names(train.labels)
     return Splits(train, None, in_order("test"), names, CIFAR_MEAN, CIFAR_STD)
+
+
+def fashion_mnist(data_dir: Path, data: str) -> Splits:
+    """Fashion-MNIST, in the order in which TFDS wrote it."""
+    splits = any_tfds(data_dir, data)
+    return splits._replace(mean=FASHION_MEAN, std=FASHION_STD)
 
 
 def imagenet_lt(data_dir: Path, data: str) -> Splits:

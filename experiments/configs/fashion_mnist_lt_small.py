@@ -1,0 +1,52 @@
+"""Fashion-MNIST-LT as in `fashion_mnist_lt`, with a network that two CPU cores train.
+
+    python -m experiments.train --config fashion_mnist_lt_small --data-dir DIR
+
+A ResNet of one block a stage, 8 to 32 channels wide, over 10 epochs. CC-SAM climbs in
+the last layer alone, as in its published code, since the whole network takes many
+times as long.
+
+Cost: 2320 steps; on two CPU cores a minute by SGD and two to three by Focal-SAM.
+
+Expected: docs/results.md.
+
+Sources. Learning rate and weight decay are what suits plain SGD best, and the methods'
+own numbers what suits them, by `python -m experiments.compare --tune --config
+fashion_mnist_lt_small --data-dir DIR`, on images that no run is tested on.
+"""
+
+from experiments.configs import fashion_mnist_lt
+from experiments.configs.recipe import Recipe, grid
+
+RECIPE = Recipe(
+    base=fashion_mnist_lt.RECIPE.base.replace(
+        config="fashion_mnist_lt_small",
+        model="resnet_digits",
+        width=8,
+        weight_decay=5e-4,
+        epochs=10,
+        switch_epoch=7,
+        rho_milestones=(1, 8, 9),
+    ),
+    methods={
+        "sgd": {},
+        "sam": {"rho": 0.1},
+        "imbsam": {"rho": 0.1, "tail_threshold": 200},
+        "cc_sam": {"rho": 0.1, "perturbed": "head"},
+        "sse_sam": {"rho": 0.1, "tail_threshold": 200},
+        "focal_sam": {"rho": 0.1},
+    },
+    losses={"ldam": {"head": "cosine", "drw_start": 8}},
+    # Four candidates for each method, with the learning rate and the weight decay that
+    # suit plain SGD.
+    grid={
+        "sgd": grid(learning_rate=(0.05, 0.1), weight_decay=(2e-4, 5e-4, 2e-3)),
+        "sam": grid(rho=(0.05, 0.1, 0.2, 0.4)),
+        "imbsam": grid(rho=(0.1, 0.2), tail_threshold=(200, 1000)),
+        "cc_sam": grid(rho=(0.05, 0.1, 0.2, 0.4)),
+        "sse_sam": grid(rho=(0.1, 0.2), head_rho=(0.05, 0.1)),
+        "focal_sam": grid(rho=(0.1, 0.2), gamma=(1.0, 3.0)),
+    },
+    tuning={"held_out": 0.1},
+    tuning_seeds=2,
+)
