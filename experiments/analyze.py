@@ -148,7 +148,13 @@ def _measure_all(
                     progress.update(task, description=text)
 
                 show("reading")
-                subject = open_subject(finished.folder, job.data_dir, mesh, job.data)
+                subject = open_subject(
+                    finished.folder,
+                    job.data_dir,
+                    mesh,
+                    job.data,
+                    settings.images_per_class,
+                )
                 numbers.append(measure(subject, settings, key, show))
                 for shot, by_method in spectra.items():
                     show(f"spectrum, {shot}")

@@ -1,11 +1,12 @@
 """Compares methods over seeds: ``python -m experiments.compare --help``."""
 
+import shlex
 import sys
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
@@ -14,27 +15,35 @@ from rich.progress import Progress
 from experiments import devices
 from experiments.cli import DataDir, compute_right_sums, keep_compiled
 from experiments.comparison import same_compute, tuning
+from experiments.comparison.folders import RUNS, run_folder, save_run
 from experiments.comparison.seeds import (
-    Outcome,
     grouped,
     make_group_trainer,
     run_group,
     seed_dataset,
 )
-from experiments.comparison.table import comparison_rows, markdown_table, rich_table
-from experiments.config import METHODS, Config, Method
+from experiments.config import METHODS, Config, Loss, Method
 from experiments.configs import get_config, get_recipe
+from experiments.configs.recipe import Recipe
+from experiments.data.dataset import Dataset
 from experiments.ending import exit_with
 from experiments.errors import UserError
-from experiments.figures import runs as figures
+from experiments.records.lock import locked
 from experiments.records.manifest import (
+    MANIFEST,
     as_json,
+    config_of,
     create_run,
     describe_machine,
     free_run_dir,
-    write_json,
+    make_run_dir,
+    read_manifest,
 )
-from experiments.terminal import attempt, make_console
+from experiments.records.rows import read_metrics
+from experiments.reporting.groups import find_groups
+from experiments.reporting.runs import step_seconds
+from experiments.reporting.write import write_report
+from experiments.terminal import attempt, make_console, show
 from experiments.training.trainer import Trainer
 
 
@@ -43,7 +52,8 @@ class Job:
     """Trains every method with the same data and epochs, over several seeds.
 
     A seed draws the long-tailed subset, the initial weights, the data order and the
-    augmentation. Differences are paired by seed.
+    augmentation. Differences are paired by seed. Every run is kept in a folder of its
+    own, as experiments.train leaves it, for experiments.report and experiments.analyze.
     """
 
     config: Annotated[str, tyro.conf.arg(help="recipe")] = "digits_lt"
@@ -56,6 +66,9 @@ class Job:
             help="of Focal-SAM, each trained for as long as Focal-SAM itself takes"
         ),
     ] = ()
+    loss: Annotated[
+        Loss | None, tyro.conf.arg(help="criterion; none: the recipe's")
+    ] = None
     seeds: Annotated[int, tyro.conf.arg(help="number of seeds, counted from 0")] = 10
     epochs: Annotated[
         int | None,
@@ -73,6 +86,13 @@ class Job:
         Path | None,
         tyro.conf.arg(help="folder for the results; none: a new one in runs/"),
     ] = None
+    resume: Annotated[
+        bool,
+        tyro.conf.arg(
+            help="go on with what --run-dir holds: a run that is finished stays, and "
+            "--seeds may grow"
+        ),
+    ] = False
 
 
 def run(job: Job, console: Console) -> Path:
@@ -102,54 +122,61 @@ def run(job: Job, console: Console) -> Path:
         raise UserError(
             "--approximations are compared with Focal-SAM: add focal_sam to --methods."
         )
+    if job.resume and job.run_dir is None:
+        raise UserError("--resume needs --run-dir, the folder of the comparison.")
     epochs = job.epochs or recipe.compare_epochs or recipe.base.epochs
     configs: dict[str, Config] = {
-        method: get_config(job.config, method).with_epochs(epochs)
+        method: get_config(job.config, method, job.loss).with_epochs(epochs)
         for method in dict.fromkeys(job.methods)
     }
-    seeds = list(range(job.seeds))
+    # Before the folder, which is not made if the data are not there.
+    seed_dataset(next(iter(configs.values())), 0, job.data_dir)
     run_dir = job.run_dir or free_run_dir(Path("runs"), f"compare-{job.config}")
-    manifest = {
-        "config": {name: as_json(config) for name, config in configs.items()},
-        "seeds": seeds,
-        "tuned_anew": job.tune,
-        **describe_machine(sys.argv),
-    }
-    create_run(run_dir, manifest)
-
-    device_loop = devices.loops_are_fast()
-    if job.tune:
-        grid = recipe.grid
-        configs = _tune(configs, grid, job.data_dir, run_dir, console, device_loop)
-    as_long = same_compute.rows(configs, job.approximations)
-    outcomes, configs = _compare(
-        configs, as_long, seeds, job.data_dir, console, device_loop
-    )
-
-    rows, differences = comparison_rows(outcomes, configs)
-    results = {"seeds": seeds, "rows": rows, "differences": differences}
-    write_json(run_dir / "results.json", results)
-    (run_dir / "table.md").write_text(
-        markdown_table(rows, differences), encoding="utf-8"
-    )
-    title = f"{job.config}: {job.seeds} seeds, {epochs} epochs"
-    console.print(rich_table(rows, differences, title))
-    path = run_dir / "comparison.png"
-    attempt(lambda: figures.method_comparison(path, rows, title), console)
-    console.print(f"Everything is in {run_dir}.", markup=False, soft_wrap=True)
+    make_run_dir(run_dir)
+    with locked(run_dir):
+        _open(job, run_dir, configs)
+        device_loop = devices.loops_are_fast()
+        if job.tune:
+            configs = _tune(configs, recipe, job, run_dir, console, device_loop)
+        _train_all(configs, job, run_dir, console, device_loop)
+    by_data, left_out = find_groups([run_dir / RUNS])
+    draw = partial(attempt, console=console)
+    for part in write_report(by_data, left_out, run_dir, draw):
+        show(part, console)
     return run_dir
+
+
+def _open(job: Job, run_dir: Path, configs: dict[str, Config]) -> None:
+    """Starts the records of a comparison, or finds those of the one to go on with."""
+    options = {
+        "config": {name: as_json(config) for name, config in configs.items()},
+        "tuned_anew": job.tune,
+    }
+    if not (job.resume and (run_dir / MANIFEST).exists()):
+        create_run(run_dir, {**options, **describe_machine(sys.argv)})
+        return
+    manifest = read_manifest(run_dir)
+    if any(manifest.get(name) != value for name, value in options.items()):
+        raise UserError(
+            f"{run_dir} holds a comparison with other options, `{_told(manifest)}`: "
+            "pass those again, or another --run-dir."
+        )
+
+
+def _told(manifest: dict[str, Any]) -> str:
+    return shlex.join(["experiments.compare", *manifest.get("command", [])[1:]])
 
 
 def _tune(
     configs: dict[str, Config],
-    grid: Mapping[Method, list[dict[str, float]]],
-    data_dir: Path,
+    recipe: Recipe,
+    job: Job,
     run_dir: Path,
     console: Console,
     device_loop: bool,
 ) -> dict[str, Config]:
     with Progress(console=console) as progress:
-        trials = sum(len(grid[method]) for method in configs)
+        trials = sum(len(recipe.grid[method]) for method in configs)
         task = progress.add_task("tuning", total=trials)
 
         def report(method, candidate, accuracy):
@@ -157,65 +184,86 @@ def _tune(
             console.print(f"{method}, {values}: {accuracy:.1%} on validation")
             progress.advance(task)
 
-        path = run_dir / "tuning.json"
-        return tuning.tune(
-            configs,
-            grid,
-            data_dir,
-            path,
+        chosen = tuning.tune(
+            {name: c.replace(**recipe.tuning) for name, c in configs.items()},
+            recipe.grid,
+            tuning.SEEDS[: recipe.tuning_seeds],
+            job.data_dir,
+            run_dir / "tuning.json",
             report,
             time.perf_counter,
             device_loop=device_loop,
         )
+    as_before = {name: getattr(recipe.base, name) for name in recipe.tuning}
+    return {name: config.replace(**as_before) for name, config in chosen.items()}
 
 
-def _compare(
+def _train_all(
     configs: dict[str, Config],
-    as_long: dict[str, Config],
-    seeds: list[int],
-    data_dir: Path,
+    job: Job,
+    run_dir: Path,
     console: Console,
     device_loop: bool,
-) -> tuple[dict[str, list[Outcome]], dict[str, Config]]:
-    """The outcomes of every row on the test set, and what each ran with.
+) -> None:
+    """Trains and keeps every run that is not there yet.
 
     Rows are methods, and after them what trains for as long as Focal-SAM takes. Where
     seeds are trained one by one, all rows run with a seed before the next begins, so
     that a machine that slows down slows all of them down.
     """
-    configs = configs | as_long
-    outcomes: dict[str, list[Outcome]] = {name: [] for name in configs}
+    as_long = same_compute.rows(configs, job.approximations)
     trainers: dict[str, Trainer] = {}
+    seeds, clock = list(range(job.seeds)), time.perf_counter
     with Progress(console=console) as progress:
-        task = progress.add_task("comparing", total=len(seeds) * len(configs))
+        task = progress.add_task("comparing", total=len(seeds) * len(configs | as_long))
         for group in grouped(seeds, together=device_loop):
-            of_group = next(iter(configs.values()))
-            datasets = [seed_dataset(of_group, seed, data_dir) for seed in group]
-            for name in configs:
-                progress.update(task, description=f"{name}, seed {_range(group)}")
-                if name not in trainers:
-                    if name in as_long:
-                        configs[name] = same_compute.lengthened(
-                            configs[name],
-                            outcomes["focal_sam"][0].step_seconds,
-                            group,
-                            datasets,
-                            time.perf_counter,
-                            device_loop=device_loop,
-                        )
-                    trainers[name] = make_group_trainer(
-                        configs[name], datasets, device_loop=device_loop
+            for name, config in (configs | as_long).items():
+                left = [s for s in group if not run_folder(run_dir, name, s).exists()]
+                progress.advance(task, len(group) - len(left))
+                if not left:
+                    continue
+                progress.update(task, description=f"{name}, seed {_range(left)}")
+                datasets = [seed_dataset(config, seed, job.data_dir) for seed in left]
+                if name in as_long:
+                    config = as_long[name] = _lengthened(
+                        config, run_dir, name, left, datasets, device_loop
                     )
-                outcomes[name] += run_group(
-                    configs[name],
-                    trainers[name],
-                    group,
-                    datasets,
-                    "test",
-                    time.perf_counter,
-                )
-                progress.advance(task, len(group))
-    return outcomes, configs
+                if name not in trainers or device_loop:
+                    trainers[name] = make_group_trainer(
+                        config, datasets, device_loop=device_loop
+                    )
+                trainer = trainers[name]
+                outcomes = run_group(config, trainer, left, datasets, "test", clock)
+                done = zip(left, datasets, outcomes, strict=True)
+                for seed, dataset, outcome in done:
+                    folder = run_folder(run_dir, name, seed)
+                    own = config.replace(seed=seed, subset_seed=seed)
+                    save_run(folder, own, dataset, trainer.frozen, outcome, sys.argv)
+                    accuracy = outcome.scores["accuracy"]
+                    console.print(f"{name}, seed {seed}: {accuracy:.1%} on test images")
+                progress.advance(task, len(left))
+
+
+def _lengthened(
+    config: Config,
+    run_dir: Path,
+    name: str,
+    group: list[int],
+    datasets: list[Dataset],
+    device_loop: bool,
+) -> Config:
+    """With the epochs of the row's first run, or with as many as take as long."""
+    first = run_folder(run_dir, name, 0)
+    if first.exists():
+        return config.with_epochs(config_of(read_manifest(first)).epochs)
+    return same_compute.lengthened(
+        config,
+        step_seconds(read_metrics(run_folder(run_dir, "focal_sam", 0))),
+        group,
+        datasets,
+        time.perf_counter,
+        device_loop=device_loop,
+    )
 
 
 def _range(seeds: list[int]) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, TextIO
 
 from rich.console import Console
+from rich.table import Table
 
 _PLAIN = {"±": "+-", "−": "-", "–": "-", "×": "x", "…": "..."}
 
@@ -56,6 +57,14 @@ def make_console(**options: Any) -> Console:
     """A console on standard output, for as long as there is one."""
     output: Any = _Output(sys.stdout)
     return Console(file=output, **options)
+
+
+def show(part: Table | str, console: Console) -> None:
+    """A table, or a text as it is."""
+    if isinstance(part, str):
+        console.print(part, markup=False, highlight=False, soft_wrap=True)
+    else:
+        console.print(part)
 
 
 def attempt(draw: Callable[[], None], console: Console) -> None:

@@ -2,12 +2,18 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 
 # Seconds that a process may take: many times what it does take, since a machine may be
 # slow or busy, and a test should fail for what it tests.
 PATIENCE = 1200
+
+
+def hear_ctrl_c():
+    """In a new process, also where the tests run in the background, deaf to it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def start(module, *arguments, **environment):
@@ -24,6 +30,7 @@ def start(module, *arguments, **environment):
         stderr=subprocess.PIPE,
         text=True,
         env=inherited | own | environment,
+        preexec_fn=hear_ctrl_c,
     )
 
 

@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("rich", reason="needs focal_sam_jax[experiments]")
 
-from commands import PATIENCE
+from commands import PATIENCE, hear_ctrl_c
 
 ROOT = Path(__file__).parents[1]
 START = """
@@ -58,13 +58,14 @@ def test_status_and_last_line(statement, status, words):
     assert ended(f"def main(): {statement}") == (status, b"", words)
 
 
-def test_a_command_says_at_once_that_it_begins_and_stops_while_it_imports():
+def test_a_command_says_at_once_that_it_begins_and_stops_while_it_imports(tmp_path):
     process = subprocess.Popen(
-        [sys.executable, "-m", "experiments.train"],
+        [sys.executable, "-m", "experiments.train", "--run-dir", tmp_path / "run"],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=hear_ctrl_c,
     )
     assert process.stderr.readline() == "starting\n"
     process.send_signal(signal.SIGINT)

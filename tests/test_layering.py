@@ -124,7 +124,8 @@ ROOMS = [
     {"randomness", "configs", "models"},
     {"data"},
     {"records"},
-    {"training", "reporting", "figures"},
+    {"training", "figures"},
+    {"reporting"},
     {"sharpness", "comparison", "progress", "cli", "ending"},
     COMMANDS | {"__init__"},  # which Python runs before any of them
 ]

@@ -7,12 +7,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 pytest.importorskip("rich", reason="needs focal_sam_jax[experiments]")
 
-from experiments.comparison.seeds import Outcome
-from experiments.comparison.table import comparison_rows, markdown_table
-from experiments.configs import get_config
 from experiments.metrics import (
     SCORES,
     SHOTS,
@@ -208,43 +206,24 @@ def test_cifar_that_is_not_cut_has_many_shot_classes_alone():
     assert set(shot_of_class(np.full(10, 5000), thresholds)) == {"many"}
 
 
-def test_standard_deviation_and_standard_error():
+def test_the_interval_is_that_of_a_paired_t_test():
     assert summarise([1.0, 2.0, 3.0]) == (2.0, 1.0)
-    difference = paired_difference([3.0, 5.0], [1.0, 1.0])
-    assert difference.mean == 3.0 and math.isclose(difference.spread, 1.0)
+    values, others = [0.93, 0.95, 0.90, 0.96], [0.91, 0.94, 0.91, 0.92]
+    found = paired_difference(values, others)
+    low, high = stats.ttest_rel(values, others).confidence_interval(0.95)
+    assert math.isclose(found.mean - found.spread, low)
+    assert math.isclose(found.mean + found.spread, high)
+    assert paired_difference([0.5, 0.75], [0.25, 0.5]) == (0.25, 0.0)
+
+
+def test_it_holds_the_true_mean_in_95_of_100():
+    rng = np.random.default_rng(0)
+    drawn = rng.normal(0.3, 1.0, (2000, 5))
+    found = [paired_difference(row, np.zeros(5)) for row in drawn]
+    held = np.mean([abs(d.mean - 0.3) <= d.spread for d in found])
+    assert abs(held - 0.95) < 0.015
 
 
 def test_a_single_seed_has_no_spread():
     assert math.isnan(summarise([1.0]).spread)
     assert math.isnan(paired_difference([2.0], [1.0]).spread)
-
-
-def outcome(accuracy, seconds):
-    scores = {"accuracy": accuracy, "accuracy_many": 1.0}
-    return Outcome({**scores, "accuracy_medium": None, "accuracy_few": 0.5}, seconds)
-
-
-def table(seeds):
-    outcomes = {
-        "sgd": [outcome(0.90, 0.002), outcome(0.92, 0.002)][:seeds],
-        "sam": [outcome(0.91, 0.004), outcome(0.94, 0.004)][:seeds],
-        "focal_sam": [outcome(0.93, 0.005), outcome(0.95, 0.005)][:seeds],
-    }
-    configs = {name: get_config("digits_lt", name) for name in outcomes}
-    return comparison_rows(outcomes, configs)
-
-
-def test_table_of_two_seeds():
-    text = markdown_table(*table(2)).splitlines()
-    assert text[2].startswith(
-        "| sgd | 91.0 ± 1.4 | 100.0 ± 0.0 | – | 50.0 ± 0.0 | 1.00"
-    )
-    assert "| focal_sam | 94.0 ± 1.4 |" in text[4] and "| 2.50 |" in text[4]
-    assert "| sam − sgd | +1.5 ± 0.5 | +0.0 ± 0.0 | – |" in text[5]
-    assert "| focal_sam − sam | +1.5 ± 0.5 |" in text[7]
-
-
-def test_table_of_one_seed():
-    text = markdown_table(*table(1))
-    assert "| sgd | 90.0 | 100.0 | – | 50.0 |" in text
-    assert "nan" not in text

@@ -19,9 +19,11 @@ from experiments.configs import get_config
 from experiments.errors import UserError
 from experiments.metrics import SCORES
 from experiments.records.manifest import read_manifest
+from experiments.reporting import write
 from experiments.reporting.cells import narrow
 from experiments.reporting.groups import grouped
 from experiments.reporting.runs import find_runs, step_seconds
+from experiments.reporting.statistics import paired_difference
 from experiments.reporting.tables import as_rich, report_tables
 
 ACCURACY = {
@@ -93,8 +95,8 @@ def test_differences_are_paired_by_seed(runs, tmp_path):
     assert row["name"] == "focal_sam − sgd"
     assert row["seeds"] == [[0, 0], [1, 1], [2, 2]]
     assert row["accuracy"]["mean"] == pytest.approx(difference.mean())
-    error = difference.std(ddof=1) / np.sqrt(3)
-    assert row["accuracy"]["spread"] == pytest.approx(error)
+    half = paired_difference(ACCURACY["focal_sam"], ACCURACY["sgd"]).spread
+    assert row["accuracy"]["spread"] == pytest.approx(half)
     assert row["accuracy_medium"] is None
 
 
@@ -109,6 +111,34 @@ def test_the_baseline_shares_all_that_is_not_of_a_method(tmp_path):
     results, _ = make_report(tmp_path, out=tmp_path / "out")
     found = {row["name"] for row in results["data"]["digits"]["differences"]}
     assert found == {"sam, ce − sgd, ce", "sam, la, epochs 20 − sgd, la"}
+
+
+def test_what_is_compared_with_what(tmp_path):
+    for name, changes in {
+        "sgd": {},
+        "longer": {"epochs": 50},
+        "sam": {"method": "sam", "rho": 0.1},
+        "focal_sam": {"method": "focal_sam", "rho": 0.2},
+        "cheaper": {"method": "focal_sam", "rho": 0.2, "approximation": "looksam"},
+    }.items():
+        for seed, accuracy in enumerate((0.8, 0.81, 0.8)):
+            more = 0.1 * (name == "longer") - 0.1 * (name == "sam")
+            seeds = {"seed": seed, "subset_seed": seed}
+            folder = tmp_path / f"{name}-{seed}"
+            write_run(folder, accuracy=accuracy + more, **changes, **seeds)
+    results, said = make_report(tmp_path, out=tmp_path / "out")
+    exact = "focal_sam, approximation none"
+    assert [row["name"] for row in results["data"]["digits"]["differences"]] == [
+        "sgd, epochs 50 − sgd, epochs 20",
+        "sam − sgd, epochs 20",
+        f"focal_sam, approximation looksam − {exact}",
+        f"{exact} − sgd, epochs 20",
+        f"{exact} − sam",
+    ]
+    said = " ".join(said.split())
+    assert "Helps: sgd, epochs 50 − sgd, epochs 20 (3 seeds);" in said
+    assert "Hurts: sam − sgd, epochs 20 (3 seeds)." in said
+    assert "Of 5 such intervals each is for itself" in said
 
 
 def test_of_several_baselines_the_one_most_alike_is_taken(tmp_path):
@@ -176,7 +206,8 @@ def test_table_as_markdown(runs, tmp_path):
     assert "\n| focal_sam | 3 | 84.0 ± 2.6 | 89.0 ± 2.6 | – |" in text
     assert "\n### digits: test set, epoch chosen on validation\n" in text
     assert "\n| sgd | 3 | 82.0 ± 1.0 | 87.0 ± 1.0 | – | 67.0 ± 1.0 |" in text
-    assert "\n| focal_sam − sgd | 3 | +3.0 ± 1.2 | +3.0 ± 1.2 | – |" in text
+    assert "\n| focal_sam − sgd | 3 | +3.0 ± 5.0 | +3.0 ± 5.0 | – |" in text
+    assert "Not told apart: focal_sam − sgd (3 seeds). Of 1 such" in text
     assert "more than 40 training examples are many-shot, with fewer than 10" in text
     heading, *settings = text.split("### ")[-1].splitlines()
     assert heading == "digits: settings in which the rows differ"
@@ -192,6 +223,7 @@ def test_one_seed_has_no_deviation(tmp_path):
     text = (tmp_path / "out" / "table.md").read_text()
     assert "| sgd | 1 | 80.0 ± – | 85.0 ± – | – | 65.0 ± – |" in text
     assert "| sam − sgd | 1 | +10.0 ± – |" in text
+    assert "One seed tells nothing of chance: sam − sgd (1 seed)." in text
     assert "chosen on validation" not in text
     (row, _) = results["data"]["digits"]["groups"]
     assert row["last"]["accuracy"]["spread"] is None and row["best"] is None
@@ -223,7 +255,7 @@ def test_the_time_of_a_step_leaves_out_the_epoch_that_compiles(tmp_path):
     write_run(tmp_path / "run", accuracy=0.8)
     ((run,), _) = find_runs([tmp_path])
     # 0.902 s to 0.920 s an epoch from the second on, and 30 s in the first.
-    assert step_seconds(run) == pytest.approx(0.911 / STEPS_PER_EPOCH)
+    assert step_seconds(run.rows) == pytest.approx(0.911 / STEPS_PER_EPOCH)
 
 
 def test_folders_are_found_one_level_deep_and_once(runs, tmp_path):
@@ -293,7 +325,7 @@ def test_classes_are_averaged_by_rank_where_the_subset_moves_them(tmp_path):
         rows[-2] = json.dumps(tested)
         (folder / "metrics.jsonl").write_text("\n".join(rows) + "\n")
     (group,) = groups_of(tmp_path)["digits"]
-    found = report._accuracy_by_rank(group.runs)
+    found = write._accuracy_by_rank(group.runs)
     assert found == pytest.approx(np.linspace(0.9, 0.4, 6) + 0.01)
 
 

@@ -132,7 +132,15 @@ class Stops:
         raise AssertionError
 
 
-def test_a_second_ctrl_c_ends_at_once():
+@pytest.fixture
+def hears_ctrl_c():
+    """Also where the tests run in the background, deaf to it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_a_second_ctrl_c_ends_at_once(hears_ctrl_c):
     said = []
     with StopSignal(Stops(), said.append) as stop:
         assert not stop.after(1)

@@ -5,9 +5,10 @@ from collections.abc import Callable, Sequence
 from experiments.comparison.seeds import make_group_trainer, run_group
 from experiments.config import Approximation, Config
 from experiments.data.dataset import Dataset
+from experiments.reporting.runs import step_seconds
 
 # Enough for a median that a slow moment does not move.
-_TIMED_EPOCHS = 20
+_TIMED_EPOCHS = 5
 
 
 def rows(
@@ -49,5 +50,5 @@ def lengthened(
     trainer = make_group_trainer(timed, datasets, device_loop=device_loop)
     # The scores are dropped.
     outcomes = run_group(timed, trainer, group, datasets, "test", clock)
-    ratio = seconds / outcomes[0].step_seconds
+    ratio = seconds / step_seconds(outcomes[0].rows)
     return config.with_epochs(max(1, round(ratio * config.epochs)))

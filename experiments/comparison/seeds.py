@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from experiments import devices
 from experiments.config import Config
@@ -20,6 +19,8 @@ from experiments.data.dataset import Dataset
 from experiments.data.feed import EpochInMemory
 from experiments.data.load import load_dataset
 from experiments.training.evaluate import scores
+from experiments.training.loop import epoch_numbers
+from experiments.training.step import TrainState
 from experiments.training.trainer import Trainer, make_trainer
 
 
@@ -28,12 +29,14 @@ class Outcome(NamedTuple):
 
     Attributes:
       scores: of the split that was asked for.
-      step_seconds: median over the epochs of the time of a step, without the first
-        epoch, which compiles. With several seeds in one program, its time over theirs.
+      rows: of the metrics of its epochs. Where several seeds train in one program, each
+        has its share of the time.
+      state: of the network.
     """
 
     scores: dict[str, Any]
-    step_seconds: float
+    rows: list[dict[str, Any]]
+    state: TrainState
 
 
 def grouped(seeds: list[int], together: bool) -> list[list[int]]:
@@ -82,14 +85,19 @@ def run_group(
 
     order = jax.jit(order if len(seeds) == 1 else jax.vmap(order, in_axes=(0, None)))
     state = trainer.init(keys)
-    seconds = []
-    for epoch in range(config.epochs):
+    rows: list[list[dict[str, Any]]] = [[] for _ in seeds]
+    for epoch in range(1, config.epochs + 1):
         began = clock()
-        inputs = EpochInMemory(data, order(keys, epoch))
+        inputs = EpochInMemory(data, order(keys, epoch - 1))
         state = trainer.advance(state, inputs, keys, steps)
         jax.block_until_ready(state)
-        seconds.append(clock() - began)
-    step_seconds = float(np.median(seconds[1:] or seconds)) / steps
+        seconds = (clock() - began) / len(seeds)
+        # Without the rest of the state, which the next epoch consumes.
+        light = state._replace(params=(), batch_stats=(), opt_state=(), average=())
+        for of_seed, own in zip(rows, _unpack(light, len(seeds)), strict=True):
+            numbers = epoch_numbers(config, steps, own, seconds)
+            row = {"split": "train", "epoch": epoch, "step": epoch * steps}
+            of_seed.append({**row, **numbers})
 
     splits = [getattr(dataset, split) for dataset in datasets]
     size = eval_batch_size(len(splits[0].labels))
@@ -97,8 +105,10 @@ def run_group(
     sums = trainer.evaluate(state, (_pack(list(of_seeds)) for of_seeds in batches))
     counts = datasets[0].class_counts
     return [
-        Outcome(scores(own, counts, config), step_seconds / len(seeds))
-        for own in _unpack(sums, len(seeds))
+        Outcome(scores(of_seed, counts, config), its_rows, its_state)
+        for of_seed, its_rows, its_state in zip(
+            _unpack(sums, len(seeds)), rows, _unpack(state, len(seeds)), strict=True
+        )
     ]
 
 

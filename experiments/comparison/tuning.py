@@ -1,7 +1,8 @@
 """Choosing each method's hyper-parameters, on the validation split."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from experiments.comparison.seeds import (
     seed_dataset,
 )
 from experiments.config import Config
-from experiments.records.manifest import write_json
+from experiments.records.manifest import read_json, write_json
 
 # Reported seeds count from 0 and never come here.
 SEEDS = [1000, 1001, 1002, 1003, 1004]
@@ -22,7 +23,8 @@ Candidate = dict[str, float]
 
 def tune(
     configs: dict[str, Config],
-    grid: dict[str, list[Candidate]],
+    grid: Mapping[str, list[Candidate]],
+    seeds: Sequence[int],
     data_dir: Path,
     path: Path,
     report: Callable[[str, Candidate, float], None],
@@ -35,8 +37,10 @@ def tune(
     Args:
       configs: what each method starts from.
       grid: the candidates of each method: what they change in its configuration.
+      seeds: that every candidate is trained with.
       data_dir: folder of data sets.
-      path: JSON file to write all trials to, as they come in.
+      path: JSON file to write all trials to, as they come in. Those that are there
+        already are not made again.
       report: called with the method, the candidate and its accuracy.
       clock: tells the time in seconds.
       device_loop: whether epochs are loops on the device, and all seeds train at once.
@@ -44,17 +48,22 @@ def tune(
     Returns:
       The configurations with the best candidate's values.
     """
-    chosen, trials = {}, []
+    trials: list[dict[str, Any]] = read_json(path)["trials"] if path.exists() else []
+    chosen = {}
     for method, start in configs.items():
         means = []
         for candidate in grid[method]:
-            config = start.replace(**candidate)
-            accuracy = _validation_accuracy(config, data_dir, clock, device_loop)
-            means.append(float(np.mean(accuracy)))
-            trials.append(
-                {"method": method, "changes": candidate, "validation": accuracy}
-            )
-            write_json(path, {"seeds": SEEDS, "trials": trials})
+            known = {"method": method, "changes": candidate, "seeds": list(seeds)}
+            made = [trial for trial in trials if known.items() <= trial.items()]
+            if not made:
+                config = start.replace(**candidate)
+                accuracy = _validation_accuracy(
+                    config, seeds, data_dir, clock, device_loop
+                )
+                made = [{**known, "validation": accuracy}]
+                trials += made
+                write_json(path, {"trials": trials})
+            means.append(float(np.mean(made[0]["validation"])))
             report(method, candidate, means[-1])
         # The first of equals, which sums in floating point could tell apart.
         best = grid[method][int(np.argmax(np.round(means, 9)))]
@@ -63,10 +72,14 @@ def tune(
 
 
 def _validation_accuracy(
-    config: Config, data_dir: Path, clock: Callable[[], float], device_loop: bool
+    config: Config,
+    seeds: Sequence[int],
+    data_dir: Path,
+    clock: Callable[[], float],
+    device_loop: bool,
 ) -> list[float]:
     trainer, accuracy = None, []
-    for group in grouped(SEEDS, together=device_loop):
+    for group in grouped(list(seeds), together=device_loop):
         datasets = [seed_dataset(config, seed, data_dir) for seed in group]
         trainer = trainer or make_group_trainer(
             config, datasets, device_loop=device_loop

@@ -12,13 +12,14 @@ from experiments.reporting.statistics import paired_difference, summarise
 
 # What is reported of every state that was tested.
 NUMBERS = (*SCORES, "ece")
-_BASELINE = "sgd"
 # What methods differ in by nature, or by tuning.
 _OF_METHODS = {
     *("method", "learning_rate", "weight_decay", "rho", "rho_schedule", "rho_start"),
-    *("rho_milestones", "rho_values", "gamma", "lam", "tail_threshold", "alpha"),
-    *("approximation", "every"),
+    *("rho_milestones", "rho_values", "gamma", "lam", "tail_threshold", "head_rho"),
+    *("switch_epoch", "alpha", "perturbed", "approximation", "every"),
 }
+# What runs of other lengths differ in.
+_OF_LENGTH = {"epochs", "drw_start", "milestones", "rho_milestones", "switch_epoch"}
 
 
 def group_rows(groups: list[Group]) -> list[dict[str, Any]]:
@@ -36,7 +37,7 @@ def group_rows(groups: list[Group]) -> list[dict[str, Any]]:
             "config": group.config,
             "runs": [str(run.folder) for run in group.runs],
             "seeds": [list(run.seeds) for run in group.runs],
-            "step_seconds": float(np.median([step_seconds(r) for r in group.runs])),
+            "step_seconds": _median([step_seconds(run.rows) for run in group.runs]),
             "last": _summaries(group, "last"),
             "best": _best(group),
         }
@@ -45,33 +46,59 @@ def group_rows(groups: list[Group]) -> list[dict[str, Any]]:
 
 
 def difference_rows(groups: list[Group]) -> list[dict[str, Any]]:
-    """A row for every group that has a baseline, as JSON: the group less the baseline.
+    """A row for every pair of groups that are compared, as JSON: one less the other.
 
-    The baseline is plain SGD with the same settings, but for those that belong to a
-    method or are tuned for it: the learning rate, weight decay, and the parameters of
-    the methods themselves. Of several it is the one most alike. A row has the seeds
-    that both have run with, and for each number of the last epoch the mean of the
-    differences, seed by seed, its standard error and the differences.
+    Methods are compared with plain SGD, Focal-SAM with SAM too, an approximation with
+    its method, and longer SGD with shorter; each with the same settings, but for those
+    that belong to a method or are tuned for it: the learning rate, weight decay, and
+    the parameters of the methods themselves. Of several it is the one most alike. A row
+    has the seeds that both have run with, and for each number of the last epoch the
+    mean of the differences, seed by seed, half its 95 % interval and the differences.
     """
     rows = []
     for group in groups:
-        baseline = _baseline(group, groups)
-        if baseline is None:
-            continue
-        own, other = ({r.seeds: r for r in g.runs} for g in (group, baseline))
-        shared = [seeds for seeds in own if seeds in other]
-        if not shared:
-            continue
-        row: dict[str, Any] = {
-            "name": f"{group.name} − {baseline.name}",
-            "seeds": [list(seeds) for seeds in shared],
-        }
-        for number in NUMBERS:
-            values = _values([own[seeds] for seeds in shared], "last", number)
-            others = _values([other[seeds] for seeds in shared], "last", number)
-            row[number] = values and others and _difference(values, others)
-        rows.append(row)
+        for other in _compared_with(group, groups):
+            own, of_other = ({r.seeds: r for r in g.runs} for g in (group, other))
+            shared = [seeds for seeds in own if seeds in of_other]
+            if not shared:
+                continue
+            row: dict[str, Any] = {
+                "name": f"{group.name} − {other.name}",
+                "seeds": [list(seeds) for seeds in shared],
+            }
+            for number in NUMBERS:
+                values = _values([own[seeds] for seeds in shared], "last", number)
+                others = _values([of_other[seeds] for seeds in shared], "last", number)
+                row[number] = values and others and _difference(values, others)
+            rows.append(row)
     return rows
+
+
+def _median(values: list[float]) -> float:
+    return float(np.median(values))
+
+
+def verdict(differences: list[dict[str, Any]]) -> str:
+    """Which of the pairs are told apart by their overall accuracy, in words."""
+    words: dict[str, list[str]] = {}
+    for row in differences:
+        mean, spread = (row["accuracy"][key] for key in ("mean", "spread"))
+        if spread is None:
+            word = "One seed tells nothing of chance"
+        elif abs(mean) <= spread:
+            word = "Not told apart"
+        else:
+            word = "Helps" if mean > 0 else "Hurts"
+        seeds = "1 seed" if len(row["seeds"]) == 1 else f"{len(row['seeds'])} seeds"
+        words.setdefault(word, []).append(f"{row['name']} ({seeds})")
+    if not words:
+        return ""
+    found = " ".join(f"{word}: {'; '.join(names)}." for word, names in words.items())
+    return (
+        f"Overall accuracy, by whether the 95 % interval leaves out zero. {found} Of "
+        f"{len(differences)} such intervals each is for itself: none is widened for "
+        "the number of them."
+    )
 
 
 def _best(group: Group) -> dict[str, Any] | None:
@@ -100,15 +127,36 @@ def _values(runs: list[FinishedRun], which: str, number: str) -> list[float] | N
     return None if None in values else values
 
 
-def _baseline(group: Group, groups: list[Group]) -> Group | None:
-    if group.config["method"] == _BASELINE:
-        return None
-    differing = {
-        place: set(differing_fields([group.config, other.config]))
-        for place, other in enumerate(groups)
-        if other.config["method"] == _BASELINE
-    }
-    alike = [place for place, fields in differing.items() if fields <= _OF_METHODS]
-    if not alike:
-        return None
-    return groups[min(alike, key=lambda place: len(differing[place]))]
+def _compared_with(group: Group, groups: list[Group]) -> list[Group]:
+    config = group.config
+    method, approximation = config["method"], config["approximation"]
+    if approximation != "none":
+        exact = {"method": method, "approximation": "none"}
+        wanted = [(exact, _OF_METHODS | _OF_LENGTH)]
+    elif method == "sgd":
+        wanted = [({"method": "sgd"}, _OF_LENGTH)]
+    else:
+        others = ["sgd", "sam"] if method == "focal_sam" else ["sgd"]
+        wanted = [
+            ({"method": name, "approximation": "none"}, _OF_METHODS) for name in others
+        ]
+    found = (_most_alike(group, groups, *each) for each in wanted)
+    return [other for other in found if other is not None]
+
+
+def _most_alike(
+    group: Group, groups: list[Group], wanted: dict[str, str], free: set[str]
+) -> Group | None:
+    """The group with the wanted values that differs least, and in nothing but ``free``.
+
+    Of two of plain SGD the longer is compared with the shorter.
+    """
+    differing = {}
+    for place, other in enumerate(groups):
+        fields = set(differing_fields([group.config, other.config]))
+        alike = all(other.config[name] == value for name, value in wanted.items())
+        if group.config["method"] == "sgd":
+            alike = alike and other.config["epochs"] < group.config["epochs"]
+        if alike and fields <= free:
+            differing[place] = len(fields)
+    return groups[min(differing, key=differing.__getitem__)] if differing else None

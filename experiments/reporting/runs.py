@@ -74,13 +74,13 @@ def find_runs(paths: Iterable[Path]) -> tuple[list[FinishedRun], dict[Path, str]
     return runs, left_out
 
 
-def step_seconds(run: FinishedRun) -> float:
+def step_seconds(rows: list[dict[str, Any]]) -> float:
     """Median over the epochs of the time of a step, without the first, which compiles.
 
     An epoch that was begun before a run stopped and ended after it went on counts as
     short; the median does not mind.
     """
-    train = [row for row in run.rows if row["split"] == "train"]
+    train = [row for row in rows if row["split"] == "train"]
     times = [row["seconds"] / (row["step"] / row["epoch"]) for row in train]
     return float(np.median(times[1:] or times))
 

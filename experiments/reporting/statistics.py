@@ -1,9 +1,12 @@
-"""Means over seeds and differences paired by seed."""
+"""Means over seeds, and differences paired by seed with their 95 % intervals."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from scipy import stats
+
+CONFIDENCE = 0.95
 
 
 class Summary(NamedTuple):
@@ -11,8 +14,8 @@ class Summary(NamedTuple):
 
     Attributes:
       mean: of the values.
-      spread: their sample standard deviation, or for :func:`paired_difference` the
-        standard error of the mean. NaN for a single value.
+      spread: their sample standard deviation, or for :func:`paired_difference` half the
+        width of the interval. NaN for a single value.
     """
 
     mean: float
@@ -22,15 +25,26 @@ class Summary(NamedTuple):
 def summarise(values: Sequence[float]) -> Summary:
     """Mean and sample standard deviation."""
     array = np.asarray(values, dtype=float)
-    return Summary(float(array.mean()), _deviation(array))
+    deviation = array.std(ddof=1) if len(array) > 1 else np.nan
+    return Summary(float(array.mean()), float(deviation))
 
 
 def paired_difference(values: Sequence[float], others: Sequence[float]) -> Summary:
-    """Mean of the differences, seed by seed, and its standard error."""
+    r"""Mean of the differences, seed by seed, and its 95 % t-interval.
+
+    With n seeds and the sample standard deviation s of the differences
+
+    .. math::
+      \bar d \pm t_{0.975,\, n - 1} \, s / \sqrt{n}
+
+    which holds the true mean in 95 of 100 experiments where differences are normal.
+    """
     differences = np.asarray(values, dtype=float) - np.asarray(others, dtype=float)
-    error = _deviation(differences) / np.sqrt(len(differences))
-    return Summary(float(differences.mean()), float(error))
-
-
-def _deviation(array: np.ndarray) -> float:
-    return float(array.std(ddof=1)) if len(array) > 1 else float("nan")
+    mean, size = float(differences.mean()), len(differences)
+    if size < 2:
+        return Summary(mean, np.nan)
+    error = float(stats.sem(differences))
+    if error == 0:  # for which SciPy knows no interval
+        return Summary(mean, 0.0)
+    _, high = stats.t.interval(CONFIDENCE, size - 1, loc=mean, scale=error)
+    return Summary(mean, float(high) - mean)

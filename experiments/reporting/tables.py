@@ -76,7 +76,7 @@ def report_tables(
     if differences:
         yield ReportTable(
             f"{data}: differences, last epoch",
-            "In points: mean over the seeds that both have ± standard error.",
+            "In points: mean over the seeds that both have ± half the 95 % t-interval.",
             ("", "seeds", *_NUMBER_HEADER),
             [
                 (row["name"], str(len(row["seeds"])), *_cells(row, "{:+.1f}"))

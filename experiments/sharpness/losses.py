@@ -27,11 +27,14 @@ def network_losses(
     frozen: chex.ArrayTree,
     batch_stats: chex.ArrayTree,
     read: Callable[[], Iterator[EvalBatch]],
+    measured: np.ndarray | None = None,
 ) -> fsam.sharpness.ClassLosses:
     r""":math:`L_c = \frac{1}{N} \sum_{j: y_j = c} \ell_j` over the training set.
 
-    Divided by a class's share of the set they are means over its images. What one run
-    compiles serves all others with the same network and criterion.
+    Or, of :math:`m_c` of the :math:`n_c` images of every class,
+    :math:`L_c = \frac{n_c}{N m_c} \sum_j \ell_j`, which is the same on average. Divided
+    by a class's share of the set they are means over its images. What one run compiles
+    serves all others with the same network and criterion.
 
     Args:
       config: of the run.
@@ -40,12 +43,14 @@ def network_losses(
       batch_stats: its BatchNorm statistics.
       read: begins to read the training set, as ``(images, labels, real)``. A set in
         memory is read once, another whenever it is gone through.
+      measured: :math:`m_c`, if those are only a part of it.
     """
     counts, channels = dataset.class_counts, len(dataset.mean)
+    measured = counts if measured is None else measured
     around = (
         batch_stats,
         frozen,
-        *map(jnp.asarray, (counts, dataset.mean, dataset.std)),
+        *map(jnp.asarray, (counts, measured, dataset.mean, dataset.std)),
     )
     batches = _Batches(around, read)
     losses = _class_losses(_what_matters(config), len(counts), channels)
@@ -76,7 +81,9 @@ def _class_losses(
 ) -> fsam.sharpness.ClassLosses:
     model = make_model(config, num_classes, channels)
 
-    def per_class_loss(params, batch_stats, frozen, class_counts, mean, std, *batch):
+    def per_class_loss(
+        params, batch_stats, frozen, class_counts, measured, mean, std, *batch
+    ):
         images, labels, real = batch
         network = params, batch_stats
         logits = eval_logits(config, model, network, frozen, images, mean, std)
@@ -84,7 +91,8 @@ def _class_losses(
         loss = make_loss(config, class_counts)
         losses = loss(logits, labels, jnp.asarray(config.epochs - 1))
         means = fsam.per_class_losses(losses, labels, num_classes, where=real)
-        return means * jnp.sum(real) / jnp.sum(class_counts)
+        shares = class_counts / jnp.maximum(measured, 1) / jnp.sum(class_counts)
+        return means * jnp.sum(real) * shares
 
     return fsam.sharpness.class_losses(per_class_loss)
 
@@ -92,10 +100,12 @@ def _class_losses(
 def _what_matters(config: Config) -> Config:
     """``config``, equal for runs whose losses are one function of their weights."""
     zeros = ("seed", "subset_seed", "weight_decay", "rho", "gamma", "lam", "alpha")
+    zeros += ("tail_threshold", "head_rho", "switch_epoch")
     return config.replace(
-        **dict.fromkeys((*zeros, "tail_threshold"), 0),
+        **dict.fromkeys(zeros, 0),
         config="",
         method="sgd",
+        perturbed="all",
         approximation="none",
         learning_rate=1.0,
         # Only deferred weights know of epochs.

@@ -13,8 +13,10 @@ from jax.sharding import Mesh
 import focal_sam_jax as fsam
 from experiments import devices
 from experiments.config import about, at_least, check_bounds
+from experiments.data.dataset import Source, Split
 from experiments.data.feed import whole_split
 from experiments.data.load import load_dataset
+from experiments.data.sources.files import Subset
 from experiments.metrics import SHOTS
 from experiments.models import make_model
 from experiments.records.manifest import (
@@ -45,6 +47,11 @@ class Settings:
         about("distance of random points, in which a single weight moves little"),
         at_least(0),
     ] = 5.0
+    images_per_class: Annotated[
+        int | None,
+        about("the first so many images of every class are measured; none: all"),
+        at_least(1),
+    ] = None
     gamma: Annotated[float, about("exponent of the focal sharpness"), at_least(0)] = 1.0
     ascent_steps: Annotated[
         int,
@@ -122,7 +129,11 @@ class Subject(NamedTuple):
 
 
 def open_subject(
-    run_dir: Path, data_dir: Path, mesh: Mesh, data: str | None = None
+    run_dir: Path,
+    data_dir: Path,
+    mesh: Mesh,
+    data: str | None = None,
+    images_per_class: int | None = None,
 ) -> Subject:
     """Reads the last checkpoint of a run and the training set it learned from.
 
@@ -131,6 +142,7 @@ def open_subject(
       data_dir: folder of data sets.
       mesh: one device.
       data: where the run's own data are now, if they were moved.
+      images_per_class: how many at most are measured; ``None``: all.
 
     Raises:
       UserError: if the run has no checkpoint, or its data are not there any more.
@@ -145,14 +157,30 @@ def open_subject(
     params, batch_stats, frozen = jax.device_put(
         (params, batch_stats, model.frozen), devices.replicated(mesh)
     )
+    chosen = _first(dataset.train.labels, images_per_class or len(dataset.train.labels))
+    train = _part(dataset.train, chosen) if images_per_class else dataset.train
     losses = network_losses(
         config,
         dataset,
         frozen,
         batch_stats,
-        lambda: whole_split(config, dataset.train, mesh),
+        lambda: whole_split(config, train, mesh),
+        np.bincount(dataset.train.labels[chosen], minlength=len(counts)),
     )
     return Subject(losses, params, counts, shots(counts, config))
+
+
+def _first(labels: np.ndarray, number: int) -> np.ndarray:
+    """Indices of the first so many examples of every class, rising."""
+    order = np.argsort(labels, kind="stable")
+    starts = np.searchsorted(labels[order], labels[order])
+    return np.sort(order[np.arange(len(labels)) - starts < number])
+
+
+def _part(split: Split | Source, chosen: np.ndarray) -> Split | Source:
+    if isinstance(split, Split):
+        return Split(split.images[chosen], split.labels[chosen])
+    return Subset(split, chosen)
 
 
 def measure(

@@ -115,8 +115,8 @@ def verdict(groups: list[Measured], shot: str, radii: dict[str, float]) -> list[
     """Who is flatter for the classes of that group, in sentences.
 
     Of every telling measure the order of the methods, the flattest first, and which of
-    them differ from plain SGD, or the first method where there is none, by more than
-    two standard errors of the differences, seed by seed.
+    them differ from plain SGD, or the first method where there is none: those whose
+    95 % interval of the differences, seed by seed, leaves out zero.
     """
     said = []
     for measure in (m for m in MEASURES if m.name in _TELLING):
@@ -149,6 +149,8 @@ def _against_baseline(groups, measure, shot):
         )
     for word, names in verdicts.items():
         yield f"{word.format(baseline=baseline.name)}: {', '.join(names)}."
+    if verdicts:
+        yield "By 95 % t-intervals over the seeds, each for itself."
 
 
 def _compared(group, baseline, measure, shot):
@@ -162,10 +164,9 @@ def _compared(group, baseline, measure, shot):
     difference = paired_difference(
         [own[seeds] for seeds in shared], [other[seeds] for seeds in shared]
     )
-    if abs(difference.mean) <= 2 * difference.spread:
-        return "Not told apart from {baseline} by two standard errors"
-    word = "Flatter" if difference.mean < 0 else "Sharper"
-    return word + " than {baseline} by more than two standard errors"
+    if abs(difference.mean) <= difference.spread:
+        return "Not told apart from {baseline}"
+    return ("Flatter" if difference.mean < 0 else "Sharper") + " than {baseline}"
 
 
 def _cell(summary: dict[str, Any] | None) -> str:

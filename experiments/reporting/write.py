@@ -1,0 +1,110 @@
+"""A report: the tables and figures of groups of runs, in a folder."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from experiments.figures import runs as figures
+from experiments.figures.style import frequency_order
+from experiments.metrics import shot_of_class, shot_thresholds
+from experiments.records.manifest import write_json
+from experiments.reporting.groups import Group
+from experiments.reporting.results import difference_rows, group_rows, verdict
+from experiments.reporting.runs import FinishedRun
+from experiments.reporting.tables import (
+    as_markdown,
+    as_rich,
+    report_tables,
+    settings_table,
+)
+
+
+def write_report(
+    by_data: dict[str, list[Group]],
+    left_out: dict[Path, str],
+    out: Path,
+    attempt: Callable[[Callable[[], None]], None],
+) -> list[Table | str]:
+    """Writes report.json, table.md and figures.
+
+    Args:
+      by_data: the groups of each data set.
+      left_out: runs that are not in them, with the reason.
+      out: folder for it.
+      attempt: calls what draws figures, which may fail.
+
+    Returns:
+      What is to be shown of it, in order.
+    """
+    report: dict[str, Any] = {
+        "data": {},
+        "left_out": {str(folder): why for folder, why in left_out.items()},
+    }
+    sections, shown = [], []
+    for place, (data, groups) in enumerate(by_data.items(), start=1):
+        rows, differences = group_rows(groups), difference_rows(groups)
+        report["data"][data] = {"groups": rows, "differences": differences}
+        for table in report_tables(data, rows, differences):
+            sections.append(as_markdown(table))
+            shown += [as_rich(table), ""]
+        if words := verdict(differences):
+            sections.append(f"{words}\n")
+            shown += [words, ""]
+        sections += map(as_markdown, settings_table(data, rows))
+        suffix = f"-{place}" if len(by_data) > 1 else ""
+        attempt(partial(_draw, out, suffix, data, groups, rows))
+    write_json(out / "report.json", report)
+    (out / "table.md").write_text("\n".join(sections), encoding="utf-8")
+    shown += [f"left out: {folder}, {why}" for folder, why in left_out.items()]
+    return [*shown, f"Everything is in {out}."]
+
+
+def _draw(
+    out: Path,
+    suffix: str,
+    data: str,
+    groups: list[Group],
+    rows: list[dict[str, Any]],
+) -> None:
+    """The figures of one data set."""
+    figures.method_comparison(
+        out / f"accuracy{suffix}.png",
+        [{"name": row["name"], **row["last"]} for row in rows],
+        f"{data}, last epoch",
+    )
+    figures.learning_curves(
+        out / f"curves{suffix}.png",
+        {group.name: [run.rows for run in group.runs] for group in groups},
+        data,
+    )
+    runs = [run for group in groups for run in group.runs]
+    counts = [run.class_counts[frequency_order(run.class_counts)] for run in runs]
+    if any(not np.array_equal(of_run, counts[0]) for of_run in counts):
+        return
+    config = groups[0].config
+    thresholds = shot_thresholds(data, config["imbalance_factor"], config["imbalance"])
+    figures.per_class_accuracy(
+        out / f"per_class_accuracy{suffix}.png",
+        {group.name: _accuracy_by_rank(group.runs) for group in groups},
+        counts[0],
+        shot_of_class(counts[0], thresholds),
+        f"{data}, last epoch, mean over seeds",
+    )
+
+
+def _accuracy_by_rank(runs: list[FinishedRun]) -> np.ndarray:
+    """Mean over the runs, the most frequent class first, NaN where a run has none.
+
+    Which class has which rank may depend on the seed of the subset.
+    """
+    of_runs = [
+        np.array(run.tests["last"]["accuracy_per_class"], dtype=float)[
+            frequency_order(run.class_counts)
+        ]
+        for run in runs
+    ]
+    return np.mean(of_runs, axis=0)
