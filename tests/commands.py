@@ -2,18 +2,16 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 
 # Seconds that a process may take: many times what it does take, since a machine may be
 # slow or busy, and a test should fail for what it tests.
 PATIENCE = 1200
-
-
-def hear_ctrl_c():
-    """In a new process, also where the tests run in the background, deaf to it."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+# Python that hears Ctrl-C, also where the tests run in the background, deaf to it.
+_HEAR = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL)"
+PYTHON = [sys.executable, "-c", f"{_HEAR}; os.execv(sys.executable, sys.argv[1:])"]
+PYTHON += [sys.executable]
 
 
 def start(module, *arguments, **environment):
@@ -25,12 +23,11 @@ def start(module, *arguments, **environment):
         "COLUMNS": "120",
     }
     return subprocess.Popen(
-        [sys.executable, "-m", f"experiments.{module}", *map(str, arguments)],
+        [*PYTHON, "-m", f"experiments.{module}", *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env=inherited | own | environment,
-        preexec_fn=hear_ctrl_c,
     )
 
 

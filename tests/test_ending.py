@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("rich", reason="needs focal_sam_jax[experiments]")
 
-from commands import PATIENCE, hear_ctrl_c
+from commands import PATIENCE, PYTHON
 
 ROOT = Path(__file__).parents[1]
 START = """
@@ -60,12 +60,11 @@ def test_status_and_last_line(statement, status, words):
 
 def test_a_command_says_at_once_that_it_begins_and_stops_while_it_imports(tmp_path):
     process = subprocess.Popen(
-        [sys.executable, "-m", "experiments.train", "--run-dir", tmp_path / "run"],
+        [*PYTHON, "-m", "experiments.train", "--run-dir", tmp_path / "run"],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=hear_ctrl_c,
     )
     assert process.stderr.readline() == "starting\n"
     process.send_signal(signal.SIGINT)
