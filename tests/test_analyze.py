@@ -34,6 +34,7 @@ from experiments.train import parse
 from experiments.train import run as train
 from experiments.training.checkpoint import last_network
 from experiments.training.criterion import make_loss
+from experiments.training.evaluate import eval_logits
 
 JOB = [*FLAGS, "--epochs", "2"]
 QUICK = Settings(
@@ -180,6 +181,32 @@ def test_sharpness_in_training_is_that_of_the_analysis(runs):
     (logged,) = [r for r in metrics(runs / "sgd-0") if r["split"] == "sharpness"]
     np.testing.assert_allclose(
         row["sharpness_per_class"], logged["sharpness_per_class"], rtol=1e-3
+    )
+
+
+@pytest.mark.slow
+def test_of_some_images_of_a_class_the_means_are_theirs(runs):
+    run_dir, mesh = runs / "sgd-0", devices.device_mesh(1)
+    few = open_subject(run_dir, runs, mesh, images_per_class=4)
+    config, dataset = tiny("sgd", epochs=2)
+    model = make_model(config, 10, 1)
+    network = few.params, last_network(run_dir)[2]
+    counts = dataset.class_counts
+    for c in range(10):
+        own = np.flatnonzero(dataset.train.labels == c)[:4]
+        images, labels = dataset.train.images[own], dataset.train.labels[own]
+        logits = eval_logits(
+            config, model, network, {}, images, dataset.mean, dataset.std
+        )
+        losses = make_loss(config, counts)(logits, jnp.asarray(labels), jnp.asarray(1))
+        found = few.losses.values(few.params)[c] / few.shares[c]
+        np.testing.assert_allclose(found, losses.mean(), rtol=1e-4)
+    # With as many as there are it is the training loss, and the measures add up.
+    whole, all_of_it = (
+        open_subject(run_dir, runs, mesh, images_per_class=n) for n in (None, 1000)
+    )
+    np.testing.assert_allclose(
+        whole.losses.values(whole.params), all_of_it.losses.values(all_of_it.params)
     )
 
 
