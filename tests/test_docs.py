@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 REFERENCE = (DOCS / "api.rst").read_text()
 # The pages whose code is whole, in the order in which a reader meets them.
-RUNNING = ["index.md", "recipes.md", "sharpness.md"]
+RUNNING = ["index.md", "flax.md", "devices.md", "recipes.md", "sharpness.md"]
 
 
 def public_names():
