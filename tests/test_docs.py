@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -76,3 +77,14 @@ def test_it_builds_without_a_warning(tmp_path):
     page = (tmp_path / "api.html").read_text()
     for module, name in documented_names():
         assert f'id="{module}.{name}"' in page
+
+
+def test_our_command_beside_the_published_one_is_the_recipe():
+    pytest.importorskip("tyro", reason="needs focal_sam_jax[experiments]")
+    from experiments.configs import get_config
+    from experiments.train import parse
+
+    page = (DOCS / "from_pytorch.md").read_text().replace("\\\n", " ")
+    command = re.findall(r"python -m experiments.train (--data cifar10 .*)", page)[0]
+    config = parse(shlex.split(command)).config
+    assert config == get_config("cifar10_lt", "focal_sam")

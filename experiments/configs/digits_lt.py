@@ -9,7 +9,7 @@ has which rank in the tail follows the subset seed. Weight decay is what suits p
 best, which leaves the other methods less to win.
 
 Cost: about a minute on two CPU cores. Expected: 95 to 96 % overall with every method
-(the README's table, by `python -m experiments.compare`).
+(docs/results.md, by `python -m experiments.compare`).
 """
 
 from experiments.config import Config

@@ -6,7 +6,7 @@ The data of `digits_lt`: 8x8 pixels in 16 patches, 4 blocks of width 64, no
 normalisation that mixes examples. `vit_digits_lt_sgd` is the same with SGD.
 
 Cost: about a minute on two CPU cores. Expected: 92.5 % overall with AdamW, a point more
-with Focal-SAM and four on the few-shot classes (the README's table, by
+with Focal-SAM and four on the few-shot classes (docs/results.md, by
 `python -m experiments.compare --config vit_digits_lt --methods sgd focal_sam
 --approximations reuse_ascent looksam --seeds 5`).
 """

@@ -2,8 +2,8 @@
 
     python -m experiments.train --config vit_digits_lt_sgd --method focal_sam
 
-Cost: as there. Expected: 92 % overall, with Focal-SAM as without it (the README's
-table, by `python -m experiments.compare --config vit_digits_lt_sgd --methods sgd
+Cost: as there. Expected: 92 % overall, with Focal-SAM as without it (docs/results.md,
+by `python -m experiments.compare --config vit_digits_lt_sgd --methods sgd
 focal_sam`).
 """
 
