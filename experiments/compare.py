@@ -116,6 +116,11 @@ def run(job: Job, console: Console) -> Path:
             f"--tune needs a grid of candidates, and the recipe {job.config} has none: "
             "leave it out, or add a grid to the recipe."
         )
+    if missing := [m for m in job.methods if job.tune and m not in recipe.grid]:
+        raise UserError(
+            f"--tune has no candidates for {', '.join(missing)} in the recipe "
+            f"{job.config}: leave them out of --methods, or add them to its grid."
+        )
     if not job.methods:
         raise UserError(f"--methods needs at least one of {', '.join(METHODS)}.")
     if job.approximations and "focal_sam" not in job.methods:

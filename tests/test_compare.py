@@ -195,6 +195,7 @@ def test_a_group_of_seeds_is_scored_on_the_split_that_is_asked_for(tiny):
         ({"epochs": 0}, "--epochs must be at least 1, got 0"),
         ({"config": "imagenet_lt"}, "images of 224 pixels are streamed"),
         ({"config": "cifar10_lt", "tune": True}, "the recipe cifar10_lt has none"),
+        ({"config": "vit_digits_lt", "tune": True}, "no candidates for sam, imbsam, "),
         ({"resume": True, "run_dir": None}, "--resume needs --run-dir"),
         ({"config": "fashion_mnist_lt_small"}, "fashion_mnist is not in"),
         ({"config": "mnist"}, "--config must be one of digits_lt, .*, got 'mnist'"),
