@@ -46,6 +46,15 @@ Augmentation = Literal[
 ]
 Interpolation = Literal["bilinear", "bicubic"]
 METHODS: tuple[Method, ...] = get_args(Method)
+# As they are written for people.
+METHOD_NAMES: dict[Method, str] = {
+    "sgd": "SGD",
+    "sam": "SAM",
+    "imbsam": "ImbSAM",
+    "cc_sam": "CC-SAM",
+    "sse_sam": "SSE-SAM",
+    "focal_sam": "Focal-SAM",
+}
 RESNETS: tuple[ResNet, ...] = get_args(ResNet)
 LOSSES: tuple[Loss, ...] = get_args(Loss)
 

@@ -77,7 +77,7 @@ def test_an_analysis_leaves_numbers_tables_words_and_figures(analysis, runs):
             for ending in ("png", "json")
         ),
     }
-    assert [row["name"] for row in written["groups"]] == ["sgd", "focal_sam"]
+    assert [row["name"] for row in written["groups"]] == ["SGD", "Focal-SAM"]
     assert len(written["runs"]) == 4
     for numbers in written["runs"].values():
         assert numbers["groups"].keys() == set(GROUPS)
@@ -108,15 +108,15 @@ def test_beside_every_figure_are_its_numbers(analysis):
     curves = json.loads((out / "class_sharpness.json").read_text())
     assert curves["training_images"] == sorted(curves["training_images"], reverse=True)
     values = [run["classes"]["ascent"] for run in written["runs"].values()]
-    shown = np.array(curves["sgd"]["mean"]) + np.array(curves["focal_sam"]["mean"])
+    shown = np.array(curves["SGD"]["mean"]) + np.array(curves["Focal-SAM"]["mean"])
     np.testing.assert_allclose(shown.sum(), np.sum(values) / 2, rtol=1e-5)
     spectra = json.loads((out / "spectra.json").read_text())
     assert spectra.keys() == {"many", "few"}
     for of_group in spectra.values():
         step = of_group["eigenvalue"][1] - of_group["eigenvalue"][0]
-        np.testing.assert_allclose(np.sum(of_group["sgd"]) * step, 1.0, rtol=0.02)
+        np.testing.assert_allclose(np.sum(of_group["SGD"]) * step, 1.0, rtol=0.02)
     planes = json.loads((out / "landscapes.json").read_text())
-    assert np.shape(planes["focal_sam"]["losses"]["few"]) == (3, 3)
+    assert np.shape(planes["Focal-SAM"]["losses"]["few"]) == (3, 3)
     for name in ("class_sharpness", "spectra", "landscapes"):
         assert (out / f"{name}.png").stat().st_size > 10_000
 

@@ -55,7 +55,7 @@ def test_methods_share_data_and_epochs_and_leave_a_table(tiny, tmp_path):
     assert configs[1]["method"] == "sgd" and configs[1]["epochs"] >= 1
     assert all(row["seeds"] == [[0, 0], [1, 1]] for row in rows.values())
     pairs = [row["name"] for row in results["differences"]]
-    assert "focal_sam − sgd, epochs 3" in pairs
+    assert "Focal-SAM − SGD, epochs 3" in pairs
     assert "± half the 95 % t-interval" in " ".join(output.split())
     assert {path.name for path in folder.glob("*.png")} == {
         "accuracy.png",
@@ -78,7 +78,7 @@ def test_methods_share_data_and_epochs_and_leave_a_table(tiny, tmp_path):
     again, output = run(folder, seeds=3, resume=True, **options)
     assert (kept / "metrics.jsonl").stat().st_mtime_ns == before
     first, now = (
-        next(r for r in found["groups"] if r["name"] == "sgd, epochs 3")
+        next(r for r in found["groups"] if r["name"] == "SGD, epochs 3")
         for found in (results, again)
     )
     assert now["last"]["accuracy"]["values"][:2] == first["last"]["accuracy"]["values"]

@@ -66,8 +66,9 @@ def test_the_helper_writes_what_experiments_train_writes(runs):
 
 def test_means_and_deviations_are_those_of_numpy(runs, tmp_path):
     results, _ = make_report(runs, out=tmp_path / "out")
-    rows = {row["name"]: row for row in results["data"]["digits"]["groups"]}
-    assert list(rows) == ["sgd", "focal_sam"]
+    groups = results["data"]["digits"]["groups"]
+    assert [row["name"] for row in groups] == ["SGD", "Focal-SAM"]
+    rows = {row["config"]["method"]: row for row in groups}
     for method, values in ACCURACY.items():
         expected = [scores(a, 10) for a in values]
         for score in (*SCORES, "ece"):
@@ -92,7 +93,7 @@ def test_differences_are_paired_by_seed(runs, tmp_path):
     results, _ = make_report(runs, out=tmp_path / "out")
     (row,) = results["data"]["digits"]["differences"]
     difference = np.subtract(ACCURACY["focal_sam"], ACCURACY["sgd"])
-    assert row["name"] == "focal_sam − sgd"
+    assert row["name"] == "Focal-SAM − SGD"
     assert row["seeds"] == [[0, 0], [1, 1], [2, 2]]
     assert row["accuracy"]["mean"] == pytest.approx(difference.mean())
     half = paired_difference(ACCURACY["focal_sam"], ACCURACY["sgd"]).spread
@@ -110,7 +111,7 @@ def test_the_baseline_shares_all_that_is_not_of_a_method(tmp_path):
     write_run(lone, accuracy=0.8, method="sam", loss="la", epochs=30)
     results, _ = make_report(tmp_path, out=tmp_path / "out")
     found = {row["name"] for row in results["data"]["digits"]["differences"]}
-    assert found == {"sam, ce − sgd, ce", "sam, la, epochs 20 − sgd, la"}
+    assert found == {"SAM, ce − SGD, ce", "SAM, la, epochs 20 − SGD, la"}
 
 
 def test_what_is_compared_with_what(tmp_path):
@@ -127,17 +128,17 @@ def test_what_is_compared_with_what(tmp_path):
             folder = tmp_path / f"{name}-{seed}"
             write_run(folder, accuracy=accuracy + more, **changes, **seeds)
     results, said = make_report(tmp_path, out=tmp_path / "out")
-    exact = "focal_sam, approximation none"
+    exact = "Focal-SAM, approximation none"
     assert [row["name"] for row in results["data"]["digits"]["differences"]] == [
-        "sgd, epochs 50 − sgd, epochs 20",
-        "sam − sgd, epochs 20",
-        f"focal_sam, approximation looksam − {exact}",
-        f"{exact} − sgd, epochs 20",
-        f"{exact} − sam",
+        "SGD, epochs 50 − SGD, epochs 20",
+        "SAM − SGD, epochs 20",
+        f"Focal-SAM, approximation looksam − {exact}",
+        f"{exact} − SGD, epochs 20",
+        f"{exact} − SAM",
     ]
     said = " ".join(said.split())
-    assert "Helps: sgd, epochs 50 − sgd, epochs 20 (3 seeds);" in said
-    assert "Hurts: sam − sgd, epochs 20 (3 seeds)." in said
+    assert "Helps: SGD, epochs 50 − SGD, epochs 20 (3 seeds);" in said
+    assert "Hurts: SAM − SGD, epochs 20 (3 seeds)." in said
     assert "Of 5 such intervals each is for itself" in said
 
 
@@ -147,7 +148,7 @@ def test_of_several_baselines_the_one_most_alike_is_taken(tmp_path):
         write_run(tmp_path / f"sgd-{rate}", accuracy=0.8, learning_rate=rate)
     results, _ = make_report(tmp_path, out=tmp_path / "out")
     (row,) = results["data"]["digits"]["differences"]
-    assert row["name"] == "sam − sgd, learning rate 0.3"
+    assert row["name"] == "SAM − SGD, learning rate 0.3"
 
 
 def test_a_group_is_what_differs_in_seeds_alone(tmp_path):
@@ -157,30 +158,30 @@ def test_a_group_is_what_differs_in_seeds_alone(tmp_path):
     write_run(tmp_path / "c", **same, seed=1, subset_seed=4)
     write_run(tmp_path / "d", **same, weight_decay=0.5)
     sizes = {g.name: len(g.runs) for g in groups_of(tmp_path)["digits"]}
-    assert sizes == {"sam, weight decay 0.005": 3, "sam, weight decay 0.5": 1}
+    assert sizes == {"SAM, weight decay 0.005": 3, "SAM, weight decay 0.5": 1}
 
 
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ([{}], ["sgd"]),
-        ([{"method": "focal_sam"}, {}, {"method": "sam"}], ["sgd", "sam", "focal_sam"]),
-        ([{"loss": "la"}, {"loss": "ce"}], ["sgd, ce", "sgd, la"]),
+        ([{}], ["SGD"]),
+        ([{"method": "focal_sam"}, {}, {"method": "sam"}], ["SGD", "SAM", "Focal-SAM"]),
+        ([{"loss": "la"}, {"loss": "ce"}], ["SGD, ce", "SGD, la"]),
         (
             [{"method": "sam", "rho": 0.3}, {"method": "sam", "rho": 0.05}, {}],
-            ["sgd", "sam, rho 0.05", "sam, rho 0.3"],
+            ["SGD", "SAM, rho 0.05", "SAM, rho 0.3"],
         ),
         (
             [{"drw_start": None}, {"drw_start": 5}],
-            ["sgd, drw start none", "sgd, drw start 5"],
+            ["SGD, drw start none", "SGD, drw start 5"],
         ),
         (
             [{"milestones": ()}, {"milestones": (3, 6)}],
-            ["sgd, milestones none", "sgd, milestones 3 6"],
+            ["SGD, milestones none", "SGD, milestones 3 6"],
         ),
         (
             [{"rho": r, "gamma": g} for r in (0.1, 0.2) for g in (1.0, 2.0)],
-            [f"sgd, rho {r}, gamma {g}" for r in (0.1, 0.2) for g in (1, 2)],
+            [f"SGD, rho {r}, gamma {g}" for r in (0.1, 0.2) for g in (1, 2)],
         ),
     ],
 )
@@ -193,7 +194,7 @@ def test_names_say_what_sets_groups_apart(tmp_path, changes, expected):
 def test_recipes_come_first_in_names(tmp_path):
     write_run(tmp_path / "a", accuracy=0.8, config="cifar10_lt")
     write_run(tmp_path / "b", accuracy=0.8, config="cifar10_lt_if10")
-    assert names(tmp_path) == ["cifar10_lt, sgd", "cifar10_lt_if10, sgd"]
+    assert names(tmp_path) == ["cifar10_lt, SGD", "cifar10_lt_if10, SGD"]
 
 
 def test_table_as_markdown(runs, tmp_path):
@@ -201,13 +202,13 @@ def test_table_as_markdown(runs, tmp_path):
     text = (tmp_path / "out" / "table.md").read_text()
     assert text.startswith("### digits: test set, last epoch\n\n|  | seeds | overall |")
     assert (
-        "\n| sgd | 3 | 81.0 ± 1.0 | 86.0 ± 1.0 | – | 66.0 ± 1.0 | 8.1 ± 0.1 |" in text
+        "\n| SGD | 3 | 81.0 ± 1.0 | 86.0 ± 1.0 | – | 66.0 ± 1.0 | 8.1 ± 0.1 |" in text
     )
-    assert "\n| focal_sam | 3 | 84.0 ± 2.6 | 89.0 ± 2.6 | – |" in text
+    assert "\n| Focal-SAM | 3 | 84.0 ± 2.6 | 89.0 ± 2.6 | – |" in text
     assert "\n### digits: test set, epoch chosen on validation\n" in text
-    assert "\n| sgd | 3 | 82.0 ± 1.0 | 87.0 ± 1.0 | – | 67.0 ± 1.0 |" in text
-    assert "\n| focal_sam − sgd | 3 | +3.0 ± 5.0 | +3.0 ± 5.0 | – |" in text
-    assert "Not told apart: focal_sam − sgd (3 seeds). Of 1 such" in text
+    assert "\n| SGD | 3 | 82.0 ± 1.0 | 87.0 ± 1.0 | – | 67.0 ± 1.0 |" in text
+    assert "\n| Focal-SAM − SGD | 3 | +3.0 ± 5.0 | +3.0 ± 5.0 | – |" in text
+    assert "Not told apart: Focal-SAM − SGD (3 seeds). Of 1 such" in text
     assert "more than 40 training examples are many-shot, with fewer than 10" in text
     heading, *settings = text.split("### ")[-1].splitlines()
     assert heading == "digits: settings in which the rows differ"
@@ -221,9 +222,9 @@ def test_one_seed_has_no_deviation(tmp_path):
     write_run(tmp_path / "sam", accuracy=0.9, method="sam", validation=False)
     results, _ = make_report(tmp_path, out=tmp_path / "out")
     text = (tmp_path / "out" / "table.md").read_text()
-    assert "| sgd | 1 | 80.0 ± – | 85.0 ± – | – | 65.0 ± – |" in text
-    assert "| sam − sgd | 1 | +10.0 ± – |" in text
-    assert "One seed tells nothing of chance: sam − sgd (1 seed)." in text
+    assert "| SGD | 1 | 80.0 ± – | 85.0 ± – | – | 65.0 ± – |" in text
+    assert "| SAM − SGD | 1 | +10.0 ± – |" in text
+    assert "One seed tells nothing of chance: SAM − SGD (1 seed)." in text
     assert "chosen on validation" not in text
     (row, _) = results["data"]["digits"]["groups"]
     assert row["last"]["accuracy"]["spread"] is None and row["best"] is None
@@ -239,7 +240,7 @@ def test_tables_fit_a_terminal():
         "best": {**numbers, "epochs": [145, 150, 155]},
         "step_seconds": 1.2345,
     }
-    difference = {"name": "focal_sam − sgd", "seeds": row["seeds"], **numbers}
+    difference = {"name": "Focal-SAM − SGD", "seeds": row["seeds"], **numbers}
     tables = list(report_tables("digits", [row], [difference]))
     assert len(tables) == 3
     for table in tables:
@@ -298,7 +299,7 @@ def test_data_sets_have_tables_and_figures_of_their_own(runs, tmp_path):
     write_run(cifar, accuracy=0.5, config="cifar100_lt", method="sam", counts=counts)
     results, _ = make_report(runs, cifar, out=tmp_path / "out")
     assert set(results["data"]) == {"cifar100", "digits"}
-    assert [g["name"] for g in results["data"]["cifar100"]["groups"]] == ["sam"]
+    assert [g["name"] for g in results["data"]["cifar100"]["groups"]] == ["SAM"]
     written = {path.name for path in (tmp_path / "out").glob("*.png")}
     stems = [name.removesuffix(".png") for name in FIGURES]
     assert written == {f"{stem}-{place}.png" for stem in stems for place in (1, 2)}

@@ -10,10 +10,8 @@ from matplotlib.figure import Figure
 
 from experiments.figures.style import (
     BLACK,
-    COLOURS,
     GREEN,
     GREY,
-    LINE_STYLES,
     NAMED,
     SHOT_COLOURS,
     count_axis,
@@ -22,6 +20,7 @@ from experiments.figures.style import (
     log_axis,
     moving_average,
     save,
+    styles,
 )
 from experiments.metrics import SCORES, SHOTS
 
@@ -90,13 +89,13 @@ def per_class_accuracy(
     neighbours = size // 20 | 1
     smooth = size > NAMED
     lowest = 100.0
-    for place, (name, values) in enumerate(accuracy.items()):
+    for style, (name, values) in zip(styles(accuracy), accuracy.items(), strict=True):
         height = 100 * values
         if smooth:
             height = moving_average(height, neighbours)
         lowest = min(lowest, np.min(height, initial=100, where=~np.isnan(height)))
         dots = {"marker": "o", "ms": 4} if size <= NAMED // 2 else {}
-        axes.plot(rank, height, label=name, lw=1.4, **_style(place), **dots)
+        axes.plot(rank, height, label=name, lw=1.4, **style, **dots)
     for shot in SHOTS:
         chosen = shots == shot
         if chosen.any():
@@ -139,8 +138,8 @@ def learning_curves(
     figure = Figure(figsize=(width, 3.8), layout="constrained")
     columns = figure.subplots(1, len(panels), squeeze=False)[0]
     for axes, (split, key, factor, label) in zip(columns, panels, strict=True):
-        for place, (name, runs) in enumerate(rows.items()):
-            _plot_mean(axes, runs, split, key, factor, label=name, **_style(place))
+        for style, (name, runs) in zip(styles(rows), rows.items(), strict=True):
+            _plot_mean(axes, runs, split, key, factor, label=name, **style)
         axes.set_xlabel("epoch")
         axes.set_xlim(left=0)
         axes.xaxis.get_major_locator().set_params(integer=True)
@@ -177,12 +176,3 @@ def _plot_mean(
         axes.fill_between(
             epochs, mean - spread, mean + spread, color=style["color"], alpha=0.15, lw=0
         )
-
-
-def _style(place: int) -> dict[str, Any]:
-    """Of the line of a group: colours first, then line styles."""
-    turn, colour = divmod(place, len(COLOURS))
-    return {
-        "color": COLOURS[colour],
-        "linestyle": LINE_STYLES[turn % len(LINE_STYLES)],
-    }

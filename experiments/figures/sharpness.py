@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
-from experiments.figures.style import COLOURS, LINE_STYLES, finish, log_axis, save
+from experiments.figures.style import finish, log_axis, save, styles
 from experiments.records.manifest import write_json
 
 # Points of the grid on which densities are drawn, and their width over its range.
@@ -34,6 +34,7 @@ def class_sharpness(
     numbers: dict[str, Any] = {"training_images": counts.tolist(), "label": label}
     # Apart from each other, so that the bars can be told apart.
     apart = np.exp(0.015 * (np.arange(len(curves)) - (len(curves) - 1) / 2))
+    looks = styles(curves)
     for place, (name, of_runs) in enumerate(curves.items()):
         mean = of_runs.mean(axis=0)
         spread = (
@@ -45,8 +46,8 @@ def class_sharpness(
             mean,
             # On a logarithmic axis a bar down to nothing has no end.
             [np.minimum(spread, 0.9 * np.abs(mean)), spread],
-            fmt="o" + _style(place),
-            color=_colour(place),
+            marker="o",
+            **looks[place],
             ms=4,
             lw=1.3,
             elinewidth=0.8,
@@ -85,17 +86,12 @@ def spectra(path: Path, densities: dict[str, dict[str, list[Any]]], title: str) 
         width = _WIDTH * (float(reach) or 1.0)
         grid = np.linspace(nodes.min() - 4 * width, nodes.max() + 4 * width, _POINTS)
         numbers[group] = {"eigenvalue": grid.tolist(), "width": width}
-        for place, (name, runs) in enumerate(by_method.items()):
+        for look, (name, runs) in zip(
+            styles(by_method), by_method.items(), strict=True
+        ):
             density = np.mean([s.density(grid, width) for s in runs], axis=0)
             numbers[group][name] = density.tolist()
-            axes.plot(
-                grid,
-                density,
-                _style(place),
-                color=_colour(place),
-                lw=1.3,
-                label=name,
-            )
+            axes.plot(grid, density, lw=1.3, label=name, **look)
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
         # What is lower is Gaussian tails.
@@ -165,11 +161,3 @@ def landscapes(path: Path, planes: dict[str, Any], groups: tuple[str, ...]) -> N
             for name, plane in planes.items()
         },
     )
-
-
-def _colour(place: int) -> str:
-    return COLOURS[place % len(COLOURS)]
-
-
-def _style(place: int) -> str:
-    return LINE_STYLES[place // len(COLOURS) % len(LINE_STYLES)]

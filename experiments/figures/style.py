@@ -1,7 +1,9 @@
 """What all figures share. The colours are Okabe and Ito's, for the colour-blind too."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -16,8 +18,40 @@ BLACK, GREEN, ORANGE, GREY = "#000000", "#009E73", "#D55E00", "#777777"
 # For things without an order; with the line styles, enough for 28 of them.
 COLOURS = ("#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 LINE_STYLES = ("-", "--", ":", "-.")
+_OF_METHODS = {
+    "SGD": "#000000",
+    "SAM": "#56B4E9",
+    "ImbSAM": "#009E73",
+    "CC-SAM": "#D55E00",
+    "SSE-SAM": "#CC79A7",
+    "Focal-SAM": "#0072B2",
+}
 # Up to so many classes every one is named, and up to so many in letters of full size.
 NAMED, LARGE_NAMES = 100, 20
+
+
+def styles(names: Iterable[str]) -> list[dict[str, Any]]:
+    """Colour and line style of every group of runs, by its name.
+
+    A method has its colour, and its second group another line style. Where all groups
+    are of one method, or of none, they have colours first, then line styles.
+    """
+    names = list(names)
+    methods = [
+        next((part for part in name.split(", ") if part in _OF_METHODS), None)
+        for name in names
+    ]
+    found, seen = [], Counter()
+    for place, method in enumerate(methods):
+        if method is None or len(set(methods)) == 1:
+            turn, number = divmod(place, len(COLOURS))
+            colour = COLOURS[number]
+        else:
+            turn, colour = seen[method], _OF_METHODS[method]
+            seen[method] += 1
+        style = LINE_STYLES[turn % len(LINE_STYLES)]
+        found.append({"color": colour, "linestyle": style})
+    return found
 
 
 def frequency_order(class_counts: np.ndarray) -> np.ndarray:

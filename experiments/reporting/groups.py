@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments.config import METHODS
+from experiments.config import METHOD_NAMES, METHODS
 from experiments.errors import UserError
 from experiments.reporting.runs import FinishedRun, find_runs
 
@@ -128,7 +128,10 @@ def _name(config: dict[str, Any], others: list[dict[str, Any]]) -> str:
         if not left:
             break
         parts[left[0]] = config.get(left[0])
-    return ", ".join(
-        show(value) if field in _BARE else f"{field.replace('_', ' ')} {show(value)}"
-        for field, value in parts.items()
-    )
+    return ", ".join(_told(field, value) for field, value in parts.items())
+
+
+def _told(field: str, value: Any) -> str:
+    if field == "method" and value in METHOD_NAMES:
+        return METHOD_NAMES[value]
+    return show(value) if field in _BARE else f"{field.replace('_', ' ')} {show(value)}"
