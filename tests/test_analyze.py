@@ -280,7 +280,7 @@ def test_a_single_seed_tells_nothing_about_chance():
     groups = [measured("sgd", [1.0]), measured("sam", [0.5])]
     first, *_ = verdict(groups, "few", RADII)
     assert "flattest first, sam 0.5, sgd 1." in first
-    assert "Too few seeds in common with sgd to tell from chance: sam." in first
+    assert "Too few seeds in common with sgd to compare: sam." in first
     # Pairs are by seed: other seeds make none.
     groups = [
         measured("sgd", [1.0, 2.0]),

@@ -224,7 +224,7 @@ def test_one_seed_has_no_deviation(tmp_path):
     text = (tmp_path / "out" / "table.md").read_text()
     assert "| SGD | 1 | 80.0 ± – | 85.0 ± – | – | 65.0 ± – |" in text
     assert "| SAM − SGD | 1 | +10.0 ± – |" in text
-    assert "One seed tells nothing of chance: SAM − SGD (1 seed)." in text
+    assert "Not to be told by one seed: SAM − SGD (1 seed)." in text
     assert "chosen on validation" not in text
     (row, _) = results["data"]["digits"]["groups"]
     assert row["last"]["accuracy"]["spread"] is None and row["best"] is None

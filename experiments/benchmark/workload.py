@@ -9,7 +9,7 @@ from experiments.configs import get_config
 from experiments.data.longtail import exponential_counts
 
 # CC-SAM perturbs the whole network, and in the published form the last layer alone.
-# Focal-SAM shares a backward pass where the network mixes no examples, or does without.
+# Without cross-example layers Focal-SAM shares a backward pass, or does not.
 Method = Literal[
     "sgd", "sam", "imbsam", "cc_sam_head", "cc_sam", "focal_sam", "focal_sam_unshared"
 ]

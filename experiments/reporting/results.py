@@ -84,7 +84,7 @@ def verdict(differences: list[dict[str, Any]]) -> str:
     for row in differences:
         mean, spread = (row["accuracy"][key] for key in ("mean", "spread"))
         if spread is None:
-            word = "One seed tells nothing of chance"
+            word = "Not to be told by one seed"
         elif abs(mean) <= spread:
             word = "Not told apart"
         else:

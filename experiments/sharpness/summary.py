@@ -160,7 +160,7 @@ def _compared(group, baseline, measure, shot):
     )
     shared = [seeds for seeds in own if seeds in other]
     if len(shared) < 2:
-        return "Too few seeds in common with {baseline} to tell from chance"
+        return "Too few seeds in common with {baseline} to compare"
     difference = paired_difference(
         [own[seeds] for seeds in shared], [other[seeds] for seeds in shared]
     )
