@@ -40,7 +40,7 @@ RECIPE = Recipe(
     # Four candidates for each method, with the learning rate and the weight decay that
     # suit plain SGD.
     grid={
-        "sgd": grid(learning_rate=(0.05, 0.1, 0.2), weight_decay=(5e-5, 2e-4, 5e-4)),
+        "sgd": grid(learning_rate=(0.1, 0.2, 0.4), weight_decay=(5e-5, 2e-4, 5e-4)),
         "sam": grid(rho=(0.05, 0.1, 0.2, 0.4)),
         "imbsam": grid(rho=(0.1, 0.2), tail_threshold=(200, 1000)),
         "cc_sam": grid(rho=(0.05, 0.1, 0.2, 0.4)),
