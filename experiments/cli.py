@@ -1,9 +1,10 @@
 """What all commands share: arguments, and how XLA compiles."""
 
 import argparse
+import dataclasses
 import os
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 import jax
 import jaxlib
@@ -14,9 +15,11 @@ from experiments.config import (
     METHODS,
     OWN_DATA,
     Config,
+    Section,
     at_least,
     check_bounds,
     check_effects,
+    sections_of,
 )
 from experiments.configs import get_config
 from experiments.configs.own_data import own_config
@@ -32,10 +35,15 @@ RunDirs = Annotated[
 ]
 
 DataDir = Annotated[
-    Path, tyro.conf.arg(help="folder of data sets; digits_lt brings its own")
+    Path,
+    Section("data"),
+    tyro.conf.arg(help="folder of data sets; digits_lt brings its own"),
 ]
 Workers = Annotated[
-    int, tyro.conf.arg(help="processes that read images; 0: threads only"), at_least(0)
+    int,
+    Section("data"),
+    tyro.conf.arg(help="processes that read images; 0: threads only"),
+    at_least(0),
 ]
 
 # The options that others depend on.
@@ -94,10 +102,45 @@ def arguments_of(
         config = config.with_epochs(int(known.epochs))
     if "rho" in given and config.rho_schedule == "step":
         config = config.replace(rho_schedule="constant")
-    parsed: Any = tyro.cli(job, prog=prog, args=arguments, default=job(config=config))
+    parsed: Any = _in_sections(job, prog, arguments, config)
     check_bounds(parsed)
     check_effects(parsed.config, given)
     return parsed
+
+
+def _in_sections(
+    job: type[_Job], prog: str, arguments: list[str], config: Config
+) -> _Job:
+    """Parses a job's options, which the help lists section by section."""
+    sections: dict[str, list[tuple[str, Any, Any]]] = {}
+    default: Any = job(config=config)
+    for options in (config, default):
+        hints = get_type_hints(type(options), include_extras=True)
+        for name, title in sections_of(type(options)).items():
+            if options is config or name != "config":
+                value = dataclasses.field(default=getattr(options, name))
+                sections.setdefault(title, []).append((name, hints[name], value))
+    parts = {
+        title: dataclasses.make_dataclass(title, fields, frozen=True)
+        for title, fields in sections.items()
+    }
+    whole = dataclasses.make_dataclass(
+        job.__name__,
+        [
+            (title, tyro.conf.OmitArgPrefixes[part], dataclasses.field(default=part()))
+            for title, part in parts.items()
+        ],
+    )
+    for made in (*parts.values(), whole):
+        made.__doc__ = job.__doc__ if made is whole else " "
+    parsed = tyro.cli(whole, prog=prog, args=arguments)
+    values = {
+        name: getattr(getattr(parsed, title), name)
+        for title, fields in sections.items()
+        for name, *_ in fields
+    }
+    own = {f.name: values.pop(f.name) for f in dataclasses.fields(Config)}
+    return job(**{"config": Config(**own), **values})
 
 
 def _fitting(known: argparse.Namespace, method, loss, *, clip: bool) -> Config:

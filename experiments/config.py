@@ -80,6 +80,12 @@ class OnlyWith(NamedTuple):
     values: tuple[str, ...]
 
 
+class Section(NamedTuple):
+    """Where the help lists an option, and those after it."""
+
+    title: str
+
+
 def about(help_text: str):
     """What an option is, for the command line."""
     return tyro.conf.arg(help=help_text)
@@ -108,6 +114,15 @@ def below(high: float) -> Bound:
 def only_with(name: str, *values: str) -> OnlyWith:
     """An option that has no effect without one of these values of another."""
     return OnlyWith(name, values)
+
+
+def sections_of(options: type) -> dict[str, str]:
+    """The section of every field of a dataclass, in their order."""
+    marks, found, title = dict(_marks_of(options, Section)), {}, "run"
+    for field in dataclasses.fields(options):
+        title = marks[field.name].title if field.name in marks else title
+        found[field.name] = title
+    return found
 
 
 def check_bounds(options: Any) -> None:
@@ -198,6 +213,7 @@ class Config:
 
     data: Annotated[
         str,
+        Section("data"),
         about(
             "digits, fashion_mnist, cifar10, cifar100, imagenet_lt, inaturalist18, "
             "places_lt; or your own: folder:PATH, lists:PATH, idx:PATH, tfds:NAME"
@@ -257,7 +273,9 @@ class Config:
     )
 
     model: Annotated[
-        Network, about("network; from scratch, but for clip and --init-weights")
+        Network,
+        Section("network"),
+        about("network; from scratch, but for clip and --init-weights"),
     ] = "resnet_digits"
     init_weights: Annotated[
         str | None,
@@ -317,7 +335,9 @@ class Config:
     ] = "float32"
 
     loss: Annotated[
-        Loss, about("cross-entropy, focal, LDAM, vector-scaling, logit-adjusted")
+        Loss,
+        Section("training"),
+        about("cross-entropy, focal, LDAM, vector-scaling, logit-adjusted"),
     ] = "la"
     drw_start: Annotated[
         int | None,
@@ -372,6 +392,7 @@ class Config:
 
     rho: Annotated[
         float,
+        Section("method"),
         about("radius of the perturbation, L2 norm of weights; SSE-SAM: of the tail's"),
         at_least(0),
         only_with("method", *(m for m in METHODS if m != "sgd")),
@@ -454,7 +475,10 @@ class Config:
     ] = 5
 
     eval_every: Annotated[
-        int, about("epochs between looks at the validation split"), at_least(1)
+        int,
+        Section("records"),
+        about("epochs between looks at the validation split"),
+        at_least(1),
     ] = 10
     sharpness_every: Annotated[
         int,

@@ -24,7 +24,7 @@ from experiments.cli import (
     compute_right_sums,
     keep_compiled,
 )
-from experiments.config import OWN_DATA, Config
+from experiments.config import OWN_DATA, Config, Section
 from experiments.configs.own_data import flags_of
 from experiments.data.dataset import Dataset
 from experiments.data.feed import Feed, make_feed
@@ -66,10 +66,11 @@ class Job:
     Where a validation split was held out, its best epoch is reported beside it.
     """
 
-    config: Annotated[Config, tyro.conf.arg(name="")]
+    config: Config
     data_dir: DataDir = Path("data")
     run_dir: Annotated[
         Path | None,
+        Section("records"),
         tyro.conf.arg(help="folder of this run; none: a new one in runs/"),
     ] = None
     resume: Annotated[
@@ -80,7 +81,9 @@ class Job:
     ] = False
     workers: Workers = 0
     devices: Annotated[
-        int | None, tyro.conf.arg(help="how many to train on; none: all")
+        int | None,
+        Section("devices"),
+        tyro.conf.arg(help="how many to train on; none: all"),
     ] = None
     split_state: Annotated[
         bool,

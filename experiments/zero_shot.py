@@ -50,7 +50,7 @@ class Job:
     --head-init text takes one prompt a class, text_ensemble the mean of eighty.
     """
 
-    config: Annotated[Config, tyro.conf.arg(name="")]
+    config: Config
     data_dir: DataDir = Path("data")
     out: Annotated[
         Path | None, tyro.conf.arg(help="JSON file for the scores; none: not written")

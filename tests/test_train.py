@@ -175,7 +175,8 @@ def test_a_folder_that_cannot_be_made_is_explained(tmp_path, name):
 @pytest.mark.parametrize("platform", ["cuda", "nonsense"])
 def test_devices_that_are_not_there_are_explained(platform):
     status, said = finish(start("train", JAX_PLATFORMS=platform))
-    assert status == 2 and said.count("\n") == 1, said
+    assert status == 2 and said.startswith("starting\nerror: "), said
+    assert said.count("\n") == 2, said
     assert f"JAX cannot use devices of JAX_PLATFORMS={platform}" in said
 
 
