@@ -428,5 +428,6 @@ def test_the_command_without_a_folder():
     status, output = finish(start("report"))
     assert status == 2
     assert output == (
+        "starting\n"
         "error: no RUN_DIR was given: pass folders of runs, such as runs/* or runs.\n"
     )
