@@ -290,7 +290,7 @@ def test_the_published_cc_sam_moves_the_last_layer_alone():
     with pytest.MonkeyPatch.context() as patch:
         asked = {}
         patch.setattr(
-            "experiments.benchmark.jax_steps.fsam.cc_sam",
+            "experiments.training.optimizer.fsam.cc_sam",
             lambda counts, mask, **_: asked.update(mask=mask) or _plain(),
         )
         build(Workload("vit_digits", 4, "float32"), "cc_sam_head")

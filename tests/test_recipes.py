@@ -12,6 +12,7 @@ import pytest
 pytest.importorskip("tensorflow_datasets", reason="needs focal_sam_jax[data]")
 pytest.importorskip("orbax.checkpoint", reason="needs focal_sam_jax[experiments]")
 
+from idx_files import write as write_idx
 from tfds_files import (
     write_cifar,
     write_i_naturalist2018,
@@ -37,6 +38,7 @@ def data_dir(tmp_path_factory):
     write_imagenet_lt(folder)
     write_i_naturalist2018(folder)
     write_places(folder)
+    write_idx(folder / "fashion_mnist", [12] * 10)
     return folder
 
 

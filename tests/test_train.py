@@ -278,7 +278,7 @@ def test_in_a_shorter_run_all_comes_in_proportion():
 def test_a_mistake_ends_with_status_2_and_one_line():
     status, said = finish(start("train", "--epochs", "0"))
     assert status == 2
-    assert said == "error: --epochs must be at least 1, got 0.\n"
+    assert said == "starting\nerror: --epochs must be at least 1, got 0.\n"
 
 
 @pytest.mark.slow
