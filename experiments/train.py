@@ -1,6 +1,5 @@
 """Trains one network on long-tailed data: ``python -m experiments.train --help``."""
 
-import math
 import shlex
 import sys
 import time
@@ -284,7 +283,7 @@ def _open_run(
             # Before the options, of which some may follow from the data.
             check_same_data(manifest, dataset)
             return changed_options(manifest["config"], job.config)
-        sizes = Sizes(*map(_size, (trainer.shapes.params, trainer.frozen)))
+        sizes = Sizes.of(trainer.shapes.params, trainer.frozen)
         create_run(run_dir, describe_run(job.config, dataset, sizes, sys.argv))
         return {}
     except PermissionError as error:
@@ -307,10 +306,6 @@ def _check_length(config: Config, step: int, steps_per_epoch: int) -> None:
             f"--epochs {config.epochs} is less than the {_counted(done, 'epoch')} that "
             "the run has made: pass as many or more."
         )
-
-
-def _size(tree: Any) -> int:
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
 
 
 def _report(

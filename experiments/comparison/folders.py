@@ -1,6 +1,5 @@
 """The runs of a comparison on disk: each a folder as experiments.train leaves it."""
 
-import math
 import os
 import shutil
 from pathlib import Path
@@ -44,7 +43,7 @@ def save_run(
     unfinished = folder.with_name(f"{folder.name}.tmp")
     shutil.rmtree(unfinished, ignore_errors=True)
     state, last = outcome.state, outcome.rows[-1]
-    sizes = Sizes(_size(state.params), _size(frozen))
+    sizes = Sizes.of(state.params, frozen)
     create_run(unfinished, describe_run(config, dataset, sizes, command))
     shapes = jax.eval_shape(lambda tree: tree, state)
     checkpoints = Checkpoints(unfinished, config, shapes)
@@ -57,7 +56,3 @@ def save_run(
     place = {name: last[name] for name in ("epoch", "step")}
     metrics.append({**which, **place, **outcome.scores})
     os.replace(unfinished, folder)
-
-
-def _size(tree: Any) -> int:
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))

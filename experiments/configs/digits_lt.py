@@ -19,7 +19,8 @@ _LEARNING_RATES = (0.1, 0.2)
 
 RECIPE = Recipe(
     base=Config(),
-    # What `python -m experiments.compare --tune` chose from the grid.
+    # What `python -m experiments.compare --tune` chose from the grid; SSE-SAM was not
+    # tuned and has ImbSAM's.
     methods={
         "sgd": {"learning_rate": 0.1, "weight_decay": 5e-3},
         "sam": {"learning_rate": 0.2, "rho": 0.1},

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
@@ -54,6 +55,15 @@ class Sizes(NamedTuple):
 
     trained: int
     frozen: int
+
+    @classmethod
+    def of(cls, params: Any, frozen: Any) -> "Sizes":
+        """Of two trees of arrays, or of their shapes."""
+
+        def size(tree):
+            return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+
+        return cls(size(params), size(frozen))
 
 
 def describe_run(
