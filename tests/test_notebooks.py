@@ -54,7 +54,11 @@ def execute(notebook, folder, devices, hidden=("tensorflow",)):
     pip = folder / "python" / "pip"
     pip.mkdir(parents=True)
     (pip / "__init__.py").touch()
-    (pip / "__main__.py").write_text("import sys; print('pip:', *sys.argv[1:])")
+    # To a file: IPython may lose the output of a command that ends at once.
+    (pip / "__main__.py").write_text(
+        "import sys; from pathlib import Path\n"
+        "Path(__file__).with_name('told.txt').write_text(' '.join(sys.argv[1:]))"
+    )
     hide = f"import sys; sys.modules |= dict.fromkeys({list(hidden)})\n"
     (folder / "python" / "sitecustomize.py").write_text(hide)
     paths = [str(folder / "python"), str(ROOT), os.environ.get("PYTHONPATH", "")]
@@ -174,15 +178,16 @@ def install(folder, source, hidden=("tensorflow", "experiments")):
     cells = [cell for cell in code(notebook) if "SOURCE" in cell.source]
     notebook.cells = [*cells, new_code_cell("print('now in', os.getcwd())")]
     execute(notebook, folder, devices=1, hidden=hidden)
-    return said(notebook)
+    told = folder / "python" / "pip" / "told.txt"
+    return said(notebook), told.read_text() if told.exists() else None
 
 
 @pytest.mark.slow
 def test_it_installs_the_checkout_that_it_lies_in(tmp_path):
     root = checkout(tmp_path / "checkout")
     (root / "colab").mkdir()
-    text = install(root / "colab", "")
-    assert f"pip: install --quiet -e {root}[experiments,data]" in text
+    text, pip = install(root / "colab", "")
+    assert pip == f"install --quiet -e {root}[experiments,data]"
     assert f"now in {root}\n" in text
 
 
@@ -192,7 +197,7 @@ def test_it_installs_from_a_zip_file(tmp_path):
     here = tmp_path / "here"
     here.mkdir()
     shutil.make_archive(str(here / "uploaded"), "zip", tmp_path / "zipped")
-    text = install(here, "uploaded.zip")
+    text, _ = install(here, "uploaded.zip")
     assert f"now in {here / 'source' / 'focal_sam_jax-main'}\n" in text
 
 
@@ -204,8 +209,8 @@ def test_it_installs_from_git(tmp_path):
         subprocess.run([*git, *command], check=True, timeout=PATIENCE)
     here = tmp_path / "here"
     here.mkdir()
-    text = install(here, origin.as_uri())
-    assert f"pip: install --quiet -e {here / 'source'}[experiments,data]" in text
+    text, pip = install(here, origin.as_uri())
+    assert pip == f"install --quiet -e {here / 'source'}[experiments,data]"
     assert f"now in {here / 'source'}\n" in text
 
 
@@ -219,5 +224,5 @@ def test_without_a_checkout_it_says_what_to_do(tmp_path):
 
 @pytest.mark.slow
 def test_it_installs_nothing_over_what_is_there(tmp_path):
-    text = install(tmp_path, "", hidden=())
-    assert "pip:" not in text and f"now in {tmp_path}\n" in text
+    text, pip = install(tmp_path, "", hidden=())
+    assert pip is None and f"now in {tmp_path}\n" in text
