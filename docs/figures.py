@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 import focal_sam_jax as fsam
 
 BLUE, ORANGE, BLACK = "#0072B2", "#D55E00", "#000000"
-# From dark to light, and apart for the colour-blind too.
+# From dark to light, distinct for colour-blind readers.
 SHADES = ("#000000", "#0072B2", "#009E73", "#D55E00", "#CC79A7")
 RHO, STEP = 0.45, 0.35
 
@@ -23,12 +23,12 @@ def draw_all(folder: Path) -> None:
 
 
 def focal_weights(path: Path) -> None:
-    """The weight of a class over its share, for several exponents."""
+    """Draws class weight against class share, for several exponents."""
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")
     axes = figure.subplots()
     share = np.linspace(0.001, 0.999, 300)
     for gamma, colour in zip((0, 0.5, 1, 3, 8), SHADES, strict=True):
-        # Of two classes the second takes the rest.
+        # The second of two classes has the rest.
         weights = [float(fsam.focal_weights([p, 1 - p], gamma)[0]) for p in share]
         axes.plot(100 * share, weights, color=colour, label=f"γ = {gamma:g}")
     axes.set_xlabel("share of the class in the training set (%)")
@@ -40,7 +40,7 @@ def focal_weights(path: Path) -> None:
 
 
 def landscape(point: jax.Array) -> jax.Array:
-    """A narrow valley on the left, a wide one on the right, both as deep."""
+    """Computes a loss with equally deep valleys: narrow left, wide right."""
     x, y = point
     narrow = jnp.exp(-((x + 0.9) ** 2) / 0.05 - y**2 / 1.2)
     wide = jnp.exp(-((x - 0.9) ** 2) / 0.9 - y**2 / 1.2)
@@ -48,7 +48,7 @@ def landscape(point: jax.Array) -> jax.Array:
 
 
 def ascent(path: Path) -> None:
-    """A step of SGD and one of SAM from the same point, between two valleys."""
+    """Draws a step of SGD and of SAM from one point between two valleys."""
     figure = Figure(figsize=(7.4, 2.9), layout="constrained")
     axes = figure.subplots()
     x, y = np.linspace(-1.8, 2.0, 200), np.linspace(-0.9, 1.3, 150)

@@ -28,7 +28,7 @@ from focal_sam_jax._value_and_grad import (
     sharpness_aware_value_and_grad as sharpness_aware_value_and_grad,
 )
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Evaluation",

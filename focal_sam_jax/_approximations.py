@@ -1,8 +1,8 @@
-r"""Cheaper than the methods, and not the same: what an earlier step saw is used again.
+r"""Cheaper approximations of the methods, which reuse gradients of earlier steps.
 
-:func:`reuse_ascent` takes the direction to climb from the step before,
-:func:`looksam` in most steps what the climb changes. Both keep one tree as large as the
-parameters, in their dtypes: it is made of gradients, which have no more digits.
+:func:`reuse_ascent` takes the ascent direction from the previous step.
+:func:`looksam` takes the correction from an earlier step in most steps. Both keep one
+tree in the shapes and dtypes of the parameters, which are those of the gradients.
 """
 
 from typing import Any, NamedTuple
@@ -39,9 +39,10 @@ class ReuseAscentState(NamedTuple):
     r"""State of :func:`reuse_ascent`.
 
     Attributes:
-      count: updates made so far, which drives a schedule of rho. int32, ().
-      info: what the last update saw; ``ascent_norm`` is that of :math:`v_{t-1}`.
-      ascent: :math:`v_t`, which the next update climbs, like the parameters.
+      count: number of updates so far, the argument of a schedule of rho. int32, ().
+      info: statistics of the last update; ``ascent_norm`` is that of :math:`v_{t-1}`.
+      ascent: :math:`v_t`, the ascent direction of the next update, a tree like the
+        parameters.
     """
 
     count: jax.Array
@@ -53,10 +54,10 @@ class LookSAMState(NamedTuple):
     r"""State of :func:`looksam`.
 
     Attributes:
-      phase: updates since the last exact one, that one included; 0 if the next is
-        exact. int32, ().
+      phase: number of updates since the last exact one, including it; 0 if the next
+        update is exact. int32, ().
       inner: state of the exact method.
-      sideways: :math:`v`, like the parameters.
+      sideways: :math:`v`, a tree like the parameters.
     """
 
     phase: jax.Array
@@ -74,7 +75,7 @@ def reuse_ascent(
     axis_name: AxisName = None,
     has_aux: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Approximate: SAM, ImbSAM or Focal-SAM, climbing by the last step's gradient.
+    r"""Approximates SAM, ImbSAM or Focal-SAM with the last step's ascent direction.
 
     .. math::
       \epsilon_t = \rho \, v_{t-1} / \lVert v_{t-1} \rVert_2, \qquad
@@ -83,43 +84,42 @@ def reuse_ascent(
     .. math::
       G = \nabla \sum_c (1 - \lambda s_c) L_c(\theta_t) + \lambda v_t
 
-    The gradient at the perturbed point is there anyway, and tells the next step where
-    to climb: nothing has to be differentiated at :math:`\theta` before. A step costs
-    two forwards and two backwards, or two and one where every :math:`\lambda s_c` is 1
-    and known beforehand, as in SAM. The first step is plain, and so is one after a
-    batch without examples of a class that weighs anything, or after a gradient that was
-    not finite, which is not kept. The less two batches are alike, the poorer the
-    direction.
+    The gradient at the perturbed point is computed anyway. The next step uses it as
+    its ascent direction, so the perturbation needs no gradient at :math:`\theta`. A
+    step costs two forward and two backward passes, or two and one if every
+    :math:`\lambda s_c` is known beforehand to be 1, as in SAM. The update is the
+    plain gradient in the first step, after a batch without examples of classes with
+    nonzero weight, and after a non-finite gradient, which is not kept. The less similar
+    two batches are, the worse the direction is.
 
-    The transformation makes the whole gradient by itself and drops the updates that
-    come in, so it must stand **first** in a chain: clipping before it would be lost.
-    With ``evaluation`` that is checked, the updates must be ``evaluation.grads``;
-    without, it cannot be, and any tree like the parameters is taken. Under ``jax.jit``
-    the compiler removes the caller's backward pass, which is not needed. Without
-    ``evaluation`` the caller's forward pass is a third one in networks where the
-    compiler cannot merge it with the one here.
+    The transformation computes the whole gradient and ignores the incoming updates. It
+    must therefore be **first** in a chain: clipping before it would have no effect.
+    With ``evaluation`` this is checked: the updates must be ``evaluation.grads``.
+    Without, any tree like the parameters is accepted. Under ``jax.jit`` the compiler
+    removes the caller's unused backward pass. Without ``evaluation`` the caller's
+    forward pass is a third one, unless the compiler can merge it with the one here.
 
     Args:
       class_weights: :math:`s`, shape ``(num_classes,)``, from
         :func:`focal_sam_jax.focal_weights` or :func:`focal_sam_jax.tail_weights`; a
-        scalar weighs all classes alike, and 1 with ``lam=1`` is SAM.
+        scalar gives all classes the same weight, and 1 with ``lam=1`` is SAM.
       rho: radius of the perturbation: a scalar >= 0, traced or not, or an Optax
         schedule of the update count.
-      lam: strength of the correction, a scalar >= 0. Zero is the plain gradient.
+      lam: strength of the correction, a scalar >= 0. Zero gives the plain gradient.
       adaptive: as in :func:`focal_sam_jax.focal_sam`.
       mask: as in :func:`focal_sam_jax.focal_sam`.
       axis_name: the ``pmap`` or ``shard_map`` axis, or tuple of axes, over which the
-        batch is split; gradient and :math:`v` are means over it.
+        batch is split; the gradient and :math:`v` are means over it.
       has_aux: whether the loss function returns ``(losses, aux)``; ``aux`` is dropped.
 
     Returns:
-      An Optax transformation that is used as :func:`focal_sam_jax.focal_sam` is. Its
-      state has ``count`` and ``info``, as there, and :math:`v`.
+      An Optax transformation, used like :func:`focal_sam_jax.focal_sam`. Its state
+      has the same ``count`` and ``info``, and :math:`v`.
 
     Raises:
       ValueError: if ``rho`` or ``lam`` is negative or not finite, or the weights are
         not finite; in ``update`` as :func:`focal_sam_jax.sharpness_aware`, and if the
-        updates are not those of the evaluation.
+        updates are not ``evaluation.grads``.
       TypeError: as :func:`focal_sam_jax.focal_sam`.
 
     Example:
@@ -138,14 +138,14 @@ def reuse_ascent(
 
     References:
       Becker et al., `Momentum-SAM <https://arxiv.org/abs/2401.12033>`_, 2024, which
-      climbs along the momentum; Xie et al., `SAMPa: Sharpness-aware Minimization
-      Parallelized <https://arxiv.org/abs/2410.10683>`_, NeurIPS 2024, by the gradient
-      of an earlier step, as here
+      perturbs along the momentum; Xie et al., `SAMPa: Sharpness-aware Minimization
+      Parallelized <https://arxiv.org/abs/2410.10683>`_, NeurIPS 2024, which perturbs
+      along the gradient of an earlier step, as here
     """
     check_rho(rho)
     check_scalar("lam", lam)
     weights, num_classes = weights_and_classes(class_weights)
-    # All of the loss climbs, and none of it is differentiated at θ.
+    # Every λ s_c is 1: the gradient at θ has weight zero and is not computed.
     all_climbs = (
         np.ndim(weights) == 0
         and is_concrete((weights, lam))
@@ -210,39 +210,41 @@ def looksam(
     every: int = 5,
     alpha: chex.Numeric = 0.7,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Approximate: LookSAM, an exact method in every ``every``-th step only.
+    r"""Approximates ``tx`` by LookSAM: exact in every ``every``-th step only.
 
-    There, with :math:`g` the plain gradient and :math:`G` that of ``tx``, it keeps what
-    the method adds across the plain gradient; in the steps between, it adds that again:
+    Let :math:`g` be the plain gradient and :math:`G` that of ``tx``. An exact step
+    stores :math:`v`, the part of :math:`G` orthogonal to :math:`g`. The steps between
+    are approximate: they add the rescaled :math:`v` to their own :math:`g`.
 
     .. math::
       v = G - \frac{\langle G, g \rangle}{\lVert g \rVert_2^2} \, g, \qquad
       G = g + \alpha \, \frac{\lVert g \rVert_2}{\lVert v \rVert_2} \, v
 
-    The first step is exact. With ``every=1`` all are, and with nothing to add across
-    :math:`g` the steps between are plain. A step between costs what a plain one does;
-    an exact one, whose passes run inside a ``jax.lax.cond``, what ``tx`` alone costs
-    with ``evaluation``; without, one forward more, and for SAM one backward more too.
-    On CPU, XLA runs convolutions inside a ``cond`` many times slower.
+    The first step is exact; with ``every=1`` all steps are. If :math:`v = 0`,
+    approximate steps use the plain gradient. They cost the same as plain steps. An
+    exact step runs its passes inside a ``jax.lax.cond``. It costs the same as ``tx``
+    with ``evaluation``; without, one more forward pass, and for SAM also one more
+    backward pass. On CPU, XLA runs convolutions inside a ``cond`` many times slower.
 
     Args:
       tx: the method: :func:`focal_sam_jax.focal_sam` or one of its relatives.
-      every: steps from one exact step to the next, an int >= 1.
-      alpha: length of what is added in the steps between, relative to the plain
-        gradient, a scalar >= 0. The default is that in the example of a public
-        implementation in PyTorch (``rollovd/LookSAM``), not one of this library's.
+      every: number of steps from one exact step to the next, an int >= 1.
+      alpha: norm of the added vector in approximate steps, relative to the plain
+        gradient, a scalar >= 0. The default comes from the example of a public PyTorch
+        implementation (``rollovd/LookSAM``).
 
     Returns:
-      An Optax transformation that is used as ``tx`` is, under ``jax.jit``; without, the
-      ``cond`` is compiled anew in every step. In its state are that of ``tx``, whose
-      counter, and with it a schedule of rho, counts exact steps alone, and whose
-      ``info`` is of the last exact step, and :math:`v`. Under ``jax.vmap`` over states
-      both branches run: the numbers are right, and nothing is saved.
+      An Optax transformation, used like ``tx``, but under ``jax.jit``: otherwise the
+      ``cond`` is compiled again in every step. Its state holds :math:`v` and the state
+      of ``tx``, whose counter and schedule of rho advance in exact steps only, and
+      whose ``info`` describes the last exact step. Under ``jax.vmap`` over states both
+      branches run: the results are correct, but no time is saved.
 
     Raises:
-      ValueError: if ``every`` is less than 1, or ``alpha`` negative or not finite; in
-        ``update`` as ``tx``.
-      TypeError: if ``every`` is not an int.
+      ValueError: if ``every`` is less than 1, or ``alpha`` is negative or not finite;
+        in ``update`` as ``tx``.
+      TypeError: if ``every`` is not an int or ``alpha`` is not a number; in ``update``
+        as ``tx``.
 
     Example:
       >>> import jax.numpy as jnp
@@ -308,15 +310,15 @@ def _check_first(updates, grads):
 
 
 def _across(corrected, plain, like):
-    """The part of ``corrected`` that is orthogonal to ``plain``."""
+    """Returns the part of ``corrected`` orthogonal to ``plain``, or zero if tiny."""
     size = norm(plain)
     unit = jax.tree.map(lambda g: widen(g) * _ratio(1.0, size), plain)
-    # Of the correction, not of the whole: most digits of the whole are those of g.
+    # Projects the correction, not the whole gradient, whose digits are mostly g's.
     added = jax.tree.map(lambda a, g: widen(a) - widen(g), corrected, plain)
     along = optax.tree.sum(jax.tree.map(lambda a, u: jnp.sum(a * u), added, unit))
     across = jax.tree.map(lambda a, u: a - along * u, added, unit)
-    # What rounding alone could have left would be blown up to the length of g. The
-    # comparison also fails for what is not finite.
+    # A rounding residue must not be scaled up to the norm of g. The comparison is also
+    # false for non-finite values.
     leaves = jax.tree.leaves(plain)
     digits = max((float(jnp.finfo(g.dtype).eps) for g in leaves), default=0)
     significant = norm(across) > digits * size + digits * norm(corrected)
@@ -324,13 +326,13 @@ def _across(corrected, plain, like):
 
 
 def _where(condition, tree, like):
-    """``tree`` or zero, in the dtypes of ``like``."""
+    """Returns ``tree`` where ``condition``, else zero, in the dtypes of ``like``."""
     return jax.tree.map(
         lambda t, p: jnp.where(condition, t, 0).astype(p.dtype), tree, like
     )
 
 
 def _ratio(numerator, denominator):
-    """Zero where there is nothing to divide by."""
+    """Returns ``numerator / denominator``, or zero if the denominator is zero."""
     empty = denominator == 0
     return jnp.where(empty, 0, numerator / jnp.where(empty, 1, denominator))

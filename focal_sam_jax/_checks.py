@@ -1,7 +1,7 @@
-"""What a user can get wrong, said in one sentence each.
+"""Checks of user input.
 
-Values are checked where they are concrete. A traced value has only a shape and a dtype,
-so only these are checked: schedules and ``optax.inject_hyperparams`` keep working.
+Values are checked if they are concrete. A traced value has only a shape and a dtype, so
+only these are checked: schedules and ``optax.inject_hyperparams`` keep working.
 """
 
 import inspect
@@ -23,16 +23,16 @@ ClassValues = ArrayLike | Sequence[float]
 
 
 def at_least_float32(dtype: Any) -> Any:
-    """``dtype`` as JAX has it, or float32 if it has fewer bits.
+    """Returns JAX's canonical form of ``dtype``, or float32 if it has fewer bits.
 
-    Not ``jnp.promote_types``, which fails where JAX promotes strictly.
+    ``jnp.promote_types`` would fail under strict dtype promotion.
     """
     dtype = jax.dtypes.canonicalize_dtype(dtype)
     return jnp.float32 if jnp.finfo(dtype).bits < 32 else dtype
 
 
 def is_concrete(value: Any) -> bool:
-    """Whether ``value`` can be looked at now, rather than when the program runs."""
+    """Returns whether ``value`` is not traced, so that its numbers can be read."""
     return not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(value))
 
 
@@ -55,8 +55,8 @@ def check_scalar(
 ) -> None:
     """Raises unless ``value`` is one finite number between ``low`` and ``high``.
 
-    Both ends belong to the range, unless it must be ``above`` or ``below`` them.
-    ``ValueError`` for a bad number, ``TypeError`` for what is no number at all.
+    ``low`` and ``high`` are allowed unless ``above`` or ``below`` excludes them. Raises
+    ``ValueError`` for a wrong number or shape, ``TypeError`` if it is not a number.
     """
     wanted = f"a finite number {'>' if above else '>='} {low:g}"
     if high < math.inf:
@@ -90,7 +90,7 @@ def check_at_least(name: str, value: int, low: int) -> None:
 
 
 def check_rho(rho: Any, name: str = "rho") -> None:
-    """Raises unless ``rho`` is a radius or a schedule of radii."""
+    """Raises unless ``rho`` is a valid radius or a schedule."""
     if not callable(rho):
         check_scalar(name, rho)
 
@@ -101,10 +101,11 @@ def check_rho(rho: Any, name: str = "rho") -> None:
 def check_class_counts(
     class_counts: ClassValues, *, allow_single_class: bool = False
 ) -> None:
-    """Raises ``ValueError`` unless these are counts that classes can be weighed by.
+    """Raises unless ``class_counts`` are valid counts of training examples.
 
-    Wanted: shape ``(num_classes,)``, finite, not negative, and examples in at least two
-    classes. ``allow_single_class`` accepts the shape ``(1,)`` as well.
+    They must have shape ``(num_classes,)``, be finite and not negative, and have
+    examples in at least two classes. ``allow_single_class`` also accepts shape
+    ``(1,)``. Warns if the counts look like labels.
     """
     shape = np.shape(class_counts)
     if len(shape) != 1 or shape[0] == 0:
@@ -136,7 +137,7 @@ def check_class_counts(
 
 
 def check_class_weights(class_weights: ClassValues) -> None:
-    """Raises ``ValueError`` unless these are finite: one number, or one a class."""
+    """Raises unless ``class_weights`` is finite: a scalar or one number per class."""
     if np.ndim(class_weights) > 1 or np.size(class_weights) == 0:
         raise ValueError(
             "class_weights must be a scalar or have shape (num_classes,), got shape "
@@ -150,7 +151,7 @@ def check_class_weights(class_weights: ClassValues) -> None:
 
 
 def check_radii(name: str, radii: ClassValues) -> None:
-    """Raises ``ValueError`` unless these are finite and not negative, one a group."""
+    """Raises unless ``radii`` holds one finite, non-negative number per group."""
     if np.ndim(radii) != 1 or np.size(radii) == 0:
         raise ValueError(
             f"{name} must hold one radius per class, shape (num_classes,), or one per "
@@ -166,7 +167,7 @@ def check_radii(name: str, radii: ClassValues) -> None:
 
 
 def check_groups(groups: Any) -> None:
-    """Raises unless these name a group for every class, and were not traced."""
+    """Raises unless ``groups`` holds a group index per class and is not traced."""
     if not is_concrete(groups):
         raise TypeError(
             "groups must be known when the transformation is built, got a traced "
@@ -216,10 +217,10 @@ def check_params(params: chex.ArrayTree) -> None:
 
 
 def check_batch(logits: ArrayLike, labels: ArrayLike) -> tuple[jax.Array, jax.Array]:
-    """Raises unless this is a batch of logits with the id of a class for each.
+    """Checks a batch of logits and its class ids.
 
     Returns:
-      The logits in float32 or wider, and which class is the label; both of shape
+      The logits in float32 or wider, and the one-hot labels as bools; both of shape
       ``(batch, num_classes)``.
     """
     logits, labels = jnp.asarray(logits), jnp.asarray(labels)
@@ -246,7 +247,7 @@ def check_batch(logits: ArrayLike, labels: ArrayLike) -> tuple[jax.Array, jax.Ar
 def _warn_of_labels_from_one(
     labels: jax.Array, num_classes: int, where: jax.Array | None
 ) -> None:
-    """Warns if a label is ``num_classes``, where it can be looked at."""
+    """Warns if a label equals ``num_classes`` and the labels are not traced."""
     if not is_concrete((labels, where)) or not labels.is_fully_addressable:
         return
     beyond = np.asarray(labels) == num_classes
@@ -264,7 +265,7 @@ def _warn_of_labels_from_one(
 def check_per_class(
     name: str, values: ClassValues, num_classes: int | None = None
 ) -> jax.Array:
-    """Raises unless these are finite, not negative and not all zero, one a class.
+    """Raises unless ``values`` are finite, >= 0, not all zero and one per class.
 
     Returns:
       The values as floats, shape ``(num_classes,)``.
@@ -288,7 +289,7 @@ def check_per_class(
 def check_per_example(
     losses: jax.Array, labels: jax.Array, num_classes: int, where: jax.Array | None
 ) -> None:
-    """Raises unless the losses have a label each, hard or soft, and a bool in where."""
+    """Raises unless the shapes and dtypes of losses, labels and ``where`` match."""
     if losses.ndim == 0:
         raise ValueError(
             "losses must have one entry per example, shape (batch,), got "
@@ -330,7 +331,7 @@ def check_per_example(
 
 # --- compositions ---------------------------------------------------------------------
 
-# The gradient that comes in looks like any other; only the caller gives a wrapper away.
+# The incoming gradient does not show a wrapper: it is found in the call stack.
 _MULTI_STEPS: Any = optax.MultiSteps.update
 _APPLY_IF_FINITE: Any = optax.apply_if_finite(optax.identity(), 1).update
 _FLATTEN: Any = optax.flatten(optax.identity()).update
@@ -340,17 +341,18 @@ _INJECTED: Any = optax.inject_hyperparams(optax.sgd)(learning_rate=0.1).update
 def check_composition(
     name: str, updates: chex.ArrayTree, params: Any, mask: Any, *, has_loss: bool
 ) -> None:
-    """Raises unless ``update`` was called so that its result means something.
+    """Raises unless ``update`` was called with valid arguments and wrappers.
 
     Args:
-      name: name of the transformation, for the messages.
+      name: name of the transformation in error messages.
       updates: the incoming updates.
       params: the parameters, or ``None`` if they were not passed.
       mask: the mask that the transformation was built with.
-      has_loss: whether the loss function was passed, or an evaluation of it.
+      has_loss: whether the loss function or an evaluation of it was passed.
 
     Raises:
-      ValueError: if something is missing, masked, wrapped, or does not match.
+      ValueError: if the parameters or the loss are missing, a tree is masked, the
+        structures differ, or an unsupported wrapper calls ``update``.
       TypeError: if a parameter is not a real float.
     """
     if params is None:
@@ -386,7 +388,7 @@ def check_composition(
 
 
 def is_in_multi_steps() -> bool:
-    """Whether ``optax.MultiSteps`` called the update that is running."""
+    """Returns whether ``optax.MultiSteps`` is among the callers."""
     return any(frame.f_code is _MULTI_STEPS.__code__ for frame in _frames())
 
 
@@ -400,7 +402,7 @@ def _frames():
 def _check_callers(name, mask):
     for frame in _frames():
         code = frame.f_code
-        # With one step to accumulate nothing is accumulated.
+        # With k_steps = 1, MultiSteps accumulates nothing.
         if code is _MULTI_STEPS.__code__ and not _is_one(frame.f_locals.get("k_steps")):
             raise ValueError(
                 f"{name} is wrapped by optax.MultiSteps, which would correct the "
@@ -421,7 +423,7 @@ def _check_callers(name, mask):
                 "called on flat parameters. Put it in front: "
                 f"optax.chain({name}(...), optax.flatten(optimizer))."
             )
-        # A number would have become an array: this bool is what a function returned.
+        # inject_hyperparams turns numbers into arrays: a function returned this bool.
         if code is _INJECTED.__code__ and isinstance(mask, bool):
             raise ValueError(
                 f"optax.inject_hyperparams called the mask of {name} as a schedule and "

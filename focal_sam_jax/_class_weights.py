@@ -1,4 +1,4 @@
-"""Class counts to class weights, and per-example losses to per-class losses."""
+"""Class weights from class counts, and per-class losses from per-example losses."""
 
 import chex
 import jax
@@ -16,13 +16,13 @@ from focal_sam_jax._checks import (
 
 
 def class_priors(class_counts: ClassValues) -> jax.Array:
-    r"""The share of every class in the training set.
+    r"""Computes the share of every class in the training set.
 
     .. math::
       \pi_c = n_c / \sum_k n_k
 
     Args:
-      class_counts: training examples of each class, ints or floats, shape
+      class_counts: number of training examples of each class, ints or floats, shape
         ``(num_classes,)``.
 
     Returns:
@@ -31,6 +31,7 @@ def class_priors(class_counts: ClassValues) -> jax.Array:
     Raises:
       ValueError: if the counts are not 1-D, empty, negative, not finite, or all in one
         class.
+      TypeError: if the counts are not numbers.
 
     Example:
       >>> import focal_sam_jax as fsam
@@ -43,15 +44,15 @@ def class_priors(class_counts: ClassValues) -> jax.Array:
 
 
 def focal_weights(class_counts: ClassValues, gamma: chex.Numeric) -> jax.Array:
-    r"""Focal-SAM's class weights: the rarer the class, the closer to one.
+    r"""Computes the class weights of Focal-SAM, which are larger for rarer classes.
 
     .. math::
       s_c = (1 - \pi_c)^\gamma
 
     Args:
-      class_counts: training examples of each class, shape ``(num_classes,)``.
-      gamma: focusing exponent, a scalar >= 0. Zero weighs all classes alike, which
-        turns Focal-SAM into SAM.
+      class_counts: number of training examples of each class, shape ``(num_classes,)``.
+      gamma: focusing exponent, a scalar >= 0. Zero gives all classes weight one;
+        Focal-SAM with ``lam=1`` is then SAM.
 
     Returns:
       :math:`s`, float array of shape ``(num_classes,)`` with values in ``[0, 1]``.
@@ -59,6 +60,7 @@ def focal_weights(class_counts: ClassValues, gamma: chex.Numeric) -> jax.Array:
     Raises:
       ValueError: if the counts are not 1-D, empty, negative, not finite, or all in one
         class, or if ``gamma`` is negative or not finite.
+      TypeError: if the counts or ``gamma`` are not numbers.
 
     Example:
       >>> import focal_sam_jax as fsam
@@ -74,18 +76,18 @@ def focal_weights(class_counts: ClassValues, gamma: chex.Numeric) -> jax.Array:
     check_scalar("gamma", gamma)
     counts = _as_floats(class_counts)
     total = counts.sum()
-    # (N - n_c) / N keeps the digits that 1 - n_c / N loses for a dominant class.
+    # (N - n_c) / N avoids the cancellation in 1 - n_c / N for a dominant class.
     return ((total - counts) / total) ** gamma
 
 
 def tail_weights(class_counts: ClassValues, threshold: chex.Numeric) -> jax.Array:
-    r"""ImbSAM's class weights: one for tail classes, zero for the others.
+    r"""Computes the class weights of ImbSAM: one for tail classes, zero for others.
 
     .. math::
       s_c = \mathbf{1}[n_c < \text{threshold}]
 
     Args:
-      class_counts: training examples of each class, shape ``(num_classes,)``.
+      class_counts: number of training examples of each class, shape ``(num_classes,)``.
       threshold: a class is a tail class if it has strictly fewer examples, scalar >= 0.
 
     Returns:
@@ -94,6 +96,7 @@ def tail_weights(class_counts: ClassValues, threshold: chex.Numeric) -> jax.Arra
     Raises:
       ValueError: if the counts are not 1-D, empty, negative, not finite, or all in one
         class, or if ``threshold`` is negative or not finite.
+      TypeError: if the counts or ``threshold`` are not numbers.
 
     Example:
       >>> import focal_sam_jax as fsam
@@ -111,21 +114,21 @@ def tail_weights(class_counts: ClassValues, threshold: chex.Numeric) -> jax.Arra
 
 
 def cc_sam_radii(class_counts: ClassValues, rho: chex.Numeric) -> jax.Array:
-    r"""CC-SAM's ball for every class: the rarer the class, the larger.
+    r"""Computes the perturbation radii of CC-SAM, which are larger for rarer classes.
 
     .. math::
       \rho_c = \rho \left(\frac{\min_k m_k}{m_c}\right)^{1/4}, \qquad
       m_c = \max(n_c - 1, 1)
 
-    The fourth root of :math:`n_c - 1` is the published dependence on the count; at
-    :math:`n_c = 1` it would divide by zero, hence the maximum. The published radius has
-    further factors that are the same for all classes or depend on gradient norms; here
-    they are one number, :math:`\rho`, the radius of the rarest class, so that values
-    compare with those of :func:`focal_sam_jax.sam`.
+    The fourth root of :math:`n_c - 1` is the published dependence on the count. The
+    maximum avoids a division by zero at :math:`n_c = 1`. The published radius has
+    further factors that are the same for all classes or depend on gradient norms. Here
+    :math:`\rho`, the radius of the rarest class, replaces them. It is comparable with
+    the radius of :func:`focal_sam_jax.sam`.
 
     Args:
-      class_counts: training examples of each class, shape ``(num_classes,)``. A single
-        class is accepted, and has the radius ``rho``.
+      class_counts: number of training examples of each class, shape ``(num_classes,)``.
+        A single class is accepted and has the radius ``rho``.
       rho: radius of the rarest class, a scalar >= 0.
 
     Returns:
@@ -134,6 +137,7 @@ def cc_sam_radii(class_counts: ClassValues, rho: chex.Numeric) -> jax.Array:
     Raises:
       ValueError: if the counts are not 1-D, empty, negative, not finite, or all in one
         of several classes, or if ``rho`` is negative or not finite.
+      TypeError: if the counts or ``rho`` are not numbers.
 
     Example:
       >>> import focal_sam_jax as fsam
@@ -159,28 +163,28 @@ def per_class_losses(
     *,
     where: ArrayLike | None = None,
 ) -> jax.Array:
-    r"""Sorts the losses of a batch by class.
+    r"""Sums the losses of a batch per class.
 
     .. math::
       L_c = \frac{1}{B} \sum_{j:\, y_j = c} \ell_j
       \qquad\text{or, with soft labels } q_j, \qquad
       L_c = \frac{1}{B} \sum_j q_{jc} \, \ell_j
 
-    so that :math:`\sum_c L_c` is the mean loss of the batch and a class without
-    examples has :math:`L_c = 0`. With ``where``, both the sum and :math:`B` run over
-    the examples it keeps; a batch of which nothing is kept gives zeros.
+    :math:`\sum_c L_c` is the mean loss of the batch. A class without examples has
+    :math:`L_c = 0`. With ``where``, the sum and the number of examples :math:`B`
+    include only the examples it keeps; if it keeps none, the result is zero.
 
     Args:
-      losses: the loss of every example, floats of shape ``(batch,)``, or of any other
-        shape with at least one axis: of every token or pixel.
-      labels: class ids in ``[0, num_classes)``, ints of the shape of ``losses``; an
-        example with an id outside belongs to no class, but still counts in :math:`B`.
-        Outside of ``jit`` the id ``num_classes`` is warned of: labels may start from 1.
-        Or soft labels, the share of each example in every class, floats of shape
-        ``(*losses.shape, num_classes)``.
+      losses: loss of every example, token or pixel, floats of shape ``(batch,)`` or of
+        any other shape with at least one axis.
+      labels: class ids in ``[0, num_classes)``, ints of the shape of ``losses``. An
+        example with another id belongs to no class, but still counts in :math:`B`.
+        Outside of ``jit`` the id ``num_classes`` causes a warning: labels may start
+        from 1. Or soft labels, the share of each example in every class, floats of
+        shape ``(*losses.shape, num_classes)``.
       num_classes: number of classes, a Python int.
-      where: optional mask of the examples to keep, bools of the shape of ``losses``:
-        pad the last batch to full size and mask what was added.
+      where: optional mask of the examples to keep, bools of the shape of ``losses``,
+        for instance to exclude the padding of the last batch.
 
     Returns:
       Array of shape ``(num_classes,)``, in the dtype of ``losses`` but at least
@@ -188,8 +192,8 @@ def per_class_losses(
 
     Raises:
       ValueError: if a shape is not as above, or ``num_classes`` is less than one.
-      TypeError: if ``losses`` are not floats, ``labels`` neither ints nor floats, or
-        ``where`` is not bools.
+      TypeError: if ``losses`` are not floats, ``labels`` are neither ints nor soft
+        labels, or ``where`` is not bools.
 
     Example:
       >>> import jax.numpy as jnp
@@ -206,7 +210,7 @@ def per_class_losses(
     where = None if where is None else jnp.asarray(where)
     check_per_example(losses, labels, num_classes, where)
     losses = losses.astype(at_least_float32(losses.dtype))[..., None]
-    # Comparisons, not products with zeros and ones: a NaN stays with its example.
+    # Multiplying by zeros and ones instead would spread a NaN to other classes.
     if jnp.issubdtype(labels.dtype, jnp.floating):
         parts = jnp.where(labels != 0, labels.astype(losses.dtype) * losses, 0)
     else:
@@ -225,15 +229,15 @@ def per_class_losses(
 def class_balanced_weights(
     class_counts: ClassValues, beta: ArrayLike = 0.9999
 ) -> jax.Array:
-    r"""Class weights from the effective number of examples.
+    r"""Computes class weights from the effective number of examples.
 
     .. math:: w_c \propto (1 - \beta) / (1 - \beta^{n_c}), \quad \sum_c w_c = C
 
     Args:
       class_counts: :math:`n`, shape ``(num_classes,)``; an empty class counts as one
         example.
-      beta: scalar in ``[0, 1)``; zero gives ones, and towards one the weights become
-        inversely proportional to the counts.
+      beta: scalar in ``[0, 1)``; zero gives ones. As it approaches one, the weights
+        become inversely proportional to the counts.
 
     Returns:
       Weights, floats of shape ``(num_classes,)`` with mean one.
@@ -263,19 +267,19 @@ def deferred_weights(
     start_epoch: ArrayLike = 160,
     beta: ArrayLike = 0.9999,
 ) -> jax.Array:
-    r"""Deferred re-weighting (DRW): class-balanced weights for the last epochs only.
+    r"""Returns class-balanced weights for the last epochs only (deferred re-weighting).
 
     Args:
       class_counts: :math:`n`, shape ``(num_classes,)``; an empty class counts as one
         example.
-      epoch: the epoch counted from zero, scalar >= 0; if it is traced, the change of
-        weights compiles nothing.
+      epoch: index of the epoch, from zero, scalar >= 0. If it is traced, the change of
+        weights causes no recompilation.
       start_epoch: first epoch with class-balanced weights, scalar >= 0.
-      beta: as for :func:`class_balanced_weights`.
+      beta: as in :func:`class_balanced_weights`.
 
     Returns:
-      Ones before ``start_epoch``, from then on :func:`class_balanced_weights`; floats
-      of shape ``(num_classes,)``.
+      Floats of shape ``(num_classes,)``: ones before ``start_epoch``, and
+      :func:`class_balanced_weights` from ``start_epoch`` on.
 
     Raises:
       ValueError, TypeError: if an argument is not as above.
@@ -294,5 +298,5 @@ def deferred_weights(
 
 
 def _as_floats(class_counts: ClassValues) -> jax.Array:
-    # Floats first: the sum of int32 counts overflows at two billion examples.
+    # The sum of int32 counts would overflow at two billion examples.
     return jnp.asarray(class_counts, dtype=float)

@@ -1,15 +1,15 @@
-"""One meaning of "the gradient" on one device and on many.
+"""Gradients on one device and on several data-parallel devices.
 
 Inside ``pmap`` and ``shard_map`` every device sees its share of the batch. The library
-works with per-device gradients and averages them itself, so it needs them *before* any
-sum over devices:
+averages per-device gradients itself, so it needs them *before* any sum over devices:
 
-- under ``pmap`` and ``shard_map(check_vma=False)`` differentiation gives just that;
-- under ``shard_map(check_vma=True)`` the gradient of a parameter that is the same on
-  all devices arrives already **summed** over them. Marking the parameters as varying
-  beforehand (:func:`per_device`) keeps the devices apart;
-- there, a loss that was averaged over devices by its author has gradients ``1/n`` as
-  large on each. :func:`share` says so, and the caller multiplies by ``n``.
+- under ``pmap`` and ``shard_map(check_vma=False)`` differentiation gives them;
+- under ``shard_map(check_vma=True)`` JAX **sums** the gradient of a parameter that is
+  the same on all devices over the devices. :func:`per_device` marks the parameters as
+  varying, so that JAX does not sum;
+- also under ``check_vma=True``, if the user's loss is already averaged over ``n``
+  devices, the gradient on each device is ``1/n`` as large. :func:`share` returns
+  ``n``, and the caller multiplies by it.
 """
 
 import math
@@ -26,17 +26,17 @@ Tree = TypeVar("Tree")
 
 
 def per_device(params: chex.ArrayTree, axis_name: AxisName) -> chex.ArrayTree:
-    """``params``, typed so that their gradients are not summed over devices."""
+    """Returns ``params``, typed so that gradients are not summed over devices."""
 
     axes = _tracked(axis_name)
     return jax.tree.map(lambda leaf: _vary(leaf, axes), params)
 
 
 def device_mean(tree: Tree, axis_name: AxisName) -> Tree:
-    """The mean over ``axis_name``, leaf by leaf; ``tree`` itself without an axis."""
+    """Returns the mean of each leaf over ``axis_name``, or ``tree`` if it is None."""
 
     def mean(leaf):
-        # One by one: a value may vary along one axis and not along another.
+        # One axis at a time: a value may vary along one axis and not along another.
         for axis in _names(axis_name):
             leaf = jax.lax.pmean(leaf, axis)
         return leaf
@@ -45,7 +45,7 @@ def device_mean(tree: Tree, axis_name: AxisName) -> Tree:
 
 
 def device_any(flags: jax.Array, axis_name: AxisName) -> jax.Array:
-    """Whether a flag is up on any device; ``flags`` itself without an axis."""
+    """Returns whether each flag is true on any device of ``axis_name``."""
     counts = flags.astype(jnp.int32)
     for axis in _names(axis_name):
         counts = jax.lax.pmax(counts, axis)
@@ -53,9 +53,9 @@ def device_any(flags: jax.Array, axis_name: AxisName) -> jax.Array:
 
 
 def cond(predicate: jax.Array, *branches: Callable[[], Tree]) -> Tree:
-    """``jax.lax.cond`` whose branches may differ in what varies between devices.
+    """Runs ``jax.lax.cond`` with branches whose outputs vary over different axes.
 
-    A number that varies in one branch is typed as varying in both.
+    An output that varies over a device axis in one branch is typed so in both.
     """
     types = [jax.make_jaxpr(branch)().out_avals for branch in branches]
     axes = [_axes(here) | _axes(there) for here, there in zip(*types, strict=True)]
@@ -68,7 +68,7 @@ def cond(predicate: jax.Array, *branches: Callable[[], Tree]) -> Tree:
 
 
 def share(losses: jax.Array, axis_name: AxisName) -> int:
-    """Number of devices whose losses these are the mean of: one unless averaged."""
+    """Returns over how many devices ``losses`` are averaged; 1 if they are not."""
     averaged = [axis for axis in _tracked(axis_name) if axis not in _varying(losses)]
     return math.prod(jax.lax.axis_size(axis) for axis in averaged)
 
@@ -76,7 +76,7 @@ def share(losses: jax.Array, axis_name: AxisName) -> int:
 def check_axis_named(
     params: chex.ArrayTree, losses: jax.Array, axis_name: AxisName
 ) -> None:
-    """Raises if gradients would be silently summed over an axis nobody named."""
+    """Raises if gradients would be silently summed over axes not in ``axis_name``."""
     shared = [_varying(leaf) for leaf in jax.tree.leaves(params)]
     for axis in sorted(_varying(losses) - set(_names(axis_name))):
         if not all(axis in varying for varying in shared):
@@ -89,7 +89,7 @@ def check_axis_named(
 
 
 def zeros(aval: Any) -> jax.Array:
-    """Zeros of a type, which says over which devices they vary and are split."""
+    """Returns zeros with the shape, dtype, sharding and varying axes of ``aval``."""
     return _vary(
         jax.lax.broadcast(
             jnp.zeros((), aval.dtype), aval.shape, out_sharding=aval.sharding
@@ -105,18 +105,18 @@ def _names(axis_name: AxisName) -> tuple[str, ...]:
 
 
 def _tracked(axis_name: AxisName) -> list[str]:
-    """The named axes along which JAX tracks what varies: ``check_vma=True``."""
+    """Returns the axes whose varying values JAX tracks, as with ``check_vma=True``."""
     return [a for a in _names(axis_name) if a in _varying(jax.lax.axis_index(a))]
 
 
 def _vary(leaf: Any, axes: Iterable[str]) -> Any:
-    """``leaf``, typed as varying over ``axes`` too."""
+    """Returns ``leaf``, typed as varying over ``axes`` too."""
     missing = tuple(axis for axis in axes if axis not in _varying(leaf))
     return jax.lax.pcast(leaf, missing, to="varying") if missing else leaf
 
 
 def _varying(value: Any) -> frozenset[str]:
-    """Axes over which a value may differ; empty where JAX does not keep track."""
+    """Returns the axes over which JAX tracks that ``value`` may differ."""
     return _axes(jax.typeof(value))
 
 

@@ -1,7 +1,7 @@
-r"""The loss and its gradient at a point, by a forward pass that stays open.
+r"""The loss and its gradients at a point, from one forward pass.
 
-Every method differentiates at θ once or twice, :math:`\nabla L` and
-:math:`\nabla \sum_c s_c L_c`, and the activations of one forward pass serve both.
+Every method computes one or two gradients at θ, :math:`\nabla L` and
+:math:`\nabla \sum_c s_c L_c`. Both use the activations of one forward pass.
 """
 
 from collections.abc import Callable, Sequence
@@ -40,14 +40,13 @@ PerClassLossFn = Callable[..., Any] | Sequence[Callable[..., chex.Numeric]]
 class Evaluation:
     r"""Loss and gradient of a batch, see :func:`evaluate`.
 
-    It lives inside of the function that is being traced: ``jit`` neither takes nor
-    returns it.
+    Use it inside the traced function: it cannot be an argument or result of ``jit``.
 
     Attributes:
       loss: :math:`L(\theta)`, the mean over devices, ().
       grads: :math:`\nabla L(\theta)`, the mean over devices, like the parameters.
       losses: :math:`L_c(\theta)`, the mean over devices, shape ``(num_classes,)``.
-      aux: what the loss function returned besides, each device's; ``None`` without.
+      aux: this device's ``aux`` of the loss function; ``None`` without ``has_aux``.
     """
 
     loss: jax.Array
@@ -71,44 +70,48 @@ def evaluate(
     axis_name: AxisName = None,
     per_example: bool = False,
 ) -> Evaluation:
-    r"""Loss and gradient of a batch, for the optimizer and for the method in front.
+    r"""Computes the loss and gradient of a batch for the optimizer and the method.
 
     .. math:: L(\theta) = \sum_c L_c(\theta), \qquad \nabla L(\theta)
 
-    It takes the place of ``jax.value_and_grad`` in a training step. The result is
-    handed on, ``tx.update(here.grads, state, params, evaluation=here)``: the method
-    goes on from the same forward pass, and needs to be told nothing else.
+    It replaces ``jax.value_and_grad`` in a training step. Pass the result to
+    ``tx.update(here.grads, state, params, evaluation=here)``: the method reuses the
+    forward pass and needs no other extra argument.
 
     Args:
       loss_fn: with ``labels``, a function from the parameters to the loss of every
-        example, floats of the shape of ``labels``. Without, a function to the per-class
-        losses :math:`L_c` of the batch, floats of shape ``(num_classes,)``; for methods
-        that weigh all classes alike, such as SAM, also to a scalar. Or a sequence of
-        functions, one a class, each to a scalar.
+        example, floats of the shape of ``labels`` without the class axis of soft ones.
+        Without, a function from the parameters to the per-class losses :math:`L_c` of
+        the batch, floats of shape ``(num_classes,)``, or to a scalar, for methods that
+        weight all classes equally, such as SAM. Or a sequence of functions to scalars,
+        one per class.
       params: :math:`\theta`, a tree of float arrays.
-      labels: class ids, ints of any shape with at least one axis: of examples, tokens
-        or pixels. Or soft labels, floats with one axis more, of size ``num_classes``.
-        :func:`focal_sam_jax.per_class_losses` says what becomes of them.
-      num_classes: number of classes, a Python int; needed with ``labels``.
-      where: which losses count, bools of the shape of the losses; goes with ``labels``.
+      labels: class ids of examples, tokens or pixels, ints of any shape with at least
+        one axis. Or soft labels, floats with one more axis, of size ``num_classes``.
+        :func:`focal_sam_jax.per_class_losses` describes their use.
+      num_classes: number of classes, a Python int; required with ``labels``.
+      where: mask of the losses that count, bools of the shape of the losses; requires
+        ``labels``.
       has_aux: whether the function returns ``(losses, aux)``.
       axis_name: the ``pmap`` or ``shard_map`` axis, or tuple of axes, over which the
-        batch is split: the one of the transformation. Loss and gradient are means over
-        it, whether ``shard_map`` checks ``vma`` or not; with ``where``, over all that
-        counts on any device.
-      per_example: a promise: no layer mixes examples, and all parameters are applied by
-        :func:`focal_sam_jax.apply_per_example`. One backward pass over the activations
-        at θ then serves both gradients. Goes with labels of one axis, or soft ones.
+        batch is split, as in the transformation. Loss and gradient are means over it,
+        with or without ``check_vma`` of ``shard_map``; with ``where``, over all losses
+        that count on any device.
+      per_example: promises that no layer mixes examples and that all parameters are
+        applied by :func:`focal_sam_jax.apply_per_example`. One backward pass over the
+        activations at θ then serves both gradients. Requires ids of shape ``(batch,)``
+        or soft labels of shape ``(batch, num_classes)``.
 
     Returns:
       An :class:`Evaluation`, with ``loss``, ``grads``, ``losses`` and ``aux``.
 
     Raises:
       ValueError: if the losses have the wrong shape, ``labels``, ``num_classes`` and
-        ``where`` do not fit each other, the losses differ between devices whose axis
-        was not named, or the promise is broken.
-      TypeError: if ``loss_fn`` is not a function or returns a pair without ``has_aux``,
-        a parameter is not a real float, or ``where`` is not bools.
+        ``where`` do not match, the losses differ between devices of an axis that is
+        not in ``axis_name``, or the promise of ``per_example`` is broken.
+      TypeError: if ``loss_fn`` is not a function, returns other than floats, or returns
+        a pair without ``has_aux`` or none with it, a parameter is not a real float,
+        ``labels`` are neither ints nor soft labels, or ``where`` is not bools.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax
@@ -140,7 +143,7 @@ def evaluate(
 def evaluation_of(
     loss: "Loss", params: chex.ArrayTree, axis_name: AxisName
 ) -> Evaluation:
-    """:func:`evaluate` for a loss function that has its one form already."""
+    """Evaluates a :class:`Loss`, see :func:`evaluate`."""
     here = forward(loss, params, axis_name)
     losses, grads = device_mean((here.losses, here.plain), axis_name)
     return Evaluation(
@@ -154,18 +157,20 @@ def evaluation_of(
     )
 
 
-# --- the loss function in one form ----------------------------------------------------
+# --- the loss function in a common form -----------------------------------------------
 
 
 @dataclass(frozen=True)
 class Loss:
-    r"""What users hand over, in one form.
+    r"""The user's loss function in a common form.
 
     Attributes:
-      raw: from the parameters to ``(losses, aux)``, the losses checked, of any kind.
-      by_class: from those losses to :math:`L_c`, shape ``(num_classes,)``; linear.
-      of_class: the loss of each class alone, if they came as a sequence of functions.
-      labels: of the examples, hard or soft, if the network does not mix them.
+      raw: function from the parameters to ``(losses, aux)``; the losses are checked,
+        and per class or per example.
+      by_class: linear function from those losses to :math:`L_c`, shape
+        ``(num_classes,)``.
+      of_class: loss of each class, if the user gave a sequence of functions.
+      labels: hard or soft labels, if it is promised that no layer mixes examples.
     """
 
     raw: Callable[[chex.ArrayTree], tuple[jax.Array, Any]]
@@ -174,7 +179,7 @@ class Loss:
     labels: jax.Array | None = None
 
     def __call__(self, params: chex.ArrayTree) -> tuple[jax.Array, Any]:
-        """``(per-class losses, aux)``, the losses in float32 or wider."""
+        """Returns ``(per-class losses, aux)``, the losses in float32 or wider."""
         losses, aux = self.raw(params)
         return self.by_class(widen(losses)), aux
 
@@ -186,21 +191,21 @@ def as_loss(
     *,
     allow_scalar: bool = True,
 ) -> Loss:
-    """The loss that a function, or a sequence of functions, gives for each class.
+    """Builds a :class:`Loss` from a function or a sequence of functions.
 
     Args:
       per_class_loss_fn: ``f(params)`` that returns per-class losses of shape
-        ``(num_classes,)``, or with ``has_aux`` a pair of those and anything; or a
-        sequence of ``num_classes`` functions that return a scalar each.
-      num_classes: the number of classes, ``None`` if any will do.
+        ``(num_classes,)``, or with ``has_aux`` a pair ``(losses, aux)``; or a sequence
+        of ``num_classes`` functions that return a scalar each.
+      num_classes: number of classes, ``None`` for any number.
       has_aux: whether the function returns a pair.
-      allow_scalar: take a scalar for a single class if any number will do.
+      allow_scalar: whether a scalar counts as one class if ``num_classes`` is ``None``.
 
     Raises:
-      ValueError: if a sequence has the wrong length or comes with ``has_aux``; and,
-        when the function runs, if the losses have the wrong shape.
-      TypeError: if there is no function; and, when it runs, if it returns no floats, a
-        pair without ``has_aux``, or no pair with it.
+      ValueError: if a sequence has the wrong length or is given with ``has_aux``; when
+        the function runs, if the losses have the wrong shape.
+      TypeError: if there is no function; when it runs, if it does not return floats,
+        or returns a pair without ``has_aux`` or none with it.
     """
     if _is_sequence(per_class_loss_fn):
         functions: Any = per_class_loss_fn
@@ -243,7 +248,7 @@ def as_loss(
 
 
 def bound(per_class_loss_fn: Any, *args: Any, **kwargs: Any) -> Any:
-    """The function, or the functions of a sequence, of the parameters alone."""
+    """Binds the other arguments: returns functions of the parameters only."""
 
     def of_params(function):
         return lambda params: function(params, *args, **kwargs)
@@ -251,7 +256,7 @@ def bound(per_class_loss_fn: Any, *args: Any, **kwargs: Any) -> Any:
     if _is_sequence(per_class_loss_fn):
         return [of_params(function) for function in per_class_loss_fn]
     if not callable(per_class_loss_fn):
-        return per_class_loss_fn  # which as_loss refuses
+        return per_class_loss_fn  # as_loss raises for it
     return of_params(per_class_loss_fn)
 
 
@@ -296,7 +301,7 @@ def _with_labels(loss_fn, labels, num_classes, where, has_aux, axis_name, per_ex
         of_class = per_class_losses(losses, labels, num_classes, where=where)
         if where is None or axis_name is None:
             return of_class
-        # The mean over devices is then that over all examples that count.
+        # The mean over devices then equals the mean over all losses that count.
         counted = jnp.sum(where, dtype=of_class.dtype)
         mean = device_mean(counted, axis_name)
         share = jnp.maximum(counted, 1) / jnp.where(mean > 0, mean, 1)
@@ -343,19 +348,19 @@ def _check_floats(name, losses):
         raise TypeError(f"{name} must be an array of floats, got {losses.dtype}.")
 
 
-# --- the forward pass that stays open -------------------------------------------------
+# --- the forward pass and its pullbacks -----------------------------------------------
 
 
 @dataclass(frozen=True)
 class Forward:
-    r"""The loss at a point, and how to differentiate it there.
+    r"""The loss at a point and its gradients there.
 
     Attributes:
       params: the point, typed per device.
       losses: :math:`L_c`, shape ``(num_classes,)``, float32 or wider.
-      aux: what the loss function returned besides.
-      pullback: from weights :math:`w`, a scalar or shape ``(num_classes,)``, to this
-        device's :math:`\nabla \sum_c w_c L_c`, a tree like ``params``.
+      aux: ``aux`` of the loss function.
+      pullback: function from weights :math:`w`, a scalar or shape ``(num_classes,)``,
+        to this device's :math:`\nabla \sum_c w_c L_c`, a tree like ``params``.
     """
 
     params: chex.ArrayTree
@@ -365,19 +370,21 @@ class Forward:
 
     @cached_property
     def plain(self) -> chex.ArrayTree:
-        r"""This device's :math:`\nabla L`."""
+        r"""Computes this device's :math:`\nabla L`."""
         return self.pullback(1.0)
 
     def weighted(self, weights: chex.Numeric) -> chex.ArrayTree:
-        r"""This device's :math:`\nabla \sum_c w_c L_c`, from :math:`\nabla L` if it
-        serves."""
+        r"""Computes this device's :math:`\nabla \sum_c w_c L_c`.
+
+        A scalar weight multiplies :attr:`plain`.
+        """
         if np.ndim(weights) > 0:
             return self.pullback(weights)
         return jax.tree.map(lambda g: weights * widen(g), self.plain)
 
 
 def forward(loss: Loss, params: chex.ArrayTree, axis_name: AxisName) -> Forward:
-    """Runs the forward pass once, for as many pullbacks as are wanted."""
+    """Runs the forward pass once, for any number of pullbacks."""
     check_params(params)
     theta = per_device(jax.tree.map(jnp.asarray, params), axis_name)
     if loss.labels is not None:
@@ -396,7 +403,7 @@ def _forward_per_example(loss, params, theta, axis_name):
     leaves, structure = jax.tree.flatten(theta)
     batch_size = loss.labels.shape[0]
 
-    # Once on types alone: the probes have to be there before the layers are.
+    # Runs on types only first: the probes must exist before the layers run.
     tape = Tape(batch_size)
     jax.eval_shape(
         lambda leaves: loss.raw(structure.unflatten(tape.watch(leaves)))[0], leaves
@@ -423,7 +430,7 @@ def _forward_per_example(loss, params, theta, axis_name):
 
 
 def _cotangent(params, losses, axis_name, to_raw):
-    """From weights of the classes to the cotangent of the losses as they came."""
+    """Returns a function from class weights to the cotangent of the raw losses."""
     check_axis_named(params, losses, axis_name)
     devices = share(losses, axis_name)
 
@@ -435,12 +442,12 @@ def _cotangent(params, losses, axis_name, to_raw):
 
 
 def _exactly(vjp, cotangent, dtype, uniform):
-    """``vjp(cotangent)`` for losses of that dtype, no digit of the weights lost.
+    """Computes ``vjp(cotangent)`` without rounding the weights to ``dtype``.
 
-    A cotangent in half precision keeps two or three digits. It goes in two parts, what
-    fits and what is left; in one where all weights are the same, up to a factor. Small
-    ones are made larger on the way, by 2^10 at most, or float16 would have no digits
-    for what is left.
+    A cotangent in half precision has two or three digits. It is therefore passed in
+    two parts: the rounded value and the remainder. ``uniform`` weights need one part,
+    since scaling makes the largest cotangent a power of two. Small cotangents are
+    scaled up, by 2^11 at most: otherwise the remainder could underflow in float16.
     """
     if jnp.finfo(dtype).bits >= 32:
         return vjp(cotangent.astype(dtype))
@@ -476,19 +483,22 @@ def at_theta(
     labels: ArrayLike | None,
     axis_name: AxisName,
 ) -> tuple[Forward, Loss]:
-    r"""The forward pass at θ, the caller's if there was an evaluation, and the loss.
+    r"""Returns the forward pass at θ and the loss at θ + ε.
+
+    The forward pass is that of ``evaluation`` if given. The loss is
+    ``per_class_loss_fn`` if given, else that of ``evaluation``.
 
     Raises:
-      TypeError: if ``evaluation`` is something else.
-      ValueError: if it is of other parameters, classes or devices.
+      TypeError: if ``evaluation`` is not an :class:`Evaluation`.
+      ValueError: if its parameters, number of classes or ``axis_name`` differ.
     """
     labels = None if labels is None else check_labels("per_example_labels", labels)
     loss = None
     if per_class_loss_fn is not None:
         loss = as_loss(per_class_loss_fn, num_classes, has_aux)
     if evaluation is None:
-        assert loss is not None  # check_composition has seen to it
-        # With one weight for all classes there is nothing to share.
+        assert loss is not None  # checked by check_composition
+        # With one weight for all classes, one gradient at θ is enough.
         shared = replace(loss, labels=None if num_classes is None else labels)
         return forward(shared, params, axis_name), loss
     if not isinstance(evaluation, Evaluation):
@@ -518,7 +528,7 @@ def at_theta(
 
 
 def _forms(tree):
-    # A wrapper, such as nnx.Optimizer, may have changed the containers on the way.
+    # Only leaves: a wrapper such as nnx.Optimizer may have changed the containers.
     return [
         (leaf.shape, jax.dtypes.canonicalize_dtype(leaf.dtype))
         for leaf in jax.tree.leaves(tree)

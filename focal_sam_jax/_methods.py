@@ -1,7 +1,7 @@
-r"""The two corrections: what turns a plain gradient into a sharpness-aware one.
+r"""The two corrections that make a plain gradient sharpness-aware.
 
-With the loss of a batch written class by class, :math:`L = \sum_c L_c`, a method either
-weighs the classes,
+The loss of a batch is a sum over classes, :math:`L = \sum_c L_c`. A method either
+weights the classes,
 
 .. math::
   g_s = \nabla \sum_c s_c L_c(\theta), \qquad
@@ -9,7 +9,7 @@ weighs the classes,
   G = \nabla L(\theta) + \lambda
       \Big[ \nabla \sum_c s_c L_c(\theta + \epsilon) - g_s \Big]
 
-or lets every group :math:`k` of classes climb in a ball of its own,
+or computes a separate perturbation for every group :math:`k` of classes,
 
 .. math::
   \epsilon_k = \rho_k \, \nabla L_k / \lVert \nabla L_k \rVert_2, \qquad
@@ -33,19 +33,19 @@ from focal_sam_jax._devices import AxisName, device_any, device_mean
 from focal_sam_jax._evaluation import Forward, Loss, forward
 from focal_sam_jax._perturbation import norm, perturb, widen
 
-# Up to here a program with one copy of the network a group compiles in reasonable time.
+# Maximum number of network copies, one per group, that compile in reasonable time.
 _MAX_UNROLLED_GROUPS = 32
-# Up to this share of the weights every group may have a copy of those that climb.
+# Maximum share of perturbed weights for which every group has its own copy of them.
 _FEW = 0.1
 
 
 class Correction(NamedTuple):
-    r"""What a method adds to the plain gradient, before :math:`\lambda`.
+    r"""Correction of the plain gradient, before multiplication by :math:`\lambda`.
 
     Attributes:
       gradient: this device's correction, a tree like the parameters, float32 or wider.
-      ascent_norm: norm of the gradient that was climbed, ().
-      sharpness: rise of the weighted loss from θ to θ + ε, ().
+      ascent_norm: norm of the ascent gradient, ().
+      sharpness: increase of the weighted loss from θ to θ + ε, ().
     """
 
     gradient: chex.ArrayTree
@@ -65,27 +65,28 @@ def class_weighted_correction(
     axis_name: AxisName,
     sync_perturbation: bool,
 ) -> Correction:
-    r""":math:`\nabla \sum_c s_c L_c(\theta + \epsilon) - g_s`.
+    r"""Computes :math:`\nabla \sum_c s_c L_c(\theta + \epsilon) - g_s`.
 
     Args:
       loss: the loss function.
       here: the forward pass at θ.
       class_weights: :math:`s`, a scalar or shape ``(num_classes,)``.
-      rho: radius, scalar.
-      plain: a gradient whose pass has to be made before that at θ + ε: the two would
-        be in memory at once.
+      rho: radius of the perturbation, scalar.
+      plain: plain gradient. The pass at θ + ε waits for it, so that the activations of
+        both are not in memory together.
       adaptive: as in :func:`~focal_sam_jax._perturbation.perturb`.
       selected: as in :func:`~focal_sam_jax._perturbation.perturb`.
       axis_name: the axis, or axes, over which the batch is split.
-      sync_perturbation: climb by the mean gradient of all devices, not by the own one.
+      sync_perturbation: perturb by the mean gradient of all devices, not by each
+        device's own.
 
     Returns:
-      The correction; zero, exactly, if there was nothing to climb.
+      The correction; exactly zero if the perturbation is zero.
     """
     ascent = here.weighted(class_weights)
     uphill = device_mean(ascent, axis_name) if sync_perturbation else ascent
-    if np.ndim(class_weights) > 0:  # with one weight it is the plain pass that climbs
-        # Elementwise, so that arrays that are split over devices stay where they are.
+    if np.ndim(class_weights) > 0:  # with one weight, ascent depends on the plain pass
+        # Elementwise, so that sharded arrays keep their sharding.
         uphill = jax.tree.map(
             lambda u, g: jnp.where(jnp.isnan(g), jnp.nan, u), uphill, plain
         )
@@ -102,13 +103,13 @@ def class_weighted_correction(
 
 
 class _Sums(NamedTuple):
-    """What is summed over the groups.
+    """Sums over the groups.
 
     Attributes:
-      gradient: this device's perturbed gradients, a tree like the parameters.
+      gradient: sum of this device's perturbed gradients, a tree like the parameters.
       norm: root of the sum of the squared norms of the groups' gradients, ().
-      rise: rises of the groups' losses, ().
-      moved: whether any group moved, bool, ().
+      rise: sum of the increases of the groups' losses, ().
+      moved: whether any perturbation is nonzero, bool, ().
     """
 
     gradient: chex.ArrayTree
@@ -126,33 +127,33 @@ def class_conditional_correction(
     selected: chex.ArrayTree,
     axis_name: AxisName,
 ) -> Correction:
-    r""":math:`\sum_k \nabla L_k(\theta + \epsilon_k) - \nabla L(\theta)`.
+    r"""Computes :math:`\sum_k \nabla L_k(\theta + \epsilon_k) - \nabla L(\theta)`.
 
-    Four forms of one sum:
+    The sum is computed in one of four ways:
 
-    - A sequence of functions is visited function by function.
-    - *Side by side* where a mask lets few weights climb, such as the last layer, and
-      there is a moderate number of groups: what comes before them is computed once.
-    - *Written out*, all groups climb first, from one set of activations at θ, for which
-      a gradient of each is held. So it is for one or two groups, and on CPU for a
-      moderate number, since loops and conditionals around convolutions are far slower
-      than convolutions there.
-    - Otherwise a *loop*: its memory does not grow with the groups, and it skips those
-      with nothing to climb, whose radius is zero or whose loss is zero on all devices.
-      It makes the activations at θ anew for every group, since kept for all of them
-      they would lie beside those at :math:`\theta + \epsilon_k`.
+    - *Of functions*: if the loss is a sequence of functions, each group calls its own.
+    - *Side by side*: if a mask perturbs few weights, such as the last layer, and the
+      number of groups is moderate. The layers before these weights are computed once.
+    - *Written out*: for one or two groups, and on CPU for a moderate number, since
+      loops and conditionals around convolutions are far slower there than convolutions
+      alone. All groups' gradients at θ are computed first, from one set of
+      activations, and held.
+    - *In a loop* otherwise. Its memory does not grow with the number of groups. It
+      skips groups whose radius is zero or whose loss is zero on all devices. It
+      recomputes the activations at θ for every group; otherwise they would be in
+      memory together with those at :math:`\theta + \epsilon_k`.
 
     Args:
       loss: the loss function.
       here: the forward pass at θ.
       radii: :math:`\rho_k`, shape ``(num_groups,)``.
-      groups: which group each class is in, ints, shape ``(num_classes,)``.
+      groups: group index of each class, ints, shape ``(num_classes,)``.
       selected: as in :func:`~focal_sam_jax._perturbation.perturb`.
       axis_name: the axis, or axes, over which the batch is split.
 
     Returns:
-      The correction. Its ascent norm is the root of the sum of the squared norms, its
-      sharpness :math:`\sum_k L_k(\theta + \epsilon_k) - L_k(\theta)`.
+      The correction. Its ascent norm is the root of the sum of the groups' squared
+      norms, its sharpness :math:`\sum_k L_k(\theta + \epsilon_k) - L_k(\theta)`.
     """
     nothing = jnp.zeros_like(here.losses[0])  # varies over devices as the losses do
     sums = _Sums(
@@ -207,7 +208,7 @@ def _together(losses):
 
 
 def _share(selected, params):
-    """How much of the weights climbs."""
+    """Returns the share of the weights that are perturbed."""
     climbing = jax.tree.map(lambda keep, p: p.size if keep else 0, selected, params)
     return sum(jax.tree.leaves(climbing)) / sum(p.size for p in jax.tree.leaves(params))
 
@@ -254,7 +255,7 @@ def _written_out(visit, sums, loss, here, radii, members, selected, axis_name):
     uphills = []
     for member in members:
         climb = here.pullback(after(uphills[-1:], member))
-        # Nothing waits for the rest, and so it is not computed.
+        # Drops the other gradients, so that XLA does not compute them.
         climb = jax.tree.map(lambda keep, g: g if keep else None, selected, climb)
         uphills.append(device_mean(climb, axis_name))
     for member, uphill, radius in zip(members, uphills, radii, strict=True):
@@ -266,8 +267,8 @@ def _written_out(visit, sums, loss, here, radii, members, selected, axis_name):
 def _in_a_loop(visit, sums, loss, here, radii, members, selected, axis_name):
     present = device_any(here.losses != 0, axis_name)
     climbs = (members @ present.astype(members.dtype) > 0) & (radii != 0)
-    # What is skipped there must be skipped here. A group climbs by its gradient at θ,
-    # which is then at hand to be subtracted; with a mask only a part of it is.
+    # Only groups that are not skipped have their gradient at θ subtracted. The loop
+    # subtracts it; with a mask the loop has only a part of it: it is computed here.
     whole = all(jax.tree.leaves(selected))
     if whole:
         plain = jax.tree.map(jnp.zeros_like, here.params)
@@ -292,7 +293,7 @@ def _in_a_loop(visit, sums, loss, here, radii, members, selected, axis_name):
 def _visit(
     sums, loss, here, uphill, member, radius, *, selected, axis_name, less=None
 ) -> _Sums:
-    """Adds the group that ``member`` weighs, ``less`` its gradient at θ if given."""
+    """Adds the perturbed gradient of the group ``member``, minus ``less`` if given."""
     point = perturb(here.params, uphill, radius, selected=selected)
     there = forward(loss, point.params, axis_name)
     gradient = jax.tree.map(widen, there.pullback(member))
@@ -313,7 +314,7 @@ def add_correction(
     correction: chex.ArrayTree,
     strength: chex.Numeric,
 ) -> chex.ArrayTree:
-    """``gradient + strength * correction``, like ``gradient`` in form and dtypes."""
+    """Adds ``strength * correction`` to ``gradient`` and keeps its form and dtypes."""
     leaves, structure = jax.tree.flatten(gradient)
     added = [
         (widen(g) + jnp.asarray(strength, c.dtype) * c).astype(g.dtype)
@@ -323,14 +324,14 @@ def add_correction(
 
 
 def after(tree: chex.ArrayTree, value: chex.Numeric) -> jax.Array:
-    """``value``, once all of the pass that makes the gradient ``tree`` has been made.
+    """Returns ``value``, made to depend on the complete pass that computes ``tree``.
 
-    Two passes that could run side by side would both be in memory. A sum with nothing
-    keeps them apart where an optimization barrier is dropped, as on CPU.
+    Without this, two passes could run in parallel and both be in memory. Adding zero
+    also works where an optimization barrier is dropped, as on CPU.
     """
-    # All arrays, since any may be the last to be made; their sums, since an array that
-    # is split over devices has no element to pick.
+    # All arrays, since any may be computed last; sums, since one element of an array
+    # that is split over devices cannot be picked.
     total = sum(jnp.sum(widen(leaf)) for leaf in jax.tree.leaves(tree))
-    never = (total < 0) & (total > 0)  # not known to the compiler, and never NaN
+    never = (total < 0) & (total > 0)  # always false, which the compiler cannot know
     value = jnp.asarray(value)
     return value + jnp.asarray(never, value.dtype)

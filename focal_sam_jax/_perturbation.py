@@ -17,8 +17,8 @@ class Perturbed(NamedTuple):
     r"""A point on the sphere around the parameters.
 
     Attributes:
-      params: :math:`\theta + \epsilon`, like the parameters.
-      norm: length of the (scaled) ascent gradient over the mask, float32 or wider, ().
+      params: :math:`\theta + \epsilon`, a tree like the parameters.
+      norm: norm of the (scaled) ascent gradient over the mask, float32 or wider, ().
       moved: whether :math:`\epsilon \neq 0`, bool, ().
     """
 
@@ -35,21 +35,20 @@ def perturb(
     adaptive: bool = False,
     selected: chex.ArrayTree | None = None,
 ) -> Perturbed:
-    r"""Climbs the length :math:`\rho` along the gradient.
+    r"""Moves the parameters by the length :math:`\rho` along the gradient.
 
     .. math::
       \epsilon = \rho \, \frac{T^2 g}{\lVert T g \rVert_2}, \qquad
       T = 1 \text{ (SAM)} \quad\text{or}\quad T = |\theta| \text{ (adaptive: ASAM)}
 
-    Norm and step are computed in float32 or wider whatever the parameters' dtype, and
-    the norm runs over the selected leaves only. A zero gradient has no direction:
-    :math:`\epsilon = 0` there, and so are its derivatives.
+    Norm and step are computed in float32 or wider. The norm runs over the selected
+    leaves only. For a zero gradient, :math:`\epsilon` and its derivatives are zero.
 
     Args:
       params: :math:`\theta`, a tree of float arrays.
       gradient: :math:`g`, a tree like ``params``.
       rho: radius, scalar.
-      adaptive: scale the ball by the parameters.
+      adaptive: whether to scale the ball by the parameters.
       selected: leaves to perturb, bools like ``params``; ``None``: all.
 
     Returns:
@@ -91,16 +90,16 @@ def perturb(
 
 
 def norm(tree: chex.ArrayTree) -> jax.Array:
-    """The L2 norm of all numbers, in float32 or wider, ()."""
+    """Computes the L2 norm of the whole tree, in float32 or wider, ()."""
     factor, root = _factor_and_root(jax.tree.map(widen, tree))
     return root / factor
 
 
 def _factor_and_root(tree):
-    r"""A power of two :math:`f` and :math:`\lVert f x \rVert_2`, which is in range.
+    r"""Returns a power of two :math:`f` and :math:`\lVert f x \rVert_2`.
 
-    The squares of float32 numbers beyond 1e19 or below 1e-19 are not. Three sums of
-    squares are made at once, and for one of their factors the sum is.
+    The squares of float32 numbers above 1e19 or below 1e-19 are out of range. Three
+    factors are tried at once; one whose sum of squares is in range is chosen.
     """
     leaves = jax.tree.leaves(tree)
     bits = max((jnp.finfo(leaf.dtype).bits for leaf in leaves), default=32)
@@ -116,18 +115,18 @@ def _factor_and_root(tree):
         squares += jnp.sum(scaled**2, axis=tuple(range(1, scaled.ndim)))
     cut_off = squares >= limit**2
     choice = jnp.where(cut_off[0], 1, jnp.where(squares[0] < low, 2, 0))
-    # What is cut off in the smallest is infinite.
+    # If even the sum for the smallest factor is cut off, it is infinite.
     chosen = jnp.where(cut_off[1], jnp.inf, squares[choice])
     root = jnp.where(chosen == 0, 0, jnp.sqrt(jnp.where(chosen == 0, 1, chosen)))
     return factors[choice], root
 
 
 def resolve_mask(mask: Mask, params: chex.ArrayTree) -> chex.ArrayTree:
-    """A tree of Python bools with the structure of ``params``.
+    """Returns the mask as a tree of Python bools like ``params``.
 
     Args:
       mask: ``None`` for all leaves; a tree of bools like ``params`` or a prefix of it;
-        or a function from ``params`` to such a tree. The form ``optax.masked`` takes.
+        or a function from ``params`` to such a tree. ``optax.masked`` takes the same.
       params: the parameters.
 
     Raises:
@@ -174,5 +173,5 @@ def _is_bool(leaf):
 
 
 def widen(array: chex.Array) -> jax.Array:
-    """``array`` in its dtype, but at least float32."""
+    """Returns ``array`` in its dtype, but at least float32."""
     return jnp.asarray(array, at_least_float32(array.dtype))

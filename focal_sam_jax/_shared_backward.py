@@ -1,17 +1,18 @@
-r"""Two gradients from one backward pass, where no layer mixes examples.
+r"""Two gradients from one backward pass, for networks without cross-example layers.
 
-Let :math:`\ell_j` be the loss of example j and :math:`h_j` what a layer
-:math:`h_j = f(\theta, x_j)` made of that example alone. With
-:math:`\delta_j = \partial L / \partial h_j`
+Let :math:`\ell_j` be the loss of example j, and :math:`h_j = f(\theta, x_j)` the output
+of a layer, which depends on that example alone. With
+:math:`\delta_j = \partial L / \partial h_j` and
+:math:`J_j = \partial h_j / \partial \theta`
 
 .. math::
   \frac{\partial}{\partial h_j} \sum_c s_c L_c = s_{y_j} \delta_j, \qquad
   \nabla_\theta L = \sum_j J_j^T \delta_j, \qquad
   \nabla_\theta \sum_c s_c L_c = \sum_j J_j^T \big( s_{y_j} \delta_j \big)
 
-so one pass over the activations, which computes :math:`\delta`, serves both gradients,
-and only the contraction that makes the gradient of a parameter is done twice.
-BatchNorm in training mixes examples: there the first equation does not hold.
+One backward pass over the activations computes :math:`\delta` for both gradients. Only
+the contraction with :math:`J_j^T`, which gives the parameter gradients, is done twice.
+With BatchNorm in training mode the first equation does not hold.
 """
 
 from collections.abc import Callable, Iterator
@@ -28,22 +29,22 @@ X = TypeVar("X")
 
 
 def apply_per_example(f: Callable[[Any, X], Any], theta: chex.ArrayTree, x: X) -> Any:
-    r"""``f(theta, x)``, for an ``f`` that treats every example by itself.
+    r"""Computes ``f(theta, x)`` for an ``f`` that treats each example on its own.
 
     .. math:: h_j = f(\theta, x_j)
 
-    A network whose layers do not mix examples says so by this function: it applies its
-    parameters through it, layer by layer. With ``per_example=True``
-    :func:`focal_sam_jax.evaluate` then needs one backward pass over the activations for
-    both gradients at θ. Everywhere else it is the plain call.
+    A network without cross-example layers applies all its parameters through this
+    function, layer by layer. :func:`focal_sam_jax.evaluate` with ``per_example=True``
+    then needs one backward pass over the activations for both gradients at θ. In all
+    other cases this function only calls ``f``.
 
-    Layers without parameters, attention among them, need no mention. The smaller the
-    functions, the more is shared: what stands inside of one ``f`` is differentiated
-    twice. A scan over layers is one ``f``: the result is right, and nothing is saved.
+    Operations without parameters, such as attention, can stay outside. Small functions
+    share more work, because the inside of each ``f`` is differentiated twice. A scan
+    over layers is one ``f``: the result is right, but nothing is saved.
 
     Args:
-      f: from parameters and inputs to outputs, trees of arrays. What it takes from
-        around it must not depend on parameters that are being differentiated.
+      f: function from parameters and inputs to outputs, all trees of arrays. Values
+        that it closes over must not depend on parameters that are differentiated.
       theta: parameters, a tree of arrays; some of them may be frozen.
       x: inputs, a tree of arrays whose first axis is that of the examples.
 
@@ -51,8 +52,8 @@ def apply_per_example(f: Callable[[Any, X], Any], theta: chex.ArrayTree, x: X) -
       ``f(theta, x)``, whose arrays have the examples along the first axis too.
 
     Raises:
-      ValueError: in a shared pass, if an input or output has another first axis than
-        the labels, or a parameter is used anywhere else.
+      ValueError: with ``per_example``, if the first axis of an input or output differs
+        from that of the labels, or a parameter is used outside of this function.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -73,8 +74,8 @@ def apply_per_example(f: Callable[[Any, X], Any], theta: chex.ArrayTree, x: X) -
     leaves, structure = jax.tree.flatten(theta)
     watched = [leaf for leaf in leaves if isinstance(leaf, Watched)]
     if not watched:
-        # A copy costs nothing once compiled, and makes what f sends back to x one sum,
-        # as it is below: the compiler merges only what is added in the same order.
+        # The copy costs nothing once compiled. It makes the cotangent of x from f one
+        # sum, as below: XLA only merges sums that are added in the same order.
         return f(theta, jax.tree.map(jnp.copy, x))
 
     def applied(values, x):
@@ -92,21 +93,21 @@ def apply_per_example(f: Callable[[Any, X], Any], theta: chex.ArrayTree, x: X) -
 
 
 class Watched:
-    """A parameter in a network that promised to treat every example by itself.
+    """A stand-in for a parameter during a pass with ``per_example``.
 
-    To JAX it is no array and no tree of arrays: only :func:`apply_per_example` knows
-    what to do with it, and everything else refuses it.
+    JAX does not accept it as an array or a tree of arrays. Only
+    :func:`apply_per_example` accepts it; any other use raises an error.
     """
 
     def __init__(self, value: jax.Array, index: int, tape: "Tape"):
         self.value, self.index, self.tape = value, index, tape
 
     def __getattr__(self, name: str) -> NoReturn:
-        # Also JAX's question whether this can be turned into an array.
+        # JAX also calls this when it looks for a conversion to an array.
         self._refuse()
 
     def _refuse(self, *_: Any) -> NoReturn:
-        # Not a TypeError, which jit would replace by one of its own.
+        # Not a TypeError, which jit would replace by its own TypeError.
         raise ValueError(
             "the loss function promised to treat every example by itself, and uses a "
             "parameter outside of focal_sam_jax.apply_per_example (or hands it to a "
@@ -122,12 +123,12 @@ class Watched:
 class Tape:
     r"""The layers of a network, in the order in which they are applied.
 
-    A layer's output passes a probe, whose gradient is :math:`\delta` at that layer.
+    Each layer's output goes through a probe, whose gradient is :math:`\delta` there.
 
     Attributes:
-      types: of each layer's output.
-      pulls: of each layer, from a cotangent of its output to those of its parameters.
-      indices: of each layer's parameters among all of the network's.
+      types: type of each layer's output.
+      pulls: each layer's function from an output cotangent to parameter cotangents.
+      indices: positions of each layer's parameters among all parameters.
     """
 
     def __init__(self, batch_size: int, probes: Iterator[Any] | None = None):
@@ -137,11 +138,11 @@ class Tape:
         self.indices: list[list[int]] = []
 
     def watch(self, leaves: list[jax.Array]) -> list[Watched]:
-        """The parameters, for this tape to hear of."""
+        """Wraps the parameters so that this tape records them."""
         return [Watched(leaf, index, self) for index, leaf in enumerate(leaves)]
 
     def record(self, out: Any, pull: Callable[[Any], Any], indices: list[int]) -> Any:
-        """Keeps a layer, and passes its output on."""
+        """Records a layer and returns its output."""
         self.types.append(jax.tree.map(jax.typeof, out))
         self.pulls.append(pull)
         self.indices.append(indices)
@@ -175,7 +176,7 @@ def contracted(
     deltas: list[Any],
     weights: jax.Array,
 ) -> list[jax.Array]:
-    r""":math:`\sum_j J_j^T (w_j \delta_j)`, summed over the layers of each parameter.
+    r"""Computes :math:`\sum_j J_j^T (w_j \delta_j)`, summed over a parameter's layers.
 
     Args:
       leaves: the network's parameters.
@@ -193,7 +194,7 @@ def contracted(
 
 
 def _weigh(weights, delta):
-    """Every example's cotangent times its weight, the product rounded only once."""
+    """Multiplies each example's cotangent by its weight, with one rounding."""
     if delta.dtype == jax.dtypes.float0:
         return delta
     weights = weights.reshape(-1, *[1] * (delta.ndim - 1))
@@ -201,11 +202,11 @@ def _weigh(weights, delta):
 
 
 def check_labels(name: str, labels: ArrayLike) -> jax.Array:
-    """The labels of the examples, hard or soft, of a network that does not mix them."""
+    """Checks the labels of a pass with ``per_example``, hard or soft."""
     try:
         labels = jnp.asarray(labels)
     except TypeError:
-        labels = np.asarray(labels)  # to say what it is
+        labels = np.asarray(labels)  # for the error message
     hard = labels.ndim == 1 and jnp.issubdtype(labels.dtype, jnp.integer)
     soft = labels.ndim == 2 and jnp.issubdtype(labels.dtype, jnp.floating)
     if not (hard or soft):
@@ -218,12 +219,12 @@ def check_labels(name: str, labels: ArrayLike) -> jax.Array:
 
 
 def example_weights(class_weights: chex.Numeric, labels: jax.Array) -> jax.Array:
-    r""":math:`s_{y_j}`, or the mean of :math:`s` over soft labels, ``(batch,)``."""
+    r"""Returns :math:`s_{y_j}`, or its mean over soft labels, ``(batch,)``."""
     class_weights = jnp.asarray(class_weights)
     if labels.ndim == 2:
-        # The cotangent of an example has the sum of its shares as a factor already.
+        # The cotangent of an example already contains the sum of its shares.
         shares = labels.astype(class_weights.dtype)
         total = jnp.sum(shares, axis=1)
         return shares @ class_weights / jnp.where(total == 0, 1, total)
-    # Split over devices as the labels are, which JAX asks for on explicit meshes.
+    # Sharded like the labels, which JAX requires on explicit meshes.
     return class_weights.at[labels].get(out_sharding=jax.typeof(labels).sharding)

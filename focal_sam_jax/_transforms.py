@@ -2,8 +2,8 @@ r"""The methods as Optax gradient transformations.
 
 Each takes the plain gradient :math:`\nabla L(\theta)` as its updates, as every Optax
 transformation does, and adds :math:`\lambda` times the correction of
-:mod:`focal_sam_jax._methods` to it. What stands before it in a chain acts on the plain
-gradient, what stands after it on the whole.
+:mod:`focal_sam_jax._methods` to it. In a chain, transformations before it act on the
+plain gradient, and those after it on the sum.
 """
 
 from collections.abc import Callable
@@ -44,14 +44,14 @@ Scheduled = ClassValues | Callable[[jax.Array], ClassValues]
 
 
 class SharpnessInfo(NamedTuple):
-    r"""What the last step saw on its way, for free.
+    r"""Measurements of the last step, at no extra cost.
 
     ``optax.tree.get(opt_state, "sharpness")`` reads it from any optimizer state.
 
     Attributes:
-      ascent_norm: norm of the gradient that was climbed, :math:`\lVert g_s \rVert_2`;
-        with a ball for each group of classes, the root of the sum of the squared norms
-        of their gradients. float32, ().
+      ascent_norm: norm of the ascent gradient, :math:`\lVert g_s \rVert_2`; with one
+        ball per group of classes, the root of the sum of the groups' squared gradient
+        norms. float32, ().
       sharpness: rise of the weighted loss on the batch,
         :math:`\sum_c s_c [L_c(\theta + \epsilon) - L_c(\theta)]`. float32, ().
     """
@@ -64,8 +64,8 @@ class SharpnessAwareState(NamedTuple):
     """State of the transformations: a counter and two numbers, no copy of parameters.
 
     Attributes:
-      count: updates made so far, which drives the schedules. int32, ().
-      info: what the last update saw.
+      count: number of updates so far, the argument of schedules. int32, ().
+      info: measurements of the last update.
     """
 
     count: jax.Array
@@ -86,7 +86,7 @@ def sharpness_aware(
     sync_perturbation: bool = True,
     has_aux: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Sharpness-aware minimisation with any class weights.
+    r"""Builds sharpness-aware minimisation with any class weights.
 
     .. math::
       g_s = \nabla \sum_c s_c L_c(\theta), \qquad
@@ -95,66 +95,66 @@ def sharpness_aware(
           \Big[ \nabla \sum_c s_c L_c(\theta + \epsilon) - g_s \Big]
 
     Chain it in front of an optimizer. :func:`focal_sam`, :func:`sam` and :func:`imbsam`
-    are this transformation with class weights :math:`s` of their own, and WSAM is
+    are this transformation with particular class weights :math:`s`. WSAM is
     ``sharpness_aware(1.0, lam=gamma / (1 - gamma))``.
 
-    A step costs two forward and three backward passes, however many classes there are;
-    two and two with one weight for all classes, and little more than that with
-    ``per_example`` in :func:`evaluate`.
+    A step costs two forward and three backward passes for any number of classes. With
+    one weight for all classes it costs two and two, and with ``per_example`` in
+    :func:`evaluate` little more than that.
 
     Its ``update(updates, state, params, **extra_args)`` takes
 
     ======================  ==========================================================
-    ``updates``             the plain gradient :math:`\nabla L(\theta)`, or what earlier
-                            transformations made of it; a tree like ``params``
+    ``updates``             the plain gradient :math:`\nabla L(\theta)`, or the output
+                            of earlier transformations; a tree like ``params``
     ``state``               a :class:`SharpnessAwareState`
-    ``params``              :math:`\theta`, a tree of float arrays; needed
-    ``evaluation``          what :func:`evaluate` returned for this batch; nothing else
-                            is needed then
+    ``params``              :math:`\theta`, a tree of float arrays; required
+    ``evaluation``          the result of :func:`evaluate` for this batch; no other
+                            extra argument is needed then
     ``per_class_loss_fn``   in place of ``evaluation``: a function from the parameters
                             to the per-class losses :math:`L_c` of the batch, floats of
                             shape ``(num_classes,)``, or a sequence of ``num_classes``
                             functions to scalars; with scalar class weights also a
-                            function to a scalar. Beside an evaluation it is the loss at
-                            :math:`\theta + \epsilon`
-    ``per_example_labels``  goes with ``per_class_loss_fn`` alone: class ids, ints of
-                            shape ``(batch,)``; the promise ``per_example`` of
-                            :func:`evaluate`
+                            function to a scalar. With an evaluation, it is the loss at
+                            :math:`\theta + \epsilon` only
+    ``per_example_labels``  with ``per_class_loss_fn`` and no evaluation: class ids,
+                            ints of shape ``(batch,)``; makes the promise of
+                            ``per_example`` in :func:`evaluate`
     anything else           is ignored
     ======================  ==========================================================
 
-    and returns updates in the dtype they came in.
+    and returns updates in their input dtypes.
 
     Args:
       class_weights: :math:`s`, finite, a scalar or shape ``(num_classes,)``, traced or
-        not; or a schedule, a function of the update count to either.
+        not; or a schedule, a function from the update count to either.
       rho: radius of the perturbation: a scalar >= 0, traced or not, or an Optax
         schedule of the update count.
       lam: strength of the correction, a scalar >= 0. Zero is the plain gradient.
-      adaptive: scale the ball by the parameters, as ASAM does.
+      adaptive: whether to scale the ball by the parameters, as ASAM does.
       mask: arrays to perturb: a tree of bools like the parameters or a prefix of it, or
-        a function from the parameters to one. The norm runs over these alone; all
+        a function from the parameters to one. The norm runs over these only; all
         parameters get an update. ``None``: all.
       axis_name: the ``pmap`` or ``shard_map`` axis, or tuple of axes, over which the
         batch is split; the correction is the mean over it. Not needed under ``jit``
         with shardings.
-      sync_perturbation: climb by the gradient of the whole batch. ``False`` is
-        m-sharpness: every device climbs by the gradient of its share.
+      sync_perturbation: whether to perturb along the gradient of the whole batch.
+        ``False`` is m-sharpness: each device uses the gradient of its own share.
       has_aux: whether ``per_class_loss_fn`` returns ``(losses, aux)``; ``aux`` is
-        dropped. An evaluation knows by itself.
+        dropped. Not needed with an evaluation.
 
     Returns:
       An Optax transformation.
 
     Raises:
-      ValueError: if a number is negative where it must not be, not finite, or of the
-        wrong shape; in ``update``, if ``params`` or the loss is missing, the losses
-        have the wrong shape, the mask selects nothing, a wrapper masked or flattened
-        the parameters, accumulates gradients or looks for those that are not finite, or
-        the evaluation is of other parameters, classes or devices.
-      TypeError: if what must be a number is none; in ``update``, if a parameter is not
-        a real float, ``per_class_loss_fn`` is not a function or returns a pair without
-        ``has_aux``, or ``evaluation`` is something else.
+      ValueError: if a number is not finite, of the wrong shape, or negative where this
+        is not allowed; in ``update``, if ``params`` or the loss is missing, the losses
+        have the wrong shape, the mask selects nothing, a wrapper masks or flattens the
+        parameters, accumulates gradients or checks that they are finite, or the
+        evaluation is of other parameters, classes or devices.
+      TypeError: if an argument that must be a number is not one; in ``update``, if a
+        parameter is not a real float, ``per_class_loss_fn`` is not a function or
+        returns a pair without ``has_aux``, or ``evaluation`` has another type.
 
     Example:
       >>> import jax.numpy as jnp
@@ -199,7 +199,7 @@ def class_conditional(
     axis_name: AxisName = None,
     has_aux: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Sharpness-aware minimisation with a ball for every group of classes.
+    r"""Builds sharpness-aware minimisation with one ball per group of classes.
 
     .. math::
       L_k = \sum_{c \in k} L_c, \qquad
@@ -207,49 +207,49 @@ def class_conditional(
       G = (1 - \alpha) \nabla L(\theta)
           + \alpha \sum_k \nabla L_k(\theta + \epsilon_k)
 
-    It is used as :func:`sharpness_aware` is, which documents the arguments of
-    ``update``, under ``jax.jit``: without, the network is compiled anew in every step.
-    :func:`cc_sam`, a ball for every class, and :func:`sse_sam`, one for the head and
-    one for the tail, are this one with their radii.
+    Use it like :func:`sharpness_aware`, which documents the arguments of ``update``,
+    and under ``jax.jit``: otherwise every step compiles the network again.
+    :func:`cc_sam` (a ball for every class) and :func:`sse_sam` (one for the head, one
+    for the tail) are this transformation with particular radii.
 
     The cost grows with the number of groups:
 
-    ===========================  =======================  ===========================
-    groups                       passes besides the       memory, besides that of SAM
-                                 plain gradient's
-    ===========================  =======================  ===========================
-    1 or 2; on CPU up to 32      1 forward, 2 backward    a gradient for each group
-                                 per group
-    more, or on CPU more         2 forward, 2 backward    one gradient
-                                 per group that climbs
-    up to 32, with a ``mask``    1 forward, 1 backward;   what is masked in, and what
-    of a tenth of the weights    what is masked in, once  it makes, for each group
-    at most                      more for every group
-    ===========================  =======================  ===========================
+    ===============================  =======================  ========================
+    groups                           passes, in addition to   memory, in addition to
+                                     the plain gradient's     that of SAM
+    ===============================  =======================  ========================
+    1 or 2; on CPU up to 32          1 forward, 2 backward    one gradient per group
+                                     per group
+    3 or more; on CPU more than 32   2 forward, 2 backward    one gradient
+                                     per perturbed group
+    up to 32, with a small ``mask``  1 forward, 1 backward;   perturbed arrays and their
+                                     the perturbed layers     activations, per group
+                                     once more per group
+    ===============================  =======================  ========================
 
-    In the last row ``jax.vmap`` traces the loss function. In the second a group is
-    skipped at run time if its radius is zero, or its loss is exactly zero on all
-    devices, as it is when the batch has none of its classes.
+    The last row applies if the mask selects a tenth of the weights at most; there
+    ``jax.vmap`` traces the loss function. In the second row a group is skipped at run
+    time if its radius is zero, or its loss is exactly zero on all devices, as with a
+    batch without its classes.
 
     Args:
       radii: :math:`\rho_k`, >= 0, shape ``(num_groups,)``, traced or not; or a
-        schedule, a function of the update count to that.
-      groups: which group each class is in, ints in ``[0, num_groups)``, shape
-        ``(num_classes,)``; known when the transformation is built. ``None``: every
-        class is a group of its own.
-      alpha: share of the perturbed gradients, a scalar in ``[0, 1]``.
+        schedule, a function from the update count to such radii.
+      groups: group of each class, ints in ``[0, num_groups)``, shape
+        ``(num_classes,)``, not traced. ``None``: every class is its own group.
+      alpha: weight of the perturbed gradients, a scalar in ``[0, 1]``.
       mask: as in :func:`sharpness_aware`.
       axis_name: as in :func:`sharpness_aware`; perturbations are always synchronised.
       has_aux: as in :func:`sharpness_aware`.
 
     Returns:
-      An Optax transformation. Its ``per_class_loss_fn`` may also be a sequence of
-      functions, one a class; each is then called for its own class only.
+      An Optax transformation. If ``per_class_loss_fn`` is a sequence of functions, one
+      per class, the passes of a group call those of its own classes only.
 
     Raises:
-      ValueError: as :func:`sharpness_aware`; if a radius is negative or not finite, a
-        group has no radius, or ``alpha`` lies outside ``[0, 1]``.
-      TypeError: as :func:`sharpness_aware`, and if ``groups`` are not ints or traced.
+      ValueError: as :func:`sharpness_aware`, and if a radius is negative or not finite,
+        a group has no radius, or ``alpha`` lies outside ``[0, 1]``.
+      TypeError: as :func:`sharpness_aware`, and if ``groups`` is traced or not ints.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -295,14 +295,14 @@ def focal_sam(
     sync_perturbation: bool = True,
     has_aux: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Focal-SAM: flattens the loss of every class, of rare classes more.
+    r"""Builds Focal-SAM, which flattens the loss of every class, more for rare ones.
 
     .. math::
       s_c = (1 - \pi_c)^\gamma, \qquad \pi_c = n_c / \textstyle\sum_k n_k
 
-    in the equations of :func:`sharpness_aware`, which documents the arguments of
-    ``update``. A step costs two forward and three backward passes, however many
-    classes there are.
+    The equations are those of :func:`sharpness_aware`, which documents the arguments of
+    ``update``. A step costs two forward and three backward passes for any number of
+    classes.
 
     Args:
       class_counts: training examples of each class, shape ``(num_classes,)``.
@@ -310,7 +310,7 @@ def focal_sam(
         schedule of the update count.
       gamma: focusing exponent, a scalar >= 0. Zero with ``lam=1`` is SAM.
       lam: strength of the correction, a scalar >= 0. Zero is the plain gradient.
-      adaptive: as in :func:`sharpness_aware`, and so are ``mask``, ``axis_name``,
+      adaptive: as in :func:`sharpness_aware`; also ``mask``, ``axis_name``,
         ``sync_perturbation`` and ``has_aux``.
 
     Returns:
@@ -364,21 +364,22 @@ def sam(
     sync_perturbation: bool = True,
     has_aux: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""SAM: flattens the loss of the batch, whatever the classes.
+    r"""Builds SAM, which flattens the loss of the batch.
 
     .. math::
       \epsilon = \rho \, \nabla L(\theta) / \lVert \nabla L(\theta) \rVert_2, \qquad
       G = \nabla L(\theta + \epsilon)
 
-    which is :func:`sharpness_aware` with :math:`s_c = 1` and :math:`\lambda = 1`; that
-    documents the arguments of ``update``. The loss function may return a scalar, or the
-    losses of any number of classes. A step costs two forward and two backward passes.
+    This is :func:`sharpness_aware`, which documents the arguments of ``update``, with
+    :math:`s_c = 1` and :math:`\lambda = 1`. The loss function may return a scalar, or
+    the losses of any number of classes. A step costs two forward and two backward
+    passes.
     With ``adaptive=True`` it is ASAM.
 
     Args:
       rho: radius of the perturbation: a scalar >= 0, traced or not, or an Optax
         schedule of the update count.
-      adaptive: as in :func:`sharpness_aware`, and so are ``mask``, ``axis_name``,
+      adaptive: as in :func:`sharpness_aware`; also ``mask``, ``axis_name``,
         ``sync_perturbation`` and ``has_aux``.
 
     Returns:
@@ -426,22 +427,22 @@ def imbsam(
     sync_perturbation: bool = True,
     has_aux: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""ImbSAM: flattens the loss of the tail classes only.
+    r"""Builds ImbSAM, which flattens the loss of the tail classes only.
 
     .. math::
       s_c = \mathbf{1}[n_c < \text{tail\_threshold}], \qquad \lambda = 1
 
-    in the equations of :func:`sharpness_aware`, which documents the arguments of
-    ``update``. With every class in the tail it is SAM, with none the plain gradient, as
-    it is for a batch without tail examples. The published code also doubles the loss of
-    tail examples; that changes the loss, not the method, and is left to the loss.
+    The equations are those of :func:`sharpness_aware`, which documents the arguments of
+    ``update``. With every class in the tail it is SAM. With none, or for a batch
+    without tail examples, it is the plain gradient. The published code also doubles the
+    loss of tail examples; that belongs in the loss function.
 
     Args:
       class_counts: training examples of each class, shape ``(num_classes,)``.
       rho: radius of the perturbation: a scalar >= 0, traced or not, or an Optax
         schedule of the update count.
-      tail_threshold: classes with strictly fewer examples are the tail, scalar >= 0.
-      adaptive: as in :func:`sharpness_aware`, and so are ``mask``, ``axis_name``,
+      tail_threshold: classes with strictly fewer examples are the tail, a scalar >= 0.
+      adaptive: as in :func:`sharpness_aware`; also ``mask``, ``axis_name``,
         ``sync_perturbation`` and ``has_aux``.
 
     Returns:
@@ -488,14 +489,14 @@ def cc_sam(
     axis_name: AxisName = None,
     has_aux: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""CC-SAM: every class climbs in its own ball, larger for rare classes.
+    r"""Builds CC-SAM, with a perturbation for every class, larger for rare classes.
 
     .. math::
       \epsilon_c = \rho_c \, \nabla L_c / \lVert \nabla L_c \rVert_2, \qquad
       G = (1 - \alpha) \nabla L(\theta) + \alpha \sum_c \nabla L_c(\theta + \epsilon_c)
 
-    which is :func:`class_conditional` with the radii of :func:`cc_sam_radii`; its cost,
-    which grows with the number of classes, is described there. The whole model is
+    This is :func:`class_conditional`, which describes the cost, with the radii of
+    :func:`cc_sam_radii`. The cost grows with the number of classes. The whole model is
     perturbed. The published code perturbs the linear classifier only, which is cheaper:
     with parameters ``{"backbone": ..., "head": ...}`` pass
     ``mask={"backbone": False, "head": True}``.
@@ -504,8 +505,8 @@ def cc_sam(
       class_counts: training examples of each class, shape ``(num_classes,)``.
       rho: radius of the rarest class: a scalar >= 0, traced or not, or an Optax
         schedule of the update count.
-      alpha: share of the perturbed gradients, a scalar in ``[0, 1]``.
-      mask: as in :func:`class_conditional`, and so are ``axis_name`` and ``has_aux``.
+      alpha: weight of the perturbed gradients, a scalar in ``[0, 1]``.
+      mask: as in :func:`class_conditional`; also ``axis_name`` and ``has_aux``.
 
     Returns:
       An Optax transformation, as :func:`class_conditional` returns it.
@@ -555,18 +556,18 @@ def sse_sam(
     axis_name: AxisName = None,
     has_aux: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""SSE-SAM: head and tail climb in a ball each, and late in training the tail only.
+    r"""Builds SSE-SAM, which perturbs for head and tail, and later for the tail only.
 
     .. math::
       \epsilon_g = \rho_g \, \nabla L_g / \lVert \nabla L_g \rVert_2, \qquad
       G = \nabla L_{\text{head}}(\theta + \epsilon_{\text{head}})
           + \nabla L_{\text{tail}}(\theta + \epsilon_{\text{tail}})
 
-    which is :func:`class_conditional` with two groups. Both losses are sums over the
+    This is :func:`class_conditional` with two groups. Both losses are sums over the
     group divided by the size of the whole batch; a group that is absent from the batch
-    adds nothing. From ``switch_step`` on :math:`\rho_{\text{head}} = 0`, as in
-    :func:`imbsam`. Besides the plain gradient's, a step makes two forward and four
-    backward passes, also after the switch.
+    adds nothing. From ``switch_step`` on, :math:`\rho_{\text{head}} = 0`, as in
+    :func:`imbsam`. In addition to the plain gradient's passes, a step makes two forward
+    and four backward passes, also after the switch.
 
     Args:
       class_counts: training examples of each class, shape ``(num_classes,)``, not
@@ -576,8 +577,8 @@ def sse_sam(
       tail_rho: radius of the tail, as ``head_rho``.
       tail_threshold: classes with strictly fewer examples are the tail, a scalar >= 0,
         not traced.
-      switch_step: number of updates in which the head climbs, a scalar >= 0.
-      mask: as in :func:`class_conditional`, and so are ``axis_name`` and ``has_aux``.
+      switch_step: number of updates with a perturbation for the head, a scalar >= 0.
+      mask: as in :func:`class_conditional`; also ``axis_name`` and ``has_aux``.
 
     Returns:
       An Optax transformation, as :func:`class_conditional` returns it.
@@ -675,7 +676,7 @@ def _class_conditional(name, radii, groups, alpha, *, axis_name, **options):
         return class_conditional_correction(
             loss,
             here,
-            # The activations at θ can go before those at θ + ε come.
+            # Lets XLA free the activations at θ before it computes those at θ + ε.
             after(updates, jnp.asarray(radii_now, float)),
             of_class,
             selected=in_form_of(here.params, selected),
@@ -694,10 +695,11 @@ def _transformation(
     axis_name: AxisName,
     has_aux: bool,
 ) -> optax.GradientTransformationExtraArgs:
-    """``updates + strength * correct(open_pass, selected, updates, count)``.
+    """Builds the transformation that adds ``strength`` times a correction.
 
-    ``open_pass`` is :func:`~focal_sam_jax._evaluation.at_theta` for a number of classes
-    that ``correct`` knows, ``selected`` the mask as bools like the parameters.
+    ``correct(open_pass, selected, updates, count)`` returns the correction.
+    ``open_pass`` is :func:`~focal_sam_jax._evaluation.at_theta` as a function of the
+    number of classes. ``selected`` is the mask as bools like the parameters.
     """
 
     def init(params):
@@ -738,9 +740,9 @@ def _transformation(
 
 
 def weights_and_classes(class_weights: ClassValues) -> tuple[Any, int | None]:
-    """The weights, a scalar where all are known to be the same, and how many classes.
+    """Returns the weights, a scalar if known to be equal, and the number of classes.
 
-    The number is ``None`` if the weights came as a scalar: any will do.
+    The number is ``None`` if a scalar was passed, which fits any number.
     """
     check_class_weights(class_weights)
     num_classes = np.shape(class_weights)[0] if np.ndim(class_weights) else None
@@ -752,7 +754,7 @@ def weights_and_classes(class_weights: ClassValues) -> tuple[Any, int | None]:
 
 
 def _groups(radii: ClassValues, groups: ClassValues | None) -> np.ndarray:
-    """Which group every class is in."""
+    """Checks the radii and returns the group of every class."""
     check_radii("radii", radii)
     if groups is None:
         return np.arange(np.size(radii))
@@ -766,24 +768,24 @@ def _groups(radii: ClassValues, groups: ClassValues | None) -> np.ndarray:
 
 
 def at(value: Any, count: jax.Array) -> Any:
-    """``value`` after ``count`` updates, if it is a schedule."""
+    """Returns ``value``, or its value after ``count`` updates if it is a schedule."""
     return value(count) if callable(value) else value
 
 
 def radius(rho: Rho, count: jax.Array, name: str = "rho") -> jax.Array:
-    """``rho`` after ``count`` updates, checked, a float."""
+    """Returns ``rho`` after ``count`` updates, checked, as a float."""
     now = at(rho, count)
     check_scalar(name, now)
     return jnp.asarray(now, float)
 
 
 def in_form_of(like: chex.ArrayTree, tree: chex.ArrayTree) -> chex.ArrayTree:
-    """The leaves of ``tree`` in the containers of ``like``."""
+    """Returns the leaves of ``tree`` in the containers of ``like``."""
     return jax.tree.unflatten(jax.tree.structure(like), jax.tree.leaves(tree))
 
 
 def as_info(ascent_norm: chex.Numeric, sharpness: chex.Numeric) -> SharpnessInfo:
-    """In the dtype of the state."""
+    """Returns both numbers in the dtype of the state."""
     return SharpnessInfo(
         jnp.asarray(ascent_norm, jnp.float32), jnp.asarray(sharpness, jnp.float32)
     )

@@ -1,4 +1,4 @@
-"""The methods in place of ``jax.value_and_grad``, for what drops extra arguments."""
+"""The methods as ``jax.value_and_grad``, for wrappers that drop extra arguments."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -33,7 +33,7 @@ def sharpness_aware_value_and_grad(
     sync_perturbation: bool = True,
     per_example_labels: Callable[..., chex.Array] | None = None,
 ) -> Callable[..., tuple[Any, chex.ArrayTree]]:
-    r"""``jax.value_and_grad`` with the gradient of SAM, ImbSAM or Focal-SAM.
+    r"""Builds ``jax.value_and_grad`` with the gradient of SAM, ImbSAM or Focal-SAM.
 
     .. math::
       g_s = \nabla \sum_c s_c L_c(\theta), \qquad
@@ -41,41 +41,42 @@ def sharpness_aware_value_and_grad(
       G = \nabla L(\theta) + \lambda
           \Big[ \nabla \sum_c s_c L_c(\theta + \epsilon) - g_s \Big]
 
-    It is :func:`focal_sam_jax.evaluate` and :func:`focal_sam_jax.sharpness_aware` in
-    one function. The result feeds any optimizer, also those that drop extra arguments.
-    Two forward and three backward passes in all, and two and two where all classes
-    weigh the same, as in SAM.
+    It combines :func:`focal_sam_jax.evaluate` and
+    :func:`focal_sam_jax.sharpness_aware`. The gradient works with any optimizer, also
+    with those that drop extra arguments. A call costs two forward and three backward
+    passes, or two and two if all classes have the same weight, as in SAM.
 
     Args:
-      per_class_loss_fn: ``f(params, *args, **kwargs)`` to the per-class losses
-        :math:`L_c`, floats of shape ``(num_classes,)`` that sum to the loss of the
-        batch (see :func:`focal_sam_jax.per_class_losses`); with ``has_aux`` to a pair
-        of those and anything. Or a sequence of functions, one a class, to a scalar.
+      per_class_loss_fn: ``f(params, *args, **kwargs)`` that returns the per-class
+        losses :math:`L_c`, floats of shape ``(num_classes,)`` that sum to the loss of
+        the batch (see :func:`focal_sam_jax.per_class_losses`); with ``has_aux``, a pair
+        of those and anything. Or a sequence of functions to a scalar, one per class.
       class_weights: :math:`s`, shape ``(num_classes,)``, from
         :func:`focal_sam_jax.focal_weights` or :func:`focal_sam_jax.tail_weights`; a
-        scalar weighs all classes alike, and 1 with ``lam=1`` is SAM.
+        scalar is the weight of all classes, and 1 with ``lam=1`` is SAM.
       rho: radius of the perturbation, a scalar >= 0, traced or not.
       lam: strength of the correction, a scalar >= 0, traced or not.
       has_aux: whether ``per_class_loss_fn`` returns a pair.
-      adaptive: scale the ball by the parameters, as ASAM does.
+      adaptive: whether to scale the ball by the parameters, as ASAM does.
       mask: arrays to perturb: a tree of bools like the parameters or a prefix of it, or
-        a function from the parameters to one. The norm runs over these alone; all
+        a function from the parameters to one. The norm runs over these only; all
         parameters get a gradient. ``None``: all.
       axis_name: the ``pmap`` or ``shard_map`` axis, or tuple of axes, over which the
-        batch is split. Loss and gradient are means over it; ``aux`` is each device's.
-      sync_perturbation: climb by the gradient of the whole batch. ``False`` is
-        m-sharpness: every device climbs by the gradient of its share.
-      per_example_labels: from ``*args, **kwargs`` to the labels of the batch, ints of
-        shape ``(batch,)``: a promise that no layer mixes examples, that the loss of an
-        example counts in the class of its label alone, and that ``per_class_loss_fn``
-        applies its parameters by :func:`focal_sam_jax.apply_per_example`. Then one
-        backward pass over the activations at θ serves both gradients.
+        batch is split. Loss and gradient are means over it; ``aux`` is per device.
+      sync_perturbation: whether to perturb along the gradient of the whole batch.
+        ``False`` is m-sharpness: each device uses the gradient of its own share.
+      per_example_labels: function from ``*args, **kwargs`` to the labels of the batch,
+        ints of shape ``(batch,)``. It promises that no layer mixes examples, that the
+        loss of an example counts only in the class of its label, and that
+        ``per_class_loss_fn`` applies its parameters by
+        :func:`focal_sam_jax.apply_per_example`. One backward pass over the activations
+        at θ then serves both gradients.
 
     Returns:
       A function ``fn(params, *args, **kwargs) -> (loss, grads)``, or
       ``((loss, aux), grads)`` with ``has_aux``. ``loss`` is :math:`L(\theta)`, a
       scalar; ``grads`` is :math:`G`, like the parameters in structure and dtype;
-      ``aux`` comes from the pass at θ, so that BatchNorm statistics do.
+      ``aux``, for instance BatchNorm statistics, comes from the pass at θ.
 
     Raises:
       ValueError: if ``rho`` or ``lam`` is negative or not finite, the weights are not
@@ -113,7 +114,7 @@ def sharpness_aware_value_and_grad(
         sync_perturbation=sync_perturbation,
         has_aux=has_aux,
     )
-    # With one weight for all classes there is nothing to share.
+    # With one weight for all classes there is only one gradient at θ.
     labels = per_example_labels if np.ndim(weights) else None
     return _value_and_grad(
         method, per_class_loss_fn, num_classes, has_aux, axis_name, labels
@@ -129,21 +130,22 @@ def class_conditional_value_and_grad(
     mask: Mask = None,
     axis_name: AxisName = None,
 ) -> Callable[..., tuple[Any, chex.ArrayTree]]:
-    r"""``jax.value_and_grad`` with the gradient of CC-SAM.
+    r"""Builds ``jax.value_and_grad`` with the gradient of CC-SAM.
 
     .. math::
       \epsilon_c = \rho_c \, \nabla L_c / \lVert \nabla L_c \rVert_2, \qquad
       G = (1 - \alpha) \nabla L(\theta) + \alpha \sum_c \nabla L_c(\theta + \epsilon_c)
 
-    It is :func:`focal_sam_jax.evaluate` and :func:`focal_sam_jax.class_conditional` in
-    one function; the latter describes the cost. Call it under ``jax.jit``.
+    It combines :func:`focal_sam_jax.evaluate` and
+    :func:`focal_sam_jax.class_conditional`, which describes the cost. Call it under
+    ``jax.jit``.
 
     Args:
       per_class_loss_fn: as in
         :func:`focal_sam_jax.sharpness_aware_value_and_grad`.
       rho: radius of each class, shape ``(num_classes,)``, from
         :func:`focal_sam_jax.cc_sam_radii`.
-      alpha: share of the perturbed gradients, a scalar in ``[0, 1]``, traced or not.
+      alpha: weight of the perturbed gradients, a scalar in ``[0, 1]``, traced or not.
       has_aux: whether ``per_class_loss_fn`` returns ``(losses, aux)``.
       mask: arrays to perturb, see :func:`focal_sam_jax.sharpness_aware_value_and_grad`.
       axis_name: the ``pmap`` or ``shard_map`` axis, or tuple of axes, over which the
@@ -194,8 +196,8 @@ def _value_and_grad(
     axis_name: AxisName,
     per_example_labels: Callable[..., chex.Array] | None = None,
 ) -> Callable[..., tuple[Any, chex.ArrayTree]]:
-    """An evaluation and an update by ``method``, as one function."""
-    as_loss(per_class_loss_fn, num_classes, has_aux)  # to refuse what cannot be one
+    """Combines an evaluation and an update by ``method``."""
+    as_loss(per_class_loss_fn, num_classes, has_aux)  # checks it early
 
     def value_and_grad(params, *args, **kwargs) -> tuple[Any, Any]:
         function = bound(per_class_loss_fn, *args, **kwargs)

@@ -1,7 +1,7 @@
 r"""Losses for long-tailed classification, one value per example.
 
-Every loss is a pure function ``(logits, labels, ...) -> (batch,)`` and never takes the
-mean, so that :func:`focal_sam_jax.per_class_losses` can sort the values by class. With
+Every loss is a pure function ``(logits, labels, ...) -> (batch,)``. It never takes the
+mean, so that :func:`focal_sam_jax.per_class_losses` can sum the values by class. With
 :math:`n_c` training examples of class :math:`c`, the formulas use
 
 .. math:: \ell(x, y) = -\ln p_y, \quad p_c = e^{x_c} / \sum_k e^{x_k},
@@ -9,7 +9,7 @@ mean, so that :func:`focal_sam_jax.per_class_losses` can sort the values by clas
 
 Arithmetic is in the dtype of the logits, but at least float32. A label outside
 ``[0, num_classes)`` belongs to no class: its loss and its gradient are zero. At test
-time take the arg-max of the logits as they are: the changes belong to training.
+time take the arg-max of the unchanged logits.
 """
 
 import jax
@@ -42,12 +42,12 @@ __all__ = [
 def cross_entropy(
     logits: ArrayLike, labels: ArrayLike, *, class_weights: ClassValues | None = None
 ) -> jax.Array:
-    r"""Cross-entropy, weighed per class.
+    r"""Computes the cross-entropy, weighted by class.
 
     .. math:: w_y \, \ell(x, y)
 
-    The mean over a batch is then :math:`\sum_j w_{y_j} \ell_j / B`, not divided by the
-    sum of the weights as PyTorch's weighted mean is.
+    The mean over a batch is then :math:`\sum_j w_{y_j} \ell_j / B`. PyTorch's weighted
+    mean is divided by the sum of the weights instead of :math:`B`.
 
     Args:
       logits: floats of shape ``(batch, num_classes)``.
@@ -67,7 +67,7 @@ def cross_entropy(
       True
     """
     logits, is_label = check_batch(logits, labels)
-    # What has no label has no loss, and no gradient either, whatever its logits are.
+    # Without a valid label, loss and gradient are zero, also for non-finite logits.
     logits = jnp.where(jnp.any(is_label, axis=1, keepdims=True), logits, 0)
     losses = -_at_label(is_label, jax.nn.log_softmax(logits))
     return _weigh(losses, is_label, class_weights)
@@ -80,12 +80,12 @@ def focal(
     gamma: ArrayLike = 2.0,
     class_weights: ClassValues | None = None,
 ) -> jax.Array:
-    r"""Focal loss: the surer the network is of the label, the less an example counts.
+    r"""Computes the focal loss, which lowers the weight of confident examples.
 
     .. math:: w_y \, (1 - p_y)^\gamma \, \ell(x, y)
 
-    Published long-tail code puts :math:`e^{-w_y \ell}` for :math:`p_y`, which is no
-    probability once there are weights; here it is the probability.
+    Published long-tail code uses :math:`e^{-w_y \ell}` in place of :math:`p_y`. With
+    class weights that is not a probability; here :math:`p_y` is the probability.
 
     Args:
       logits: floats of shape ``(batch, num_classes)``.
@@ -110,10 +110,10 @@ def focal(
     check_scalar("gamma", gamma)
     _, is_label = check_batch(logits, labels)
     of_label = cross_entropy(logits, labels)
-    # Infinite where the label is masked: there the factor is one.
+    # The loss is infinite where the label's logit is masked: there the factor is one.
     losses = jnp.where(jnp.isposinf(of_label), 1, of_label)
-    # At p = 1 a power < 1 has infinite derivatives, times zero. The floor, far below
-    # what rounding leaves of 1 - p, keeps the first two finite.
+    # At p = 1 a power < 1 has infinite derivatives, which are multiplied by zero. The
+    # floor, far below the rounding error of 1 - p, keeps the first two finite.
     miss = jnp.maximum(-jnp.expm1(-losses), jnp.finfo(losses.dtype).eps ** 2)
     losses = miss ** jnp.asarray(gamma, losses.dtype) * losses
     losses = jnp.where(jnp.isposinf(of_label), of_label, losses)
@@ -121,13 +121,13 @@ def focal(
 
 
 def ldam_margins(class_counts: ClassValues, max_margin: ArrayLike = 0.5) -> jax.Array:
-    r"""LDAM's margin for every class: the rarer the class, the wider.
+    r"""Computes LDAM's margin of every class, wider for rarer classes.
 
     .. math:: m_c = m_{\max} \, (\min_k n_k / n_c)^{1/4}
 
     Args:
-      class_counts: :math:`n`, shape ``(num_classes,)``; an empty class counts as the
-        rarest of the others.
+      class_counts: :math:`n`, shape ``(num_classes,)``; an empty class is treated as
+        the rarest other class.
       max_margin: margin of the rarest class, scalar >= 0.
 
     Returns:
@@ -158,7 +158,7 @@ def ldam(
     scale: ArrayLike = 30.0,
     class_weights: ClassValues | None = None,
 ) -> jax.Array:
-    r"""LDAM: the label has to win by a margin, the wider the rarer its class.
+    r"""Computes the LDAM loss, with a margin that is wider for rarer classes.
 
     .. math:: w_y \, \ell(s \, (x - m_y e_y), y), \quad e_y \text{ the one-hot label}
 
@@ -168,7 +168,7 @@ def ldam(
       labels: class ids, ints of shape ``(batch,)``.
       class_counts: :math:`n`, shape ``(num_classes,)``, for :func:`ldam_margins`.
       max_margin: margin of the rarest class, scalar >= 0.
-      scale: :math:`s`, which the cosines lack, scalar > 0.
+      scale: factor :math:`s` of the cosines, scalar > 0.
       class_weights: :math:`w >= 0`, shape ``(num_classes,)``; by default ones.
 
     Returns:
@@ -203,7 +203,9 @@ def vector_scaling(
     tau: ArrayLike = 1.0,
     class_weights: ClassValues | None = None,
 ) -> jax.Array:
-    r"""Vector-scaling (VS) loss: logits divided and lowered, more so for rare classes.
+    r"""Computes the vector-scaling (VS) loss.
+
+    Logits are divided and lowered, more for rare classes.
 
     .. math:: w_y \, \ell(x_c / D_c + \tau \ln \pi_c, y), \quad
        D_c = (\max_k n_k / n_c)^\gamma
@@ -212,8 +214,9 @@ def vector_scaling(
       logits: floats of shape ``(batch, num_classes)``.
       labels: class ids, ints of shape ``(batch,)``.
       class_counts: :math:`n`, shape ``(num_classes,)``; for an empty class
-        :math:`1 / D_c` is zero, and :math:`\pi_c` as for :func:`logit_adjusted`.
-      gamma: exponent of the divisors, scalar >= 0; zero leaves the shifts alone.
+        :math:`1 / D_c` is :math:`0^\gamma`, and :math:`\pi_c` is as in
+        :func:`logit_adjusted`.
+      gamma: exponent of the divisors, scalar >= 0; with zero, only the shifts remain.
       tau: factor of the shifts, scalar >= 0.
       class_weights: :math:`w >= 0`, shape ``(num_classes,)``; by default ones.
 
@@ -236,7 +239,7 @@ def vector_scaling(
     logits, is_label = check_batch(logits, labels)
     counts = check_per_class("class_counts", class_counts, logits.shape[1])
     shrink = ((counts / counts.max()) ** gamma).astype(logits.dtype)
-    # A logit of minus infinity masks its class, also where 1 / D_c is zero.
+    # A logit of minus infinity masks its class, even if 1 / D_c is zero.
     masked = jnp.isneginf(logits)
     shrunk = shrink[None, :] * jnp.where(masked, 0, logits)
     logits = jnp.where(masked, logits, shrunk)
@@ -251,7 +254,7 @@ def logit_adjusted(
     *,
     tau: ArrayLike = 1.0,
 ) -> jax.Array:
-    r"""Logit-adjusted loss: logits lowered by the log of how common their class is.
+    r"""Computes the logit-adjusted loss, with logits shifted by the log class priors.
 
     .. math:: \ell(x_c + \tau \ln \pi_c, y)
 
@@ -279,13 +282,13 @@ def logit_adjusted(
     check_scalar("tau", tau)
     logits, _ = check_batch(logits, labels)
     counts = check_per_class("class_counts", class_counts, logits.shape[1])
-    # A maximum, where published code adds: the prior of no other class is changed.
+    # Published code adds 1e-9; the maximum does not change the other classes' priors.
     shifts = tau * jnp.log(jnp.maximum(counts / counts.sum(), 1e-9))
     return cross_entropy(logits + shifts.astype(logits.dtype)[None, :], labels)
 
 
 def _at_label(is_label: jax.Array, values: jax.Array) -> jax.Array:
-    # Not a gather: this splits over devices along both axes, and is 0 for no label.
+    # Not a gather: this can be sharded along both axes, and is 0 without a label.
     return jnp.sum(jnp.where(is_label, values, 0), axis=1)
 
 

@@ -23,7 +23,8 @@ RECIPE = Recipe(
         config="fashion_mnist_lt_small",
         model="resnet_digits",
         width=8,
-        weight_decay=2e-4,
+        learning_rate=0.4,
+        weight_decay=5e-5,
         epochs=10,
         switch_epoch=7,
         rho_milestones=(1, 8, 9),
@@ -36,12 +37,12 @@ RECIPE = Recipe(
         "sse_sam": {"rho": 0.1, "tail_threshold": 200},
         "focal_sam": {"rho": 0.1},
     },
-    losses={"ldam": {"head": "cosine", "drw_start": 8}},
+    losses={"ce": {"learning_rate": 0.2}, "ldam": {"head": "cosine", "drw_start": 8}},
     # Four candidates for each method, with the learning rate and the weight decay that
     # suit plain SGD.
     grid={
         "sgd": grid(learning_rate=(0.1, 0.2, 0.4), weight_decay=(5e-5, 2e-4, 5e-4)),
-        "sam": grid(rho=(0.05, 0.1, 0.2, 0.4)),
+        "sam": grid(rho=(0.02, 0.05, 0.1, 0.2)),
         "imbsam": grid(rho=(0.1, 0.2), tail_threshold=(200, 1000)),
         "cc_sam": grid(rho=(0.05, 0.1, 0.2, 0.4)),
         "sse_sam": grid(rho=(0.1, 0.2), head_rho=(0.05, 0.1)),

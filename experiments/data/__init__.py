@@ -1,1 +1,1 @@
-"""Where images come from, how the long tail is cut, and how batches are made."""
+"""Sources of images, subsampling to a long-tailed distribution, and batching."""

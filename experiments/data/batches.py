@@ -1,4 +1,4 @@
-"""Cutting sets in memory into batches of one fixed shape."""
+"""Batches of one fixed shape from data sets in memory."""
 
 from collections.abc import Iterator
 
@@ -13,14 +13,14 @@ _EVAL_BATCH_SIZE = 512
 
 
 def epoch_sizes(size: int, batch_size: int, devices: int) -> tuple[int, int]:
-    """Examples in a step, and steps in an epoch, of a set that may be small.
+    """Returns the batch size and the steps per epoch, for a set that may be small.
 
     The devices share a batch evenly.
 
     Args:
-      size: examples in the set.
-      batch_size: that is wanted, a multiple of ``devices``.
-      devices: how many there are.
+      size: number of examples in the set.
+      batch_size: requested batch size, a multiple of ``devices``.
+      devices: number of devices.
 
     Raises:
       UserError: if there are fewer examples than devices.
@@ -36,7 +36,7 @@ def epoch_sizes(size: int, batch_size: int, devices: int) -> tuple[int, int]:
 
 
 def eval_batch_size(size: int, devices: int = 1) -> int:
-    """The batch size to evaluate a set in memory with; the devices share it evenly."""
+    """Returns the batch size for evaluation in memory, a multiple of ``devices``."""
     batch_size = min(_EVAL_BATCH_SIZE, size)
     return batch_size + -batch_size % devices
 
@@ -44,15 +44,15 @@ def eval_batch_size(size: int, devices: int = 1) -> int:
 def shuffled_batches(
     key: jax.Array, epoch: jax.typing.ArrayLike, size: int, batch_size: int
 ) -> jax.Array:
-    """The order of one epoch: a function of the key and the epoch alone.
+    """Returns the order of one epoch, which depends only on the key and the epoch.
 
-    What does not fill a batch is left out for this epoch; the next one shuffles anew.
+    Examples that do not fill a last batch are left out of this epoch.
 
     Args:
       key: random key of the run.
       epoch: number of the epoch.
-      size: examples in the set, at least ``batch_size``.
-      batch_size: examples in a batch.
+      size: number of examples in the set, at least ``batch_size``.
+      batch_size: number of examples in a batch.
 
     Returns:
       Indices into the set, int array of shape ``(batches, batch_size)``.
@@ -65,7 +65,7 @@ def shuffled_batches(
 def padded_batches(
     split: Split, batch_size: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """The whole set in its order, the last batch filled up.
+    """Yields the whole set in its order; the last batch is padded.
 
     Yields:
       Images ``(batch_size, height, width, channels)``, labels ``(batch_size,)``, and
@@ -75,6 +75,6 @@ def padded_batches(
     for start in range(0, size, batch_size):
         rows = np.arange(start, start + batch_size)
         real = rows < size
-        # The padding is the last example over again.
+        # The padding repeats the last example.
         rows = np.minimum(rows, size - 1)
         yield split.images[rows], split.labels[rows], real

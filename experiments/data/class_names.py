@@ -1,7 +1,4 @@
-"""Names of classes that can stand in a sentence, and sentences for CLIP.
-
-In the order of the labels.
-"""
+"""Readable class names, in the order of the labels, and text prompts for CLIP."""
 
 import re
 from collections.abc import Sequence
@@ -12,34 +9,35 @@ from experiments.errors import UserError
 _SHIPPED = Path(__file__).parent / "names"
 SINGLE = ("a photo of a {}.",)
 
-# Published with CLIP for ImageNet: github.com/openai/CLIP, the notebook
+# The 80 templates published with CLIP for ImageNet: github.com/openai/CLIP, notebook
 # Prompt_Engineering_for_ImageNet, MIT licence.
 IMAGENET_80 = tuple((_SHIPPED / "imagenet_templates.txt").read_text().splitlines())
 _DIGITS = "zero one two three four five six seven eight nine".split()
-# A number, or the number of a WordNet noun.
+# A number, or a WordNet noun identifier.
 _NO_WORD = re.compile(r"n?\d+")
 
 
 def readable_names(
     data: str, class_names: tuple[str, ...], path: Path | None
 ) -> tuple[str, ...]:
-    """The names for prompts, with spaces for underscores.
+    """Returns the class names for prompts, with spaces instead of underscores.
 
     Args:
-      data: of the configuration, ``cifar100``, say.
-      class_names: what the data set calls its classes, in the order of the labels.
-      path: of a file with the names, one a line in that order, or lines of what the
-        data set calls a class, a tab and its name, in any order; ``None``: names that
-        come with this package or with the data.
+      data: ``data`` of the configuration, such as ``cifar100``.
+      class_names: class names in the data set, in the order of the labels.
+      path: path of a file with the names: either one name per line in that order, or
+        lines of the data set's class name, a tab and the new name, in any order;
+        ``None``: names that come with this package or with the data.
 
     Returns:
-      As many as there are classes.
+      One name per class.
 
     Raises:
       UserError: if the file cannot be read, does not name every class once, or has the
-        data set's own names in another order; if it is a plain list, and the classes
-        are numbers in the order of words, 1, 10, 2; if CIFAR's classes have another
-        order than they should; or if the data's own names are no words.
+        data set's own names in another order; if it is a plain list and the classes
+        are numbers sorted as text, 1, 10, 2; if CIFAR's classes are not in the
+        published order; or if the data's own names are all numbers or WordNet
+        identifiers.
     """
     if path is not None:
         names = _from_file(path, class_names)
@@ -85,7 +83,7 @@ def _from_file(path: Path, class_names: tuple[str, ...]) -> list[str]:
 
 
 def _count_in_another_order(class_names):
-    """Whether 10 comes before 2, so that a list in order of numbers would mislead."""
+    """Returns whether the classes are numbers that are not in numerical order."""
     if not all(name.isdecimal() for name in class_names):
         return False
     numbers = [int(name) for name in class_names]
@@ -126,5 +124,5 @@ def _plain(name):
 
 
 def prompts(names: Sequence[str], templates: Sequence[str]) -> list[list[str]]:
-    """For every name all templates, filled in."""
+    """Fills every template with each name; returns one list of prompts per name."""
     return [[template.format(name) for template in templates] for name in names]

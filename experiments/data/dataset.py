@@ -1,4 +1,4 @@
-"""What a data set is, in memory or on disk."""
+"""Types of data sets, in memory or on disk."""
 
 from typing import NamedTuple, Protocol
 
@@ -8,14 +8,14 @@ import numpy as np
 
 
 class Source(Protocol):
-    """Encoded images with their classes, at any index, from any process.
+    """Encoded images with labels; any index can be read from any process.
 
-    An instance can be pickled, opens what it reads when it first reads it, and its
-    image files or records are read one at a time.
+    Instances can be pickled. They open files at the first read, and read one image file
+    or record at a time.
 
     Attributes:
-      labels: int32, shape ``(size,)``.
-      upright: whether images are turned as their EXIF orientation says. Published
+      labels: class labels, int32, shape ``(size,)``.
+      upright: whether images are rotated as their EXIF orientation says. Published
         results were made with images as they are stored.
     """
 
@@ -25,24 +25,24 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> bytes:
-        """The encoded image, JPEG or PNG, say."""
+        """Returns the encoded image, such as JPEG or PNG."""
         ...
 
     def name(self, index: int) -> str:
-        """Where the image is from, for messages."""
+        """Returns the origin of the image, for messages."""
         ...
 
     def key(self, index: int) -> str:
-        """What tells the image from all others, wherever the data lie."""
+        """Returns a unique key of the image, independent of where the data are."""
         ...
 
 
 class Split(NamedTuple):
-    """Images in memory and their classes.
+    """Images in memory and their labels.
 
     Attributes:
       images: uint8 pixels, shape ``(size, height, width, channels)``.
-      labels: int32, shape ``(size,)``.
+      labels: class labels, int32, shape ``(size,)``.
     """
 
     images: np.ndarray
@@ -55,16 +55,16 @@ class Dataset(NamedTuple):
     The three splits are all in memory or all on disk.
 
     Attributes:
-      train: what is learned from.
-      validation: what choices are made by, and no reported number uses; ``None`` where
-        nothing was set aside.
-      test: what is reported.
+      train: training split.
+      validation: split for choices such as tuning, not for reported numbers; ``None``
+        if there is none.
+      test: split that reported numbers come from.
       class_counts: training examples of each class, int, ``(num_classes,)``.
-      class_names: a name for each class.
-      mean: of the pixel values of each channel, ``(channels,)``, to be subtracted.
-      std: their standard deviation, to be divided by.
-      notes: what the user should know of how the data were read, a sentence each.
-      train_hash: the same for two training splits of the same images in one order.
+      class_names: name of each class.
+      mean: mean pixel value of each channel, ``(channels,)``, to be subtracted.
+      std: standard deviation of each channel, ``(channels,)``, to divide by.
+      notes: notes to the user on how the data were read, one sentence each.
+      train_hash: hash of the training images and their order.
     """
 
     train: Split | Source
@@ -78,10 +78,10 @@ class Dataset(NamedTuple):
     train_hash: str = ""
 
     def normalised(self, images: jax.Array) -> jax.Array:
-        """What a network sees: pixels minus the mean over the deviation, float32.
+        """Computes the network's input: ``(images - mean) / std``, float32.
 
         Args:
-          images: pixels of any dtype, the channels last.
+          images: pixels of any dtype, channels last.
         """
         return normalised(images, self.mean, self.std)
 
@@ -89,12 +89,12 @@ class Dataset(NamedTuple):
 def normalised(
     images: jax.Array, mean: jax.typing.ArrayLike, std: jax.typing.ArrayLike
 ) -> jax.Array:
-    """Pixels minus the mean over the deviation of their channel, float32.
+    """Computes ``(images - mean) / std`` per channel, float32.
 
     Args:
-      images: pixels of any dtype, the channels last.
-      mean: of each channel, ``(channels,)``.
-      std: of each channel, ``(channels,)``.
+      images: pixels of any dtype, channels last.
+      mean: mean of each channel, ``(channels,)``.
+      std: standard deviation of each channel, ``(channels,)``.
     """
     shape = (1,) * (images.ndim - 1) + (-1,)
     mean, std = jnp.reshape(mean, shape), jnp.reshape(std, shape)

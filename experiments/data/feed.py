@@ -1,6 +1,6 @@
-"""How examples reach the devices: which of them, in which order, batch by batch.
+"""Transfer of batches to the devices.
 
-Sets in memory lie on the devices whole, large sets stream in from disk.
+Training sets in memory have a copy on every device. Large sets stream from disk.
 """
 
 from collections.abc import Iterator
@@ -19,13 +19,13 @@ from experiments.data.batches import (
 )
 from experiments.data.dataset import Dataset, Source, Split
 
-# Steps of one device loop: between two the host can save the state and stop.
+# Steps of one device loop; between two, the host can save the state and stop.
 _STEPS_IN_LOOP = 100
 _STREAMED_BATCH_SIZE = 128
-# Pixels of a batch in memory once it is resized, 128 images of 224 by 224.
+# Pixels of the largest evaluation batch in memory after resizing: 128 images of 224².
 _LARGEST_BATCH = 128 * 224**2
 
-# Images as they are stored, labels, and whether they are real or padding.
+# Images as they are stored, labels, and bools that are false for padding.
 EvalBatch = tuple[jax.Array, jax.Array, jax.Array]
 
 
@@ -33,15 +33,16 @@ class EpochInMemory(NamedTuple):
     """All batches of an epoch.
 
     Attributes:
-      split: the training set, with arrays on the devices.
-      order: which of it make the batches, int, ``(steps_per_epoch, batch_size)``.
+      split: training set, with arrays on the devices.
+      order: indices of the examples of each batch, int, ``(steps_per_epoch,
+        batch_size)``.
     """
 
     split: Split
     order: jax.Array
 
     def batch(self, step: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Images and labels of a step, counted from the start of the run."""
+        """Returns images and labels of a step, counted from the start of the run."""
         chosen = self.order[step % len(self.order)]
         return self.split.images[chosen], self.split.labels[chosen]
 
@@ -53,7 +54,7 @@ class StreamedBatch(NamedTuple):
     labels: jax.Array
 
     def batch(self, step: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Images and labels of that step."""
+        """Returns the images and labels, whatever the step."""
         return self.images, self.labels
 
 
@@ -64,7 +65,7 @@ class Feed(Protocol):
     """The data of a run.
 
     Attributes:
-      batch_size: examples in a step, over all devices.
+      batch_size: examples per step, over all devices.
       steps_per_epoch: steps in an epoch.
     """
 
@@ -72,15 +73,15 @@ class Feed(Protocol):
     steps_per_epoch: int
 
     def epoch(self, step: int) -> Iterator[tuple[Inputs, int]]:
-        """The rest of the epoch that ``step`` is in: inputs, and steps to make."""
+        """Yields inputs, and steps to run on them, for the rest of the epoch."""
         ...
 
     def whole(self, split: Split | Source) -> Iterator[EvalBatch]:
-        """A whole split in its order, once."""
+        """Yields a whole split in its order, once."""
         ...
 
     def close(self) -> None:
-        """Ends what reads ahead."""
+        """Stops the background readers."""
         ...
 
 
@@ -93,15 +94,15 @@ def make_feed(
     workers: int = 0,
     device_loop: bool = False,
 ) -> Feed:
-    """The feed that suits the size of the images.
+    """Creates the feed that suits the size of the images.
 
     Args:
-      config: the run.
-      dataset: its data.
-      mesh: the devices; each takes an equal share of every batch.
-      key: the run's random key, which the order of a set in memory comes from.
+      config: configuration of the run.
+      dataset: data of the run.
+      mesh: devices; each takes an equal share of every batch.
+      key: random key of the run, for the order of a set in memory.
       workers: processes that read images from disk.
-      device_loop: whether many steps on a set in memory are made in one call.
+      device_loop: whether one call runs many steps on a set in memory.
 
     Raises:
       UserError: if the devices cannot share a batch evenly.
@@ -113,7 +114,7 @@ def make_feed(
 
 
 class _MemoryFeed:
-    """A set that lies on every device whole; a step picks its batch."""
+    """A feed of a set with a copy on every device; each step indexes its batch."""
 
     def __init__(self, config, dataset, mesh, key, device_loop):
         self._config, self._mesh, self._key = config, mesh, key
@@ -143,12 +144,12 @@ class _MemoryFeed:
 
 
 class _StreamFeed:
-    """A set on disk; every process reads its share of every batch, ahead of time."""
+    """A feed of a set on disk; every process prefetches its share of every batch."""
 
     def __init__(self, config, dataset, mesh, workers):
         from experiments.data.stream import import_grain
 
-        import_grain()  # or say so before anything is compiled
+        import_grain()  # raises before anything is compiled
         self._config, self._dataset = config, dataset
         self._mesh, self._workers = mesh, workers
         self.batch_size, self.steps_per_epoch = epoch_sizes(
@@ -194,13 +195,13 @@ class _StreamFeed:
 def whole_split(
     config: Config, split: Split | Source, mesh: Mesh, workers: int = 0
 ) -> Iterator[EvalBatch]:
-    """A split in its order, once, batch by batch.
+    """Yields the batches of a split in its order, once.
 
     Args:
-      config: its sizes matter.
-      split: in memory or on disk, as the configuration says.
-      mesh: the devices, which share every batch.
-      workers: processes that read.
+      config: configuration with image sizes and interpolation.
+      split: split in memory or on disk, as the configuration says.
+      mesh: devices that share every batch.
+      workers: processes that read from disk.
     """
     if config.in_memory:
         fitting = max(_LARGEST_BATCH // config.network_size**2, 1)

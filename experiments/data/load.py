@@ -1,4 +1,4 @@
-"""From a configuration to its data."""
+"""Loading of the data set of a configuration."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -22,11 +22,11 @@ from experiments.data.sources.lists import from_lists
 from experiments.data.sources.suspicious import suspicious_files
 from experiments.errors import UserError
 
-# Of the pixels of CLIP's own training images, which lie in [0, 255].
+# Mean and standard deviation of the pixels, in [0, 255], of CLIP's training images.
 CLIP_MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32) * 255
 CLIP_STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32) * 255
 
-# So many images are opened to see how large they are.
+# Number of images that are opened to find their size.
 _LOOKS = 200
 _REMOTE = re.compile(r"[a-z][a-z0-9+.-]+:/")
 
@@ -34,15 +34,15 @@ _REMOTE = re.compile(r"[a-z][a-z0-9+.-]+:/")
 def load_dataset(
     config: Config, data_dir: Path, *, tell: Callable[[str], None] | None = None
 ) -> Dataset:
-    """The data set of a configuration, cut to the tail that it asks for.
+    """Loads the data set of a configuration, subsampled to its class imbalance.
 
-    The order of the classes is that of the data; only Digits-LT is ranked by frequency.
+    Classes keep the order of the data; only those of Digits-LT are sorted by frequency.
 
     Args:
-      config: the names of ``data``, ``imbalance`` and so on.
-      data_dir: folder of data sets, as TFDS lays it out.
-      tell: says how far it is, where it takes long. With it the user's own files are
-        inspected, and notes tell of copies and dark images.
+      config: configuration with ``data``, ``imbalance`` and so on.
+      data_dir: folder of data sets, in the layout of TFDS.
+      tell: function that is called with progress messages. If it is given, the user's
+        own files are inspected, and ``notes`` report copies and dark images.
 
     Returns:
       The data set, in memory if ``config.in_memory``.
@@ -55,7 +55,7 @@ def load_dataset(
 
 
 def look_at(config: Config, data_dir: Path) -> Look:
-    """What the data of a configuration look like, from some of their images.
+    """Returns class counts, and the median shorter side of a sample of the images.
 
     Raises:
       UserError: if the data are missing or damaged.
@@ -64,7 +64,7 @@ def look_at(config: Config, data_dir: Path) -> Look:
     _check_labels(splits, config)
     train, sizes = splits.train, []
     for i in spread_over(train, _LOOKS):
-        with suppress(UserError):  # All that are unreadable are named later.
+        with suppress(UserError):  # Unreadable images are reported later.
             sizes.append(min(image_size(train[i], train.name(i))))
     if not sizes:
         raise UserError(f"no image of --data {config.data} can be read.")
@@ -134,10 +134,10 @@ def _load_digits(config: Config) -> Dataset:
 
 
 def _read(config: Config, data_dir: Path) -> Splits:
-    """The data as they are, before anything is cut."""
+    """Reads the splits, before subsampling and before a held-out split is drawn."""
     kind, _, name = config.data.partition(":")
     for place in (str(data_dir), name):
-        # A path has lost one of the slashes.
+        # Path turns the two slashes of a URL into one.
         if _REMOTE.match(place):
             raise UserError(
                 f"{place} is in a remote store, and only folders are read: copy or "
@@ -154,7 +154,7 @@ def _read(config: Config, data_dir: Path) -> Splits:
     if config.data == "fashion_mnist" and has_idx(data_dir / config.data):
         return fashion_mnist(data_dir / config.data)
     with _missing_packages_explained(config.data):
-        # TFDS takes seconds to import, and may not be there.
+        # TFDS takes seconds to import and may not be installed.
         from experiments.data.sources import places, tfds_sets
 
         readers = {
@@ -187,7 +187,7 @@ def _missing_packages_explained(data: str) -> Iterator[None]:
 
 
 def _check_labels(splits: Splits, config: Config) -> None:
-    """Classes from 0 without a gap, each with something to learn from."""
+    """Checks that labels lie in 0 to C - 1 and each class has a training image."""
     classes = len(splits.class_names)
     if classes < 2:
         raise UserError(
@@ -214,7 +214,7 @@ def _check_labels(splits: Splits, config: Config) -> None:
 
 
 def _cut_tail(train: Source, class_names: tuple[str, ...], config: Config) -> Source:
-    """What is trained on, with as many images of each class as the tail leaves."""
+    """Subsamples the training split to the class counts of ``config.imbalance``."""
     if config.imbalance == "natural":
         return train
     available = np.bincount(train.labels, minlength=len(class_names))
@@ -236,9 +236,9 @@ def _cut_tail(train: Source, class_names: tuple[str, ...], config: Config) -> So
 def _set_aside(
     train: Source, validation: Source | None, config: Config
 ) -> tuple[Source, Source | None]:
-    """What is trained on and what choices are made by, before a tail is cut.
+    """Returns the training and validation splits, before the tail is cut.
 
-    So the set to choose by is as balanced as the data are, and as the test set.
+    So a held-out validation split has the class balance of the original data.
     """
     if validation is not None:
         _refuse_held_out(config)
@@ -262,9 +262,9 @@ def _refuse_held_out(config: Config) -> None:
 
 
 def _as_clip_sees(dataset: Dataset) -> Dataset:
-    """The data set with CLIP's normalisation, and what is grey in three channels.
+    """Returns the data set with CLIP's normalisation and with three colour channels.
 
-    Grey images are the digits, whose pixels are stretched from 16 to 255.
+    Only the digits are grey; their pixels are scaled from [0, 16] to [0, 255].
     """
     grey = len(dataset.mean) == 1
     splits = {

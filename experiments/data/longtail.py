@@ -1,4 +1,4 @@
-"""Cutting a long tail out of a data set, and setting a share of it aside."""
+"""Subsampling a data set to a long tail, and splitting off a held-out set."""
 
 import numpy as np
 
@@ -8,13 +8,13 @@ from experiments.errors import UserError
 def exponential_counts(
     num_classes: int, largest: int, imbalance_factor: float
 ) -> np.ndarray:
-    r"""Examples to keep of each class, falling exponentially.
+    r"""Returns class counts that fall exponentially.
 
     .. math::
       n_c = \lfloor n_0 \, \mathrm{IF}^{-c / (C - 1)} \rfloor
 
     Args:
-      num_classes: :math:`C`, at least 2.
+      num_classes: number of classes :math:`C`, at least 2.
       largest: :math:`n_0`, examples of class 0.
       imbalance_factor: :math:`\mathrm{IF} = n_0 / n_{C-1}`, at least 1.
 
@@ -36,14 +36,14 @@ def exponential_counts(
 
 
 def step_counts(num_classes: int, largest: int, imbalance_factor: float) -> np.ndarray:
-    r"""Examples to keep of each class, many of the first half and few of the rest.
+    r"""Returns class counts that are large in the first half and small in the rest.
 
     Args:
       num_classes: :math:`C`, at least 2; the first :math:`\lfloor C/2 \rfloor` classes
         are the frequent ones.
       largest: :math:`n_0`, examples of a frequent class.
-      imbalance_factor: :math:`\mathrm{IF}`, at least 1; of a rare class
-        :math:`\lfloor n_0 / \mathrm{IF} \rfloor` are kept.
+      imbalance_factor: :math:`\mathrm{IF}`, at least 1; a rare class keeps
+        :math:`\lfloor n_0 / \mathrm{IF} \rfloor` examples.
 
     Returns:
       Int array of shape ``(num_classes,)``.
@@ -70,14 +70,14 @@ def _check_tail(largest: int, imbalance_factor: float) -> None:
         )
 
 
-# How much of each class is left, by the name of --imbalance; `natural` cuts nothing.
+# Functions for the class counts, by value of --imbalance; `natural` keeps all examples.
 TAILS = {"exp": exponential_counts, "step": step_counts}
 
 
 def take_per_class(
     labels: np.ndarray, counts: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
-    """Indices of ``counts[c]`` random examples of every class c, sorted by class."""
+    """Draws ``counts[c]`` random examples of every class c: indices sorted by class."""
     chosen = [
         rng.permutation(np.flatnonzero(labels == c))[:count]
         for c, count in enumerate(counts)
@@ -86,20 +86,20 @@ def take_per_class(
 
 
 def published_subset(labels: np.ndarray, counts: np.ndarray, seed: int) -> np.ndarray:
-    """Indices of ``counts[c]`` examples of every class c, drawn as in published code.
+    """Draws ``counts[c]`` examples of every class c, as published code does.
 
-    NumPy's legacy random stream, seeded once, shuffles the rising list of each class's
-    indices in place, classes in order; the first ``counts[c]`` are kept. So code that
-    calls ``np.random.seed(seed)`` and ``np.random.shuffle`` keeps the same indices in
-    the same order. NumPy's global generator is left alone.
+    NumPy's legacy generator, seeded once, shuffles the ascending indices of each class
+    in place, class by class, and the first ``counts[c]`` are kept. Code that calls
+    ``np.random.seed(seed)`` and ``np.random.shuffle`` in this way keeps the same
+    indices in the same order. NumPy's global generator is not changed.
 
     Args:
       labels: int array, shape ``(size,)``.
       counts: examples to keep, ints, shape ``(num_classes,)``; no class may have fewer.
-      seed: 0 in published code.
+      seed: random seed; 0 in published code.
 
     Returns:
-      Int array of shape ``(counts.sum(),)``, sorted by class.
+      Indices, int array of shape ``(counts.sum(),)``, sorted by class.
 
     References:
       Cao et al., `Learning Imbalanced Datasets with Label-Distribution-Aware Margin
@@ -117,18 +117,18 @@ def published_subset(labels: np.ndarray, counts: np.ndarray, seed: int) -> np.nd
 def hold_out(
     labels: np.ndarray, share: float, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Divides a set in two, class by class.
+    """Splits off a random share of every class.
 
-    Of every class the share, rounded, is set aside: at least one example and never all.
-    A class with a single example keeps it.
+    The number of held-out examples per class is rounded; it is at least one and never
+    all. A class with a single example keeps it.
 
     Args:
       labels: int array, shape ``(size,)``.
-      share: to set aside, in (0, 1).
-      rng: draws which.
+      share: share to hold out, in (0, 1).
+      rng: random generator that draws the examples.
 
     Returns:
-      Indices that stay and indices set aside; each in rising order, together all.
+      Indices that stay and indices held out, each in ascending order.
     """
     aside = np.zeros(len(labels), bool)
     for c in np.unique(labels):

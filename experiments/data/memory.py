@@ -8,21 +8,21 @@ from experiments.config import Interpolation
 from experiments.data.dataset import Source, Split
 from experiments.data.images.decode import decode_rgb, resize_to
 
-# Files below this many bytes take threads longer to share out than to decode.
+# For files below this many bytes, the overhead of threads exceeds the decoding time.
 _SMALL_FILE = 10_000
 
 
 def in_memory(source: Source, size: int, interpolation: Interpolation) -> Split:
-    """All images of a source as pixels.
+    """Decodes all images of a source into memory.
 
     Args:
-      source: of encoded images, at least one.
-      size: side in pixels; images of that size are not touched, others are resized and
-        cut to the middle square.
-      interpolation: between pixels, where they are resized.
+      source: source of at least one encoded image.
+      size: side in pixels; images of that size are used as they are, others are resized
+        and cropped to the central square.
+      interpolation: interpolation of the resizing.
 
     Returns:
-      Images of shape ``(len(source), size, size, 3)`` and their labels.
+      Images, uint8, shape ``(len(source), size, size, 3)``, and their labels.
     """
     images = np.empty((len(source), size, size, 3), np.uint8)
 
@@ -35,7 +35,7 @@ def in_memory(source: Source, size: int, interpolation: Interpolation) -> Split:
             decode(index)
     else:
         with ThreadPoolExecutor() as pool:
-            # What went wrong in a thread is raised here, where its result is read.
+            # Reading the results raises the exceptions of the threads.
             for _ in pool.map(decode, range(len(source))):
                 pass
     return Split(images, source.labels)

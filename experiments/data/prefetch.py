@@ -1,8 +1,8 @@
-"""Making batches ahead of their use, in threads or in processes.
+"""Prefetching of batches, in threads or in processes.
 
-grain, which decides what is in a batch, has processes of its own, ``mp_prefetch``; but
-in its versions 0.2.17 and 0.2.18 that fails in programs which do not parse absl's
-flags, and in others it complains at exit. Hence the executors of the standard library.
+This module uses the executors of the standard library. grain, which decides what is in
+a batch, has its own ``mp_prefetch``; but in versions 0.2.17 and 0.2.18 that fails in
+programs that do not parse absl's flags, and prints messages at exit in others.
 """
 
 import multiprocessing
@@ -22,13 +22,14 @@ Chunk = tuple[np.ndarray, ...]
 
 
 class Batches(Iterator[Chunk]):
-    """Batches one after the other, and those who work in the background to make them.
+    """An iterator over batches that background workers prefetch.
 
-    They go home after the last batch, after an error, with ``close``, or at the end of
-    a ``with`` block. Until then they are at most two batches ahead.
+    The workers end after the last batch, after an error, with ``close``, or at the end
+    of a ``with`` block. They prefetch two batches, or two chunks per process if that is
+    more.
 
-    Processes are spawned, not forked, which JAX's threads would not survive, and each
-    imports the main module anew.
+    Processes are spawned, because JAX's threads do not survive a fork. Each imports the
+    main module again.
     """
 
     def __init__(
@@ -38,13 +39,13 @@ class Batches(Iterator[Chunk]):
         chunks_per_batch: int,
         workers: int,
     ):
-        """Makes nothing yet; the first batch has to be waited for.
+        """Creates the executor; work starts with the first ``next``.
 
         Args:
-          make_chunk: ``number -> arrays``, a chunk of a batch; must be picklable.
+          make_chunk: ``number -> arrays``, makes one chunk of a batch; picklable.
           chunks: numbers of the chunks.
-          chunks_per_batch: chunks in turn that are joined to a batch.
-          workers: processes; with 0 threads of this process do the work.
+          chunks_per_batch: number of consecutive chunks that are joined to a batch.
+          workers: number of processes; 0 uses threads of this process.
         """
         self._numbers = iter(chunks)
         self._per_batch = chunks_per_batch
@@ -61,13 +62,13 @@ class Batches(Iterator[Chunk]):
         else:
             self._executor = ThreadPoolExecutor(_THREADS)
             self._task = make_chunk
-        # Also if nobody closes this, and before the interpreter takes itself apart.
+        # Shuts down also if `close` is never called, and before interpreter teardown.
         self._end = weakref.finalize(self, self._executor.shutdown, cancel_futures=True)
 
     def __next__(self) -> Chunk:
         try:
             chunks = [self._next_chunk() for _ in range(self._per_batch)]
-        except BaseException:  # an interrupt too
+        except BaseException:  # KeyboardInterrupt too
             self.close()
             raise
         return tuple(np.concatenate(arrays) for arrays in zip(*chunks, strict=True))
@@ -89,7 +90,7 @@ class Batches(Iterator[Chunk]):
         self.close()
 
     def close(self) -> None:
-        """Sends the workers home and waits until they are; no further batch comes."""
+        """Stops the workers and waits until they end; no further batch is returned."""
         self._numbers = iter(())
         self._waiting.clear()
         self._end()
@@ -99,11 +100,11 @@ _make_chunk = None
 
 
 def _start_worker(make_chunk: Callable[[int], Chunk]) -> None:
-    """What a worker is given once, with how long it lives: as long as its parent."""
+    """Initialises a worker process, which ends when its parent ends."""
     global _make_chunk
     _make_chunk = make_chunk
-    # A signal to the whole group, such as Ctrl-C, is for the parent to answer, which
-    # may need batches to finish what it is doing.
+    # Signals to the process group, such as Ctrl-C, are handled by the parent alone. It
+    # may still need batches before it stops.
     if os.name == "posix":
         os.setpgrp()
     threading.Thread(target=_end_with_parent, daemon=True).start()

@@ -1,9 +1,9 @@
-"""Batches of images that are too large for memory, read while the network trains.
+"""Batches of data sets that are too large for memory, read while the network trains.
 
-Nothing here has a state. The order of an epoch is a function of the seed and the epoch,
-what happens to an image is a function of the seed and its place in that endless
-sequence, and batch k is a stretch of it. So a run is resumed by its step alone, and
-neither the number of workers nor that of shards changes what is learned from.
+Nothing here has a state. The order of an epoch depends only on the seed and the epoch,
+and the augmentation of an image only on the seed and its position in the sequence of
+all epochs. Batch k is a slice of that sequence. So the step is enough to resume a run,
+and the numbers of workers and shards do not change the training data.
 """
 
 import functools
@@ -18,8 +18,8 @@ from experiments.data.images.host_crop import color_jitter, random_resized_crop
 from experiments.data.prefetch import Batches
 from experiments.errors import UserError
 
-# Images that travel together from a worker: few enough that it soon hears that it
-# should stop, enough that the way costs little. A batch is made of such chunks.
+# Images that a worker returns together; batches consist of such chunks. Small chunks
+# let a worker stop soon, large ones reduce the cost of the transfer.
 _LARGEST_CHUNK = 16
 
 
@@ -36,30 +36,30 @@ def train_batches(
     shard: int = 0,
     num_shards: int = 1,
 ) -> Batches:
-    """Endless batches to train with, the images cropped, flipped and resized by chance.
+    """Returns endless training batches of randomly cropped, resized and flipped images.
 
-    Every epoch has an order of its own. What does not fill a batch is left out for this
-    epoch; the next one shuffles anew.
+    Every epoch has its own random order. Examples that do not fill a last batch are
+    left out of that epoch.
 
     Args:
-      source: the training set.
-      seed: of the order and of what happens to the images.
-      batch_size: examples of a batch, all shards together.
-      image_size: side of the images, in pixels.
-      interpolation: between pixels.
+      source: training set.
+      seed: seed of the order and of the augmentation.
+      batch_size: number of examples in a batch, over all shards.
+      image_size: side of the returned images, in pixels.
+      interpolation: interpolation of the resizing.
       jitter: whether brightness, contrast and saturation change too.
-      start_step: number of the first batch; to resume a run, the steps it has made.
-      workers: processes that read; with 0 threads of this process do.
-      shard: which chunk of every batch is wanted, in ``[0, num_shards)``.
-      num_shards: chunks that a batch is cut into, one after the other.
+      start_step: number of the first batch; to resume a run, its number of steps.
+      workers: number of processes that read; 0 uses threads of this process.
+      shard: index of the shard to return, in ``[0, num_shards)``.
+      num_shards: number of consecutive parts that every batch is split into.
 
     Returns:
       ``(images, labels)``: uint8, ``(local_batch, image_size, image_size, 3)``, and
       int32, ``(local_batch,)``, where ``local_batch = batch_size / num_shards``.
 
     Raises:
-      UserError: if a batch is larger than the set or cannot be cut into equal shards;
-        and, from the batches, if an image is damaged.
+      UserError: if a batch is larger than the set or cannot be split into equal shards;
+        while iterating, if an image is damaged.
     """
     size = len(source)
     if batch_size > size:
@@ -67,8 +67,8 @@ def train_batches(
             f"--batch-size must be at most the number of training images, {size}, got "
             f"{batch_size}."
         )
-    # Runs whose seeds are neighbours must not be neighbours: grain goes from epoch to
-    # epoch by adding one to the seed.
+    # SeedSequence makes runs with consecutive seeds independent: grain shuffles each
+    # epoch with the seed plus the number of the epoch.
     of_order, of_images = np.random.SeedSequence(seed).generate_state(2).tolist()
     load = functools.partial(_train_example, source, image_size, interpolation, jitter)
     examples = (
@@ -94,26 +94,26 @@ def eval_batches(
     shard: int = 0,
     num_shards: int = 1,
 ) -> Batches:
-    """The whole set once, in its order, so that what is summed over it is exact.
+    """Returns batches of the whole set in its order, each example exactly once.
 
     Args:
-      source: the set.
-      batch_size: examples of a batch, all shards together.
-      image_size: side of the middle square that is seen, in pixels.
-      resize: pixels of the shorter side before that, at least ``image_size``.
-      interpolation: between pixels.
-      workers: processes that read; with 0 threads of this process do.
-      shard: which chunk of every batch is wanted, in ``[0, num_shards)``.
-      num_shards: chunks that a batch is cut into, one after the other.
+      source: data set to evaluate.
+      batch_size: number of examples in a batch, over all shards.
+      image_size: side of the central square that is cropped, in pixels.
+      resize: shorter side before the crop, in pixels, at least ``image_size``.
+      interpolation: interpolation of the resizing.
+      workers: number of processes that read; 0 uses threads of this process.
+      shard: index of the shard to return, in ``[0, num_shards)``.
+      num_shards: number of consecutive parts that every batch is split into.
 
     Returns:
-      ``(images, labels, real)``: as :func:`train_batches`, and bools, false where an
-      example is only padding, ``(local_batch,)``. All shards have equally many batches
-      of one shape.
+      ``(images, labels, real)``: as :func:`train_batches`, and bools of shape
+      ``(local_batch,)`` that are false where an example is only padding. All shards
+      have the same number of batches, of one shape.
 
     Raises:
-      UserError: if a batch cannot be cut into equal shards; and, from the batches, if
-        an image is damaged.
+      UserError: if a batch cannot be split into equal shards; while iterating, if an
+        image is damaged.
     """
     steps = range(-(-len(source) // batch_size))
     load = functools.partial(_eval_example, source, image_size, resize, interpolation)
@@ -139,7 +139,7 @@ def _eval_example(source, image_size, resize, interpolation, index):
 
 
 def _batches(examples, steps, batch_size, workers, shard, num_shards):
-    """From examples in the order of the batches to the batches of one shard."""
+    """Returns the batches of one shard from the examples in batch order."""
     local_batch, rest = divmod(batch_size, num_shards)
     if rest:
         raise UserError(
@@ -163,7 +163,7 @@ def _chunk_of_shard(chunks, per_batch, shard, num_shards, index):
 
 
 def import_grain():
-    """The module grain, or a sentence on how to get it."""
+    """Returns the module grain; its error message says how to install it."""
     try:
         import grain
     except ImportError as error:

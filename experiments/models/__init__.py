@@ -1,4 +1,4 @@
-"""Networks, each two pure functions over plain trees. The only room that knows Flax."""
+"""Networks as pairs of pure functions over pytrees. Only this package imports Flax."""
 
 from experiments.models.clip.classifier import image_features as image_features
 from experiments.models.clip.classifier import zero_shot_clip as zero_shot_clip

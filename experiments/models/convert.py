@@ -1,4 +1,4 @@
-"""Weights of PyTorch's ResNets, for the networks of this folder, and back."""
+"""Conversion of ResNet weights between PyTorch and this folder's networks."""
 
 import re
 from collections.abc import Mapping
@@ -25,32 +25,32 @@ _TENSORS = {
     "mean": "running_mean",
     "var": "running_var",
 }
-# From PyTorch's order of axes to ours, by our name and rank. The columns of the cosine
-# head, like all vectors, have the same order in both.
+# From PyTorch's order of axes to ours, by our name and rank. Other arrays, the columns
+# of the cosine head among them, have the same order in both.
 _AXES = {("kernel", 4): (2, 3, 1, 0), ("kernel", 2): (1, 0)}
 
 
 def from_pytorch(
     state_dict: Mapping[str, np.ndarray], model: Model, *, with_head: bool = True
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Parameters and BatchNorm statistics of ``model`` from a PyTorch ``state_dict``.
+    """Converts a PyTorch ``state_dict`` to parameters and BatchNorm statistics.
 
     Its names are those of torchvision and timm: ``conv1.weight``, ``bn1.running_mean``,
     ``layer1.0.conv1.weight``, ``layer1.0.downsample.0.weight``, and ``fc.weight`` or
-    ``linear.weight`` for the last layer. The CIFAR ResNets of long-tailed recognition
-    go by them too.
+    ``linear.weight`` for the last layer. CIFAR ResNets of long-tailed recognition use
+    these names too.
 
     Args:
       state_dict: the arrays by name, of any floating dtype.
-      model: the network, of the same shape.
-      with_head: whether the last layer is wanted; else it is left alone.
+      model: the network, with the same shapes.
+      with_head: whether to convert the last layer; otherwise it is left out.
 
     Returns:
-      ``(params, batch_stats)`` as ``model.init`` nests them, NumPy arrays, copies, of
-      the dtype they came in.
+      ``(params, batch_stats)``, nested as by ``model.init``. The arrays are NumPy
+      copies with unchanged dtypes.
 
     Raises:
-      UserError: if an array is missing, has another shape or belongs nowhere.
+      UserError: if an array is missing, has another shape or is not in the network.
     """
     head = "linear" if "linear.weight" in state_dict else "fc"
     used = set() if with_head else {name for name in state_dict if is_of_head(name)}
@@ -80,7 +80,7 @@ def from_pytorch(
         jax.tree.map_with_path(take, tree) for tree in (params, batch_stats)
     )
     for full_name in state_dict:
-        # PyTorch counts the batches that BatchNorm saw, which nothing depends on.
+        # PyTorch counts the batches of BatchNorm; nothing depends on the count.
         if full_name not in used and not full_name.endswith("num_batches_tracked"):
             raise UserError(
                 f"the network has no place for {full_name} of the PyTorch weights: it "
@@ -92,10 +92,10 @@ def from_pytorch(
 def to_pytorch(
     params: Mapping[str, Any], batch_stats: Mapping[str, Any], head: str
 ) -> dict[str, np.ndarray]:
-    """A PyTorch ``state_dict``, as :func:`from_pytorch` reads it.
+    """Makes a PyTorch ``state_dict``; the inverse of :func:`from_pytorch`.
 
     Args:
-      params: of a ResNet of this folder, nested dicts of arrays.
+      params: parameters of a ResNet, nested dicts of arrays.
       batch_stats: its BatchNorm statistics.
       head: PyTorch's name of the last layer, one of :data:`HEADS`.
     """
@@ -107,7 +107,7 @@ def to_pytorch(
 
 
 def head_shapes(model: Model) -> dict[str, tuple[int, ...]]:
-    """What PyTorch calls the arrays of the last layer, ``fc``, and their shapes."""
+    """Returns PyTorch's names and shapes of the arrays of the last layer, ``fc``."""
     params, _ = jax.eval_shape(model.init, jax.random.key(0))
     zeros = {name: np.empty(leaf.shape) for name, leaf in params["head"].items()}
     arrays = to_pytorch({"head": zeros}, {}, "fc")
@@ -115,19 +115,19 @@ def head_shapes(model: Model) -> dict[str, tuple[int, ...]]:
 
 
 def is_of_head(name: str) -> bool:
-    """Whether an array of a PyTorch ``state_dict`` is of the last layer."""
+    """Returns whether an array of a ``state_dict`` belongs to the last layer."""
     return name.partition(".")[0] in HEADS
 
 
 def _tensor(path, rank: int, head: str) -> tuple[str, tuple[int, ...]]:
-    """PyTorch's name of an array of ours, and its axes in the order of ours."""
+    """Returns PyTorch's name of our array, and PyTorch's axes in our order."""
     *modules, name = (entry.key for entry in path)
     full_name = ".".join([*(_module(m, head) for m in modules), _TENSORS[name]])
     return full_name, _AXES.get((name, rank), tuple(range(rank)))
 
 
 def _module(name: str, head: str) -> str:
-    """PyTorch's name of a module that has ``name`` here."""
+    """Returns PyTorch's name of our module ``name``."""
     if block := re.fullmatch(r"stage(\d+)_block(\d+)", name):
         return f"layer{int(block[1]) + 1}.{block[2]}"
     return head if name == "head" else _MODULES.get(name, name)

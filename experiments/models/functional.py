@@ -1,4 +1,4 @@
-"""From a Flax NNX module to pure functions over plain dicts."""
+"""Conversion of Flax NNX modules to pure functions over nested dicts."""
 
 from collections.abc import Callable
 from functools import partial
@@ -17,12 +17,12 @@ class Model(NamedTuple):
     Attributes:
       init: ``key -> (params, batch_stats)``, nested dicts of arrays.
       apply: ``(params, batch_stats, images, *, train) -> (logits, batch_stats)``. In
-        training BatchNorm uses the statistics of the batch and returns updated running
-        ones, otherwise it uses the running ones and returns them as they came.
-      frozen: weights that training leaves as they are, nested dicts of NumPy arrays;
-        mostly there are none.
-      per_example: whether no layer mixes the examples of a training batch, as BatchNorm
-        does, and all parameters pass through ``focal_sam_jax.apply_per_example``.
+        training BatchNorm uses batch statistics and returns updated running statistics;
+        otherwise it uses the running statistics and returns them unchanged.
+      frozen: weights that training does not change, nested dicts of NumPy arrays;
+        usually empty.
+      per_example: whether the network has no cross-example layers such as BatchNorm,
+        and applies all parameters by ``focal_sam_jax.apply_per_example``.
     """
 
     init: Callable[[jax.Array], tuple[chex.ArrayTree, chex.ArrayTree]]
@@ -31,9 +31,9 @@ class Model(NamedTuple):
     per_example: bool = False
 
     def given(self, frozen: chex.ArrayTree) -> "Model":
-        """The network with its frozen weights as arguments of a compiled program.
+        """Returns the network with ``frozen`` in place of its own frozen weights.
 
-        Those that it brings along would be constants of the program.
+        Its own weights would become constants of a compiled program.
         """
         if not self.frozen:
             return self
@@ -47,14 +47,14 @@ def functional(
     is_trained: Callable[[tuple[str, ...]], bool] = lambda path: True,
     per_example: bool = False,
 ) -> Model:
-    """The module that ``make_module`` builds, as a :class:`Model`.
+    """Converts the module that ``make_module`` builds to a :class:`Model`.
 
     Args:
-      make_module: builds the module from its source of randomness. Its variables are
-        parameters and BatchNorm statistics, nothing else.
-      weights: ``key -> params`` gives other initial values than the module's own to
-        some of the parameters, nested dicts.
-      is_trained: whether the parameter of that path is trained, or frozen.
+      make_module: builds the module from a source of randomness. The variables must be
+        parameters and BatchNorm statistics only.
+      weights: ``key -> params``, nested dicts: initial values of some parameters, in
+        place of the module's own.
+      is_trained: whether the parameter at a path is trained; otherwise it is frozen.
       per_example: as in :class:`Model`.
     """
     graph, *_ = nnx.split(nnx.eval_shape(lambda: make_module(nnx.Rngs(0))), *_KINDS)
@@ -72,8 +72,8 @@ def functional(
 
     def apply(params, batch_stats, images, *, train, frozen):
         params = unflatten_dict(flatten_dict(params) | flatten_dict(frozen))
-        # A copy, because variables cannot be mutated from inside another transformation
-        # than the one they were made in.
+        # A copy, because variables can be changed only inside the transformation in
+        # which they were made.
         module = nnx.merge(graph, params, batch_stats, copy=True)
         module.train() if train else module.eval()
         logits = module(images)
@@ -92,5 +92,5 @@ _KINDS = (nnx.Param, nnx.BatchStat)
 
 
 def _those(params, chosen):
-    """The parameters whose path is chosen, as nested dicts."""
+    """Returns the parameters whose path is chosen, as nested dicts."""
     return unflatten_dict({path: x for path, x in params.items() if chosen(path)})

@@ -1,6 +1,6 @@
-"""Last layers: from features in float32 to logits in float32.
+"""Last layers, which map float32 features to float32 logits.
 
-``dtype`` is that of the product, as everywhere in :mod:`experiments.models.layers`.
+``dtype`` is the dtype of the product, as in :mod:`experiments.models.layers`.
 """
 
 from typing import Literal
@@ -17,7 +17,7 @@ Head = Literal["linear", "cosine"]
 
 
 class LinearHead(nnx.Module):
-    """``x @ kernel + bias``: logits in the precision of the weights."""
+    """``x @ kernel + bias``, with logits in the dtype of the weights."""
 
     def __init__(
         self,
@@ -40,10 +40,10 @@ class LinearHead(nnx.Module):
 
 
 class CosineHead(nnx.Module):
-    """Cosine between the features and a column for every class, times a fixed scale.
+    """Cosines of the features with one column per class, times a fixed scale.
 
-    Columns start as vectors of length one, from a uniform distribution over the cube.
-    The gradient with respect to a vector of length zero is zero.
+    Columns are drawn uniformly from a cube and scaled to length one. The gradient with
+    respect to a vector of length zero is zero.
 
     References:
       Cao et al., `Learning Imbalanced Datasets with Label-Distribution-Aware Margin
@@ -79,7 +79,7 @@ def make_head(
     scale: float,
     dtype: DTypeLike,
 ) -> nnx.Module:
-    """The last layer; ``init`` is of the linear one, ``scale`` of the cosine one."""
+    """Makes the last layer; "linear" uses ``init``, "cosine" uses ``scale``."""
     match head:
         case "linear":
             return LinearHead(features, num_classes, rngs, init=init, dtype=dtype)
@@ -89,7 +89,7 @@ def make_head(
 
 
 def _product(x, kernel, dtype):
-    """``x @ kernel`` with factors rounded to ``dtype``, and the sum not rounded."""
+    """Computes ``x @ kernel``; rounds the factors to ``dtype``, but not the sum."""
     wide = jnp.result_type(x, kernel)
     if dtype != jnp.float32:
         x, kernel = x.astype(dtype), kernel.astype(dtype)
@@ -97,7 +97,7 @@ def _product(x, kernel, dtype):
 
 
 def unit(x: jax.Array, axis: int) -> jax.Array:
-    """Vectors along ``axis`` divided by their length; the shortest become zero."""
+    """Divides vectors along ``axis`` by their length; lengths up to 1e-12 become 0."""
     square = jnp.sum(jnp.square(x), axis, keepdims=True)
     # The inner choice keeps the gradient finite where the outer one discards the value.
     long_enough = square > 1e-24

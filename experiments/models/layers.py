@@ -1,7 +1,7 @@
-"""What the networks are made of.
+"""Layers and initialisers of the networks.
 
-Everywhere ``dtype`` is that of the computation, float32 or bfloat16. Float32 stands for
-the precision of images and weights, so that float64 ones are computed in float64.
+``dtype`` is always the dtype of the computation, float32 or bfloat16. Float32 means
+the dtype of images and weights: float64 inputs are computed in float64.
 """
 
 import math
@@ -20,9 +20,10 @@ from experiments.errors import UserError
 
 
 def per_example(method: Callable[..., Any]) -> Callable[..., Any]:
-    """A layer's method that treats every example by itself, made known as such.
+    """Wraps a layer's method in ``fsam.apply_per_example``.
 
-    Its arguments and its result have the examples along their first axis.
+    The method must not mix examples. The first axis of its arguments and of its result
+    is the axis of the examples.
     """
 
     @wraps(method)
@@ -38,12 +39,12 @@ def per_example(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def block_plan(blocks: Sequence[int]) -> Iterator[tuple[str, int, int]]:
-    """Name, stage and stride of every residual block, in their order.
+    """Yields name, stage and stride of every residual block, in order.
 
-    All stages but the first halve the image, by their first block.
+    The first block of every stage but the first halves the image.
 
     Args:
-      blocks: in every stage.
+      blocks: number of blocks in every stage.
     """
     for stage, number in enumerate(blocks):
         for block in range(number):
@@ -52,22 +53,22 @@ def block_plan(blocks: Sequence[int]) -> Iterator[tuple[str, int, int]]:
 
 
 def kaiming_fan_in(key, shape, dtype=jnp.float32) -> jax.Array:
-    """Normal with variance two over the inputs of an output; kernels end in (in, out).
+    """Draws normal numbers with variance 2 / fan_in; kernel shapes end in (in, out).
 
-    Not truncated, unlike the initialiser of that name in Flax and JAX.
+    They are not truncated, unlike those of Flax and JAX's ``kaiming_normal``.
     """
     fan_in = math.prod(shape[:-1])
     return math.sqrt(2 / fan_in) * _normal(key, shape, dtype)
 
 
 def kaiming_fan_out(key, shape, dtype=jnp.float32) -> jax.Array:
-    """Normal with variance two over the outputs of an input, likewise."""
+    """Draws like :func:`kaiming_fan_in`, but with variance 2 / fan_out."""
     fan_out = math.prod(shape[:-2]) * shape[-1]
     return math.sqrt(2 / fan_out) * _normal(key, shape, dtype)
 
 
 def normal(std: float) -> Initializer:
-    """Normal with mean zero and that standard deviation, not truncated."""
+    """Returns an initialiser: normal, mean 0, deviation ``std``, not truncated."""
 
     def init(key, shape, dtype=jnp.float32):
         return std * _normal(key, shape, dtype)
@@ -76,7 +77,7 @@ def normal(std: float) -> Initializer:
 
 
 def uniform(bound: float) -> Initializer:
-    """Uniform between ``-bound`` and ``bound``."""
+    """Returns an initialiser, uniform between ``-bound`` and ``bound``."""
 
     def init(key, shape, dtype=jnp.float32):
         return jax.random.uniform(key, shape, dtype, -bound, bound)
@@ -85,8 +86,8 @@ def uniform(bound: float) -> Initializer:
 
 
 def _normal(key, shape, dtype):
-    # Drawn as a vector: the same numbers, for a fifth of the time XLA needs to compile
-    # a draw with the shape of a kernel.
+    # Drawn as a vector: the numbers are the same, and XLA compiles this in a fifth of
+    # the time of a draw in the kernel's shape.
     return jax.random.normal(key, (math.prod(shape),), dtype).reshape(shape)
 
 
@@ -101,8 +102,8 @@ def conv(
     dtype: DTypeLike,
     groups: int = 1,
 ) -> nnx.Conv:
-    """A convolution without bias, by a square kernel of odd ``size``."""
-    # As much padding on every side, as PyTorch has; "SAME" would shift strided ones.
+    """Makes a convolution without bias, with a square kernel of odd ``size``."""
+    # Equal padding on all sides, as in PyTorch; "SAME" shifts strided convolutions.
     return nnx.Conv(
         in_channels,
         out_channels,
@@ -120,10 +121,10 @@ def conv(
 class BatchNorm(nnx.Module):
     """Normalisation over batch, height and width, with PyTorch's running statistics.
 
-    A training batch is normalised by its biased variance, and moves the running
-    statistics by a tenth, the variance towards the unbiased one. Flax's layer keeps the
-    biased one, and at bfloat16 it rounds weights and statistics before use. Here all
-    arithmetic is in float32 or wider, and only the result is as narrow as the input.
+    A training batch is normalised by its biased variance. The running statistics move
+    by a tenth towards the batch mean and the unbiased variance. Flax's layer stores the
+    biased variance, and at bfloat16 it rounds weights and statistics before use. Here
+    all arithmetic is in float32 or wider, and only the result has the input's dtype.
     """
 
     def __init__(self, channels: int):
@@ -131,7 +132,7 @@ class BatchNorm(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(channels, jnp.float32))
         self.mean = nnx.BatchStat(jnp.zeros(channels, jnp.float32))
         self.var = nnx.BatchStat(jnp.ones(channels, jnp.float32))
-        self.use_running_average = False  # by train() and eval() of the whole network
+        self.use_running_average = False  # set by train() and eval() of the network
 
     def __call__(self, x: jax.Array) -> jax.Array:
         wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
@@ -139,20 +140,20 @@ class BatchNorm(nnx.Module):
             mean, var = self.mean[...], self.var[...]
         else:
             mean, var = self._of_batch(wide)
-        # One number a channel, and broadcast only then: other orders are compiled
-        # differently with a backward pass and without, and are not recognised as one.
+        # Computes one number per channel, then broadcasts. XLA compiles other orders
+        # differently with and without a backward pass, and does not merge the two.
         factor = jax.lax.rsqrt(var + 1e-5) * self.scale[...]
         shift = self.bias[...] - mean * factor
         # Not (x - mean) * factor: the backward pass would need x - mean beside x, which
-        # the variance needs anyway, and a third of what a ResNet holds would be that.
+        # the variance needs anyway. It would be a third of what a ResNet stores.
         factor, shift = (jnp.expand_dims(array, (0, 1, 2)) for array in (factor, shift))
         return (wide * factor + shift).astype(x.dtype)
 
     def _of_batch(self, x):
-        """Mean and variance of the batch, which the running ones follow."""
+        """Computes mean and variance of the batch, and updates the running ones."""
         axes = (0, 1, 2)
         mean = jnp.mean(x, axes)
-        # Both from one pass over x; rounding may leave a little less than nothing.
+        # Both come from one pass over x. Rounding may make the difference negative.
         var = jnp.maximum(jnp.mean(jnp.square(x), axes) - jnp.square(mean), 0.0)
         size = x.size // x.shape[-1]
         if size == 1:
@@ -163,21 +164,24 @@ class BatchNorm(nnx.Module):
         unbiased = var * (size / max(size - 1, 1))
         for running, of_batch in ((self.mean, mean), (self.var, unbiased)):
             moved = 0.9 * running[...] + 0.1 * of_batch
-            # Not by [...]: on the way Flax asks a traced array for its sharding, and
-            # the answer, an error that is thrown away, takes JAX long to word.
+            # Not ``running[...] =``: Flax would ask a traced array for its sharding.
+            # JAX is slow to build the error message, which Flax discards.
             running.set_value(moved.astype(running[...].dtype))
         return mean, var
 
 
 def relu_of_sum(x: jax.Array, y: jax.Array) -> jax.Array:
-    """The rectified sum with which a residual block ends."""
+    """Computes ``relu(x + y)``, the end of a residual block."""
     total = x + y
-    # A choice and not max(total, 0), which is the same. XLA takes that for cheap and
-    # computes it anew wherever it is used, and so, through the shortcuts, all blocks
-    # before it: on CPU the gradients of kernels spent most of a step on that.
+    # Not max(total, 0), which is equal: XLA treats max as cheap and recomputes it at
+    # every use and, through the shortcuts, all blocks before it. On CPU the gradients
+    # of kernels spent most of a step on that.
     return jnp.where(total <= 0, 0, total)
 
 
 def mean_over_image(x: jax.Array) -> jax.Array:
-    """From ``(batch, height, width, channels)`` to ``(batch, channels)``, float32."""
+    """Averages ``(batch, height, width, channels)`` to ``(batch, channels)``.
+
+    The result is float32 or wider.
+    """
     return jnp.mean(x, axis=(1, 2), dtype=jnp.promote_types(x.dtype, jnp.float32))

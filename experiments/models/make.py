@@ -1,4 +1,4 @@
-"""From an experiment to its network."""
+"""Construction of a configuration's network."""
 
 from typing import Any
 
@@ -20,16 +20,16 @@ _VIT_DIGITS = Transformer(width=64, layers=4, heads=4, hidden=128)
 
 
 def make_model(config: Config, num_classes: int, channels: int) -> Model:
-    """The network that ``config`` names.
+    """Makes the network that ``config`` names.
 
     Args:
-      config: its ``model`` and what belongs to it.
+      config: its ``model`` and the options of the network are used.
       num_classes: size of the output.
-      channels: of the images.
+      channels: number of image channels.
 
     Raises:
-      UserError: if the network is not made for such images, or if the weights that it
-        starts from are not there.
+      UserError: if the network does not take such images, or if its initial weights
+        are missing.
     """
     name = config.model
     options = {"head": config.head, "dtype": jnp.dtype(config.precision)}
@@ -52,17 +52,17 @@ def make_model(config: Config, num_classes: int, channels: int) -> Model:
 
 
 def vision_sizes(config: Config, channels: int) -> Vision:
-    """The sizes of ``config``'s network, a vision transformer."""
+    """Returns the sizes of ``config``'s vision transformer."""
     if config.model == "clip":
         return open_clip(config.weights).architecture.vision
     return Vision(_VIT_DIGITS, config.network_size, 2, channels)
 
 
 def fitting_clip(config: Config) -> Clip:
-    """CLIP of ``config``'s weights, which must see images as large as they will be.
+    """Opens the CLIP model of ``config``, and checks its image size.
 
     Raises:
-      UserError: if it does not, or there is none.
+      UserError: if the size differs from ``config``'s, or there is no such model.
     """
     clip = open_clip(config.weights)
     size = clip.architecture.vision.image_size

@@ -1,4 +1,4 @@
-"""ResNets that somebody trained, as files that a network starts from."""
+"""Pretrained ResNet weights in files, from which a network can start."""
 
 import re
 from collections.abc import Callable
@@ -18,7 +18,7 @@ _FROM_OTHERS = (
     "save a network's state_dict() in PyTorch by "
     "safetensors.torch.save_file(STATE_DICT, FILE)"
 )
-# From the names of Hugging Face to those of torchvision, applied in turn.
+# From other array names to those of torchvision, applied in this order.
 _RENAMES: list[tuple[str, str | Callable[[re.Match], str]]] = [
     (r"^module\.", ""),
     (r"^(resnet\.)?embedder\.embedder\.convolution", "conv1"),
@@ -33,7 +33,7 @@ _RENAMES: list[tuple[str, str | Callable[[re.Match], str]]] = [
     (r"\.shortcut\.normalization", ".downsample.1"),
     (r"^(classifier\.1|linear)\.", "fc."),
 ]
-# By the shapes of two convolutions and the number of blocks in the third stage.
+# Keys: shapes of two convolutions, and number of blocks in the third stage.
 _NETWORKS: dict[Any, Network] = {
     ((64, 3, 7, 7), (64, 64, 3, 3), 6): "resnet50",
     ((64, 3, 7, 7), (128, 4, 3, 3), 6): "resnext50",
@@ -48,9 +48,9 @@ class Pretrained(NamedTuple):
     """Weights on disk, by the names of torchvision.
 
     Attributes:
-      where: they are, as the user named it.
-      shapes: of the arrays.
-      read: reads them.
+      where: path of the weights, as the user gave it.
+      shapes: shapes of the arrays.
+      read: reads the arrays.
     """
 
     where: str
@@ -59,14 +59,14 @@ class Pretrained(NamedTuple):
 
 
 def open_pretrained(where: str) -> Pretrained:
-    """The weights that ``--init-weights`` names; none is read yet.
+    """Opens the weights of ``--init-weights``, without reading them.
 
     Args:
       where: a safetensors file with the names of torchvision, timm or Hugging Face, a
         folder with one, or a name on the hub, such as ``timm/resnet50.a1_in1k``.
 
     Raises:
-      UserError: if there are none, or they cannot be fetched.
+      UserError: if there are no weights, or they cannot be fetched.
     """
     _, files = weight_files(where, _OPTION, _FROM_OTHERS)
 
@@ -82,10 +82,10 @@ def open_pretrained(where: str) -> Pretrained:
 
 
 def network_of(pretrained: Pretrained) -> Network:
-    """The network that some weights are of.
+    """Returns the network to which the weights belong.
 
     Raises:
-      UserError: if it is none of those that can start from weights.
+      UserError: if that network cannot start from weights.
     """
     shapes = pretrained.shapes
     blocks = {name.split(".")[1] for name in shapes if name.startswith("layer3.")}
@@ -100,7 +100,7 @@ def network_of(pretrained: Pretrained) -> Network:
 
 
 def has_head(pretrained: Pretrained, model: Model) -> bool:
-    """Whether the last layer on disk fits into that of the network."""
+    """Returns whether the last layer on disk fits the network's."""
     head = {n: shape for n, shape in pretrained.shapes.items() if is_of_head(n)}
     return head == head_shapes(model)
 
@@ -108,17 +108,17 @@ def has_head(pretrained: Pretrained, model: Model) -> bool:
 def pretrained_network(
     pretrained: Pretrained, model: Model
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Parameters, without the last layer where it does not fit, and statistics.
+    """Reads parameters and statistics; a last layer that does not fit is left out.
 
     Args:
       pretrained: the weights.
       model: the network that starts from them.
 
     Returns:
-      ``(params, batch_stats)`` as ``model.init`` nests them, float32.
+      ``(params, batch_stats)``, nested as by ``model.init``, float32.
 
     Raises:
-      UserError: if the network is another.
+      UserError: if the weights are of another network.
     """
     head = has_head(pretrained, model)
     try:

@@ -1,10 +1,9 @@
 r"""Residual networks for small images.
 
 The CIFAR form of He et al.: a 3x3 convolution, three stages of basic blocks with
-widths :math:`w, 2w, 4w`, of which the second and the third halve the image, the mean
-over what is left, and the last layer. Shortcuts have no parameters (option A): where
-the image is halved they take every second pixel, and pad channels with zeros on both
-sides.
+widths :math:`w, 2w, 4w`, global average pooling, and the last layer. The second and
+third stages halve the image. Shortcuts have no parameters (option A): where the image
+is halved, they take every second pixel and pad channels with zeros on both sides.
 """
 
 from functools import partial
@@ -34,17 +33,17 @@ def resnet_cifar(
     scale: float = 1.0,
     dtype: DTypeLike = jnp.float32,
 ) -> Model:
-    """The CIFAR ResNets: depth 20, 32, 44, 56 or 110, for images of 32x32x3.
+    """Returns a CIFAR ResNet: depth 20, 32, 44, 56 or 110, images of 32x32x3.
 
-    With depth 32 there are 464,154 parameters for 10 classes and 470,004 for 100; with
-    the cosine head 464,144 and 469,904.
+    With depth 32 it has 464,154 parameters for 10 classes and 470,004 for 100; with the
+    cosine head 464,144 and 469,904.
 
     Args:
-      depth: layers with weights, 6 k + 2.
+      depth: number of layers with weights, 6 k + 2.
       num_classes: size of the output.
       head: the last layer, linear or cosine.
-      scale: what cosines are multiplied by.
-      dtype: of the computation, float32 or bfloat16.
+      scale: factor of the cosines.
+      dtype: dtype of the computation, float32 or bfloat16.
 
     References:
       He et al., `Deep Residual Learning for Image Recognition
@@ -66,22 +65,22 @@ def resnet_digits(
     scale: float = 1.0,
     dtype: DTypeLike = jnp.float32,
 ) -> Model:
-    """The same with one block a stage, for images of 8x8.
+    """Returns a CIFAR ResNet with one block per stage, for images of 8x8.
 
     Args:
       num_classes: size of the output.
-      width: channels of the first stage.
-      channels: of the images.
+      width: number of channels of the first stage.
+      channels: number of image channels.
       head: the last layer, linear or cosine.
-      scale: what cosines are multiplied by.
-      dtype: of the computation, float32 or bfloat16.
+      scale: factor of the cosines.
+      dtype: dtype of the computation, float32 or bfloat16.
     """
     module = partial(_ResNet, 1, width, channels, num_classes, head, scale, dtype)
     return functional(module)
 
 
 class _ResNet(nnx.Module):
-    """Stages of ``blocks`` basic blocks; the names of the parameters are strings."""
+    """Three stages of ``blocks`` basic blocks; parameter names are strings."""
 
     def __init__(
         self,
@@ -121,7 +120,7 @@ class _ResNet(nnx.Module):
 
 
 class _Block(nnx.Module):
-    """Two 3x3 convolutions around a shortcut without parameters."""
+    """Two 3x3 convolutions with a shortcut without parameters."""
 
     def __init__(
         self,

@@ -1,9 +1,9 @@
 """Residual networks for photographs: ResNet-50 and ResNeXt-50.
 
-The form of torchvision, from which most published weights come: a 7x7 convolution and
-max-pooling quarter the image, four stages of 3, 4, 6 and 3 bottleneck blocks follow, of
-which all but the first halve it, then the mean over what is left and the last layer.
-Where a block halves, its 3x3 convolution does it ("version 1.5").
+The form is torchvision's, from which most published weights come. A 7x7 convolution
+and max-pooling divide the image's sides by 4. Four stages of 3, 4, 6 and 3 bottleneck
+blocks follow; all but the first halve the image. Then come global average pooling and
+the last layer. A block's 3x3 convolution has the stride ("version 1.5").
 """
 
 from functools import partial
@@ -36,15 +36,15 @@ def resnet50(
     scale: float = 1.0,
     dtype: DTypeLike = jnp.float32,
 ) -> Model:
-    """ResNet-50, for images of 224x224x3, say.
+    """Returns ResNet-50, for images such as 224x224x3.
 
-    25,557,032 parameters for 1000 classes, 40,190,990 for 8142.
+    Parameters: 25,557,032 for 1000 classes, 40,190,990 for 8142.
 
     Args:
       num_classes: size of the output.
       head: the last layer, linear or cosine.
-      scale: what cosines are multiplied by.
-      dtype: of the computation, float32 or bfloat16.
+      scale: factor of the cosines.
+      dtype: dtype of the computation, float32 or bfloat16.
 
     References:
       He et al., `Deep Residual Learning for Image Recognition
@@ -60,15 +60,15 @@ def resnext50_32x4d(
     scale: float = 1.0,
     dtype: DTypeLike = jnp.float32,
 ) -> Model:
-    """ResNeXt-50 with 32 groups of 4 channels, for the same images.
+    """Returns ResNeXt-50 with 32 groups of 4 channels.
 
-    25,028,904 parameters for 1000 classes.
+    Parameters: 25,028,904 for 1000 classes.
 
     Args:
       num_classes: size of the output.
       head: the last layer, linear or cosine.
-      scale: what cosines are multiplied by.
-      dtype: of the computation, float32 or bfloat16.
+      scale: factor of the cosines.
+      dtype: dtype of the computation, float32 or bfloat16.
 
     References:
       Xie et al., `Aggregated Residual Transformations for Deep Neural Networks
@@ -115,9 +115,9 @@ class _ResNet(nnx.Module):
 
 
 class _Bottleneck(nnx.Module):
-    """Convolutions by 1x1, 3x3 in groups, and 1x1, around a shortcut.
+    """Convolutions of 1x1, 3x3 in groups, and 1x1, with a shortcut.
 
-    The shortcut has a convolution where the shape changes.
+    The shortcut has a convolution where the number of channels changes.
     """
 
     def __init__(

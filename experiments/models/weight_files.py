@@ -19,7 +19,7 @@ _PICKLED = (".pth", ".pt", ".bin", ".ckpt", ".tar", ".pkl")
 
 
 def import_package(name: str) -> ModuleType:
-    """The package, or a sentence on how to get it."""
+    """Imports a package, or raises a ``UserError`` that says how to get it."""
     try:
         return import_module(name)
     except ImportError as error:
@@ -29,15 +29,15 @@ def import_package(name: str) -> ModuleType:
 
 
 def weight_files(where: str, option: str, from_others: str) -> tuple[Path, list[Path]]:
-    """The folder of some weights, and the safetensors files that they are in.
+    """Returns the folder of some weights, and their safetensors files.
 
     Args:
-      where: a folder as Hugging Face saves it, a file, or a name on the hub.
-      option: that names it, for messages.
-      from_others: how weights in other formats become safetensors, for messages.
+      where: a folder in Hugging Face's format, a file, or a name on the hub.
+      option: name of the command-line option, for messages.
+      from_others: how to convert other formats to safetensors, for messages.
 
     Raises:
-      UserError: if there are none, or they cannot be fetched.
+      UserError: if there are no weights, or they cannot be fetched.
     """
     path = Path(where).expanduser()
     if not path.exists():
@@ -50,20 +50,20 @@ def weight_files(where: str, option: str, from_others: str) -> tuple[Path, list[
 
 
 def open_safetensors(path: Path):
-    """The file, opened; its arrays are read when they are asked for."""
+    """Opens a file; each of its arrays is read on request."""
     try:
-        # Flax's flavour, because NumPy's cannot read bfloat16.
+        # "flax", because "numpy" cannot read bfloat16.
         return import_package("safetensors").safe_open(path, framework="flax")
     except FileNotFoundError:
         raise UserError(f"{path} is missing: copy all files of the model.") from None
-    except Exception as error:  # A class of its own, which safetensors keeps private.
+    except Exception as error:  # The error class of safetensors is private.
         raise UserError(
             f"{path} cannot be read as safetensors ({error}): is it whole?"
         ) from error
 
 
 def shapes_in(files: list[Path]) -> dict[str, tuple[int, ...]]:
-    """The shape of every array in the files, by its name there."""
+    """Returns the shape of every array in the files, by name."""
     opened = map(open_safetensors, files)
     return {
         name: tuple(file.get_slice(name).get_shape())
@@ -75,17 +75,17 @@ def shapes_in(files: list[Path]) -> dict[str, tuple[int, ...]]:
 def save_safetensors(
     path: Path, arrays: dict[str, np.ndarray], metadata: dict[str, str]
 ) -> None:
-    """Arrays by name, and what else is to be known of them."""
+    """Writes arrays by name, and metadata, to a file."""
     import_package("safetensors")
     from safetensors.numpy import save_file
 
-    # Only what lies in memory in its own order is written right.
+    # safetensors writes only C-contiguous arrays correctly.
     arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     save_file(arrays, path, metadata=metadata)
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object in a file beside weights."""
+    """Reads the JSON object in a file beside weights."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -112,7 +112,7 @@ def _files(folder: Path, option: str, from_others: str) -> list[Path]:
 
 
 def _fetch(name: str, option: str) -> Path:
-    """The folder of a model on the hub, which is kept in the hub's cache."""
+    """Downloads a model to the hub's cache, and returns its folder."""
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         raise UserError(
             f"{option} {name}: there is no such folder or file, and a name on the hub "
@@ -122,7 +122,7 @@ def _fetch(name: str, option: str) -> Path:
     try:
         files = [CONFIG, TOKENIZER, "*.safetensors", _INDEX]
         return Path(hub.snapshot_download(name, allow_patterns=files))
-    except Exception as error:  # Requests, the hub and the disk raise all kinds.
+    except Exception as error:  # Network, hub and disk errors have many types.
         raise UserError(
             f"{option} {name} is no folder here and cannot be fetched from the hub "
             f"({type(error).__name__}): without a network, copy the model's folder to "

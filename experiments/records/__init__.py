@@ -1,1 +1,1 @@
-"""What a run leaves behind in its folder."""
+"""Files that a run writes to its folder."""

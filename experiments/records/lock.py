@@ -1,4 +1,4 @@
-"""One process at a time in the folder of a run."""
+"""Lock on the folder of a run."""
 
 import os
 from collections.abc import Iterator
@@ -10,13 +10,12 @@ from experiments.errors import UserError
 
 @contextmanager
 def locked(run_dir: Path) -> Iterator[None]:
-    """Has the folder to itself, until it is left or the process ends, in whatever way.
+    """Locks the folder until the ``with`` block or the process ends.
 
-    On a file system that machines share it may be locked for one machine alone, or not
-    at all.
+    On a shared file system, the lock may hold for this machine only, or not at all.
 
     Raises:
-      UserError: if another process has it.
+      UserError: if another process holds the lock.
     """
     try:
         import fcntl

@@ -1,4 +1,4 @@
-"""The description of a run: manifest.json in a folder of its own."""
+"""The description of a run: manifest.json in the folder of the run."""
 
 import dataclasses
 import json
@@ -21,13 +21,13 @@ MANIFEST, METRICS = "manifest.json", "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
 _PACKAGES = ("jax", "jaxlib", "optax", "flax", "numpy", "scikit-learn")
 _DATA_PACKAGES = ("grain", "tensorflow-datasets", "pillow")
-# Options that are no more, and the value with which a run is one of today's.
+# Removed options, each with the value at which it had no effect.
 _GONE = {"five_crops": False, "randaugment": 0, "cutout": 0, "mixup": 0.0}
 _GONE |= {"bottleneck": None}
 
 
-# Options that may differ when a run goes on: how fast it learns, how long, and what is
-# looked at on the way.
+# Options that may change when a run is resumed, such as rates, radii, schedules, length
+# and the intervals of evaluation.
 _MAY_CHANGE = {
     "epochs",
     "learning_rate",
@@ -51,14 +51,14 @@ _MAY_CHANGE = {
 
 
 class Sizes(NamedTuple):
-    """How many numbers are trained, and how many frozen."""
+    """Numbers of trained and of frozen parameters."""
 
     trained: int
     frozen: int
 
     @classmethod
     def of(cls, params: Any, frozen: Any) -> "Sizes":
-        """Of two trees of arrays, or of their shapes."""
+        """Counts the parameters of two pytrees of arrays, or of their shapes."""
 
         def size(tree):
             return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
@@ -69,7 +69,7 @@ class Sizes(NamedTuple):
 def describe_run(
     config: Config, dataset: Dataset, sizes: Sizes, command: list[str]
 ) -> dict[str, Any]:
-    """All one needs to know to repeat a run, as JSON."""
+    """Returns everything needed to repeat a run, as JSON."""
     return {
         "config": as_json(config),
         "seeds": {"training": config.seed, "subset": config.subset_seed},
@@ -93,7 +93,7 @@ def describe_run(
 
 
 def describe_machine(command: list[str]) -> dict[str, Any]:
-    """Versions, git commit, device, and the command that was given."""
+    """Returns versions, git commit, device and command line."""
     device = jax.devices()[0]
     return {
         "versions": {
@@ -117,7 +117,7 @@ def describe_machine(command: list[str]) -> dict[str, Any]:
 
 
 def create_run(run_dir: Path, manifest: dict[str, Any]) -> None:
-    """Makes the folder and writes the manifest; never into a run that is there."""
+    """Creates the folder and writes the manifest; fails if it already holds a run."""
     if any((run_dir / part).exists() for part in (MANIFEST, METRICS, CHECKPOINTS)):
         raise UserError(
             f"{run_dir} already holds a run, and nothing is overwritten: pass another "
@@ -128,7 +128,7 @@ def create_run(run_dir: Path, manifest: dict[str, Any]) -> None:
 
 
 def make_run_dir(run_dir: Path) -> None:
-    """Makes the folder, if it is not there."""
+    """Creates the folder if it does not exist."""
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -138,17 +138,17 @@ def make_run_dir(run_dir: Path) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes all or nothing: a reader never sees half a file."""
+    """Writes a JSON file atomically: a reader never sees half a file."""
     unfinished = path.with_suffix(path.suffix + ".tmp")
     unfinished.write_text(json.dumps(content, indent=2) + "\n")
     unfinished.replace(path)
 
 
 def read_manifest(run_dir: Path) -> dict[str, Any]:
-    """The manifest of a run.
+    """Reads the manifest of a run.
 
     Raises:
-      UserError: if there is none, or it was damaged.
+      UserError: if there is none, or it is damaged.
     """
     path = run_dir / MANIFEST
     if not path.exists():
@@ -157,10 +157,10 @@ def read_manifest(run_dir: Path) -> dict[str, Any]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """What :func:`write_json` wrote.
+    """Reads a file of :func:`write_json`.
 
     Raises:
-      UserError: if it was damaged.
+      UserError: if it is damaged.
     """
     try:
         content = json.loads(path.read_text())
@@ -172,23 +172,22 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def as_json(config: Config) -> dict[str, Any]:
-    """A configuration as it will be read back: JSON knows lists, no tuples."""
+    """Converts a configuration to JSON types: tuples become lists."""
     fields = dataclasses.asdict(config)
     return {k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()}
 
 
 def complete(saved: dict[str, Any]) -> dict[str, Any]:
-    """A saved configuration with the fields of today.
+    """Adapts a saved configuration to the fields of :class:`Config`.
 
-    An option that came later has its default, and one that is gone is left out where
-    the run did without it.
+    Missing options get their default. A removed option is left out if it had no effect.
     """
     now = as_json(Config()) | saved
     return {k: v for k, v in now.items() if k not in _GONE or v != _GONE[k]}
 
 
 def config_of(manifest: dict[str, Any]) -> Config:
-    """The configuration of a run, from its manifest.
+    """Returns the configuration of a run from its manifest.
 
     Raises:
       UserError: if the run has options that this program lacks.
@@ -206,10 +205,10 @@ def config_of(manifest: dict[str, Any]) -> Config:
 
 
 def pixel_statistics(manifest: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and deviation of each channel that a run's pixels were normalised by.
+    """Returns mean and standard deviation of each channel, for normalisation.
 
     Raises:
-      UserError: if the run is of an earlier version, which did not keep them.
+      UserError: if the manifest lacks them, as those of earlier versions do.
     """
     if "pixel_mean" not in manifest:
         raise UserError(
@@ -221,10 +220,10 @@ def pixel_statistics(manifest: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def changed_options(saved: dict[str, Any], config: Config) -> dict[str, list[Any]]:
-    """The options that a run goes on with otherwise than it began, then and now.
+    """Returns the options that differ from the saved ones, as ``[saved, new]``.
 
     Raises:
-      UserError: if one of them cannot change.
+      UserError: if one of them may not change when a run is resumed.
     """
     then, now = complete(saved), as_json(config)
     changed = {
@@ -249,9 +248,9 @@ def changed_options(saved: dict[str, Any], config: Config) -> dict[str, list[Any
 def record_changes(
     run_dir: Path, config: Config, step: int, changed: dict[str, list[Any]]
 ) -> None:
-    """Writes down that a run goes on with other options after so many steps.
+    """Records in the manifest which options changed at ``step`` of a resumed run.
 
-    One that begins anew, after none, has them from its start.
+    At step 0 only the configuration is replaced, since it holds for the whole run.
     """
     manifest = read_manifest(run_dir)
     manifest["config"] = as_json(config)
@@ -261,7 +260,7 @@ def record_changes(
 
 
 def check_same_data(manifest: dict[str, Any], dataset: Dataset) -> None:
-    """Raises a ``UserError`` if a run learned from other images than these."""
+    """Raises a ``UserError`` if a run was trained on other images than these."""
     then, now = manifest["class_names"], list(dataset.class_names)
     counts = zip(manifest["class_counts"], map(int, dataset.class_counts), strict=False)
     others = [
@@ -290,7 +289,7 @@ def check_same_data(manifest: dict[str, Any], dataset: Dataset) -> None:
 
 
 def free_run_dir(base: Path, name: str) -> Path:
-    """``base/name``, or the first of ``base/name-2``, ``-3``, … that is not taken."""
+    """Returns ``base/name``, or the first free one of ``base/name-2``, ``-3``, …."""
     candidate, number = base / name, 2
     while candidate.exists():
         candidate, number = base / f"{name}-{number}", number + 1
@@ -298,14 +297,14 @@ def free_run_dir(base: Path, name: str) -> Path:
 
 
 def report_dir(wanted: Path | None, name: str) -> Path:
-    """A new folder for what is told of finished runs; nothing is overwritten.
+    """Creates an empty folder for a report on finished runs.
 
     Args:
-      wanted: the user's ``--out``; ``None`` for a new one in ``runs/``.
-      name: of the new one.
+      wanted: the user's ``--out``; ``None`` for a new folder in ``runs/``.
+      name: name of the new folder.
 
     Raises:
-      UserError: if it is not empty, or cannot be made.
+      UserError: if the folder is not empty, or cannot be created.
     """
     out = wanted or free_run_dir(Path("runs"), name)
     try:
@@ -328,7 +327,7 @@ def _version(package: str) -> str:
 
 
 def _git(*arguments: str) -> str | None:
-    """What git says of the folder of this file; ``None`` where there is no git."""
+    """Runs git in the folder of this file; returns ``None`` if git fails."""
     try:
         return subprocess.run(
             ["git", *arguments],

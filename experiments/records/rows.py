@@ -1,4 +1,4 @@
-"""The rows of a run's metrics: metrics.jsonl, and beside it TensorBoard."""
+"""Rows of a run's metrics, in metrics.jsonl and in TensorBoard."""
 
 import json
 import logging
@@ -9,19 +9,19 @@ from typing import Any
 from experiments.errors import UserError
 from experiments.records.manifest import METRICS
 
-# Seconds after which a number is on TensorBoard's disk at the latest.
+# Seconds after which TensorBoard's numbers are on disk at the latest.
 _FLUSH_EVERY = 10
 
 
 class RowWriter:
-    """Writes a row wherever it belongs, or nowhere."""
+    """Writer of rows to metrics.jsonl and TensorBoard."""
 
     def __init__(self, run_dir: Path, *, keep_until_step: int, writes: bool):
-        """Opens the records of a run to go on after so many steps.
+        """Opens the records of a run to append to them.
 
         Args:
-          run_dir: the run's folder.
-          keep_until_step: what was written later goes.
+          run_dir: folder of the run.
+          keep_until_step: last step to keep; later rows are deleted.
           writes: whether this process writes; of several only the first does.
         """
         self._file = self._tensorboard = None
@@ -36,16 +36,16 @@ class RowWriter:
             self._tensorboard.append(row)
 
     def close(self) -> None:
-        """Writes what is not yet on disk."""
+        """Writes buffered rows to disk."""
         if self._tensorboard:
             self._tensorboard.close()
 
 
 class MetricsFile:
-    """metrics.jsonl: one JSON object a line, on disk as soon as it is known."""
+    """metrics.jsonl: one JSON object per line, written immediately."""
 
     def __init__(self, run_dir: Path, *, keep_until_step: int):
-        """Opens it to go on after so many steps; what was written later goes."""
+        """Opens the file; deletes rows after ``keep_until_step`` and test rows."""
         self._path = run_dir / METRICS
         kept = metrics_until(run_dir, keep_until_step)
         unfinished = self._path.with_suffix(".tmp")
@@ -59,7 +59,7 @@ class MetricsFile:
 
 
 def _line(row: dict[str, Any]) -> str:
-    """A row as JSON, which has no numbers that are not finite."""
+    """Returns a row as JSON; numbers that are not finite become null."""
     return json.dumps(_finite(row), allow_nan=False) + "\n"
 
 
@@ -75,7 +75,7 @@ def _finite(value: Any) -> Any:
 
 
 def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
-    """All lines but a last one that a crash cut short or left unreadable.
+    """Reads all rows; a last line that a crash left unreadable is ignored.
 
     Raises:
       UserError: if another line cannot be read.
@@ -106,9 +106,9 @@ def _row(line: str) -> dict[str, Any] | None:
 
 
 def metrics_until(run_dir: Path, step: int) -> list[dict[str, Any]]:
-    """The rows that stay when a run goes on after so many steps.
+    """Returns the rows to keep when a run is resumed at ``step``.
 
-    Those of the test set do not: they are about to come again.
+    Test rows are not kept, because the resumed run writes them again.
     """
     return [
         row
@@ -118,38 +118,37 @@ def metrics_until(run_dir: Path, step: int) -> list[dict[str, Any]]:
 
 
 class TensorBoard:
-    """Event files in the folder of a run, beside its metrics.jsonl.
+    """TensorBoard event files in the folder of a run.
 
-    metrics.jsonl is what counts. Opening hides all that earlier event files of the run
-    hold, and writes anew what metrics.jsonl holds up to the checkpoint. So a run that
-    goes on has every point once: none from after the checkpoint, no result on the test
-    set, which is about to come again, and all the others, even where a crash kept them
-    from the disk.
+    metrics.jsonl is the authoritative record. Opening hides all points of earlier event
+    files and writes the rows of metrics.jsonl up to the checkpoint again. So a resumed
+    run has every point once, even if a crash lost some in the event files. It has no
+    points after the checkpoint and no test results, which the run writes again.
     """
 
     def __init__(self, run_dir: Path, *, keep_until_step: int):
-        """Opens them to go on after so many steps; what was written later goes."""
+        """Opens a new event file, with the rows to keep until ``keep_until_step``."""
         # Imported late: it loads PyTorch where that is installed.
         from tensorboardX import SummaryWriter
 
-        # What is not finite is a point like others, and nothing to warn of.
+        # Numbers that are not finite are written without a warning.
         logging.getLogger("tensorboardX.x2num").setLevel(logging.ERROR)
 
-        # A reader drops all earlier points from this step on.
+        # Readers drop all points of earlier files from this step on.
         self._writer = SummaryWriter(
             str(run_dir),
             purge_step=0,
             flush_secs=_FLUSH_EVERY,
-            max_queue=0,  # no bound: its thread may have ended, on a full disk
+            max_queue=0,  # unbounded: the writer thread may have died on a full disk
         )
         for row in metrics_until(run_dir, keep_until_step):
             self.append(row)
 
     def append(self, row: dict[str, Any]) -> None:
-        """Adds the numbers of a row at its step, as ``train/loss``, say.
+        """Adds the numbers of a row at its step, under names such as ``train/loss``.
 
-        What a test row is of, its ``which``, becomes part of the name, as in
-        ``test_last/accuracy``. Lists, texts and ``None`` are left out.
+        The ``which`` of a test row becomes part of the name, as in
+        ``test_last/accuracy``. Lists, strings and ``None`` are left out.
         """
         group = "_".join(row[key] for key in ("split", "which") if key in row)
         for name, value in row.items():
@@ -158,5 +157,5 @@ class TensorBoard:
                 self._writer.add_scalar(f"{group}/{name}", value, row["step"])
 
     def close(self) -> None:
-        """Brings the rest to the disk."""
+        """Writes buffered points to disk."""
         self._writer.close()

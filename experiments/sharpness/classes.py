@@ -1,4 +1,4 @@
-"""How sharp the loss of every class is while a network trains."""
+"""Sharpness of the loss of every class during training."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,12 +16,12 @@ from experiments.metrics import SHOTS
 from experiments.sharpness.losses import class_shares, network_losses
 from experiments.training.evaluate import shots
 
-# The same for all methods, so that their runs compare.
+# The same for all methods, so that runs are comparable.
 RADIUS = 0.05
 
 
 def check_sharpness(config: Config) -> None:
-    """Refuses to measure on several hosts, where the loops of the host would part."""
+    """Raises a ``UserError`` on several hosts, whose host loops would diverge."""
     if config.sharpness_every and jax.process_count() > 1:
         raise UserError(
             "--sharpness-every measures on one host, and there are "
@@ -37,13 +37,13 @@ def sharpness_row(
     frozen: chex.ArrayTree,
     read: Callable[[], Iterator[EvalBatch]],
 ) -> dict[str, Any]:
-    """Mean loss of the training set and first-order sharpness of its classes, as JSON.
+    """Computes the mean training loss and first-order class sharpness, as JSON.
 
     The sharpness of a class is that of the mean loss of its own images, in a ball of
-    radius :data:`RADIUS`; that of a group the mean over its classes.
+    radius :data:`RADIUS`. The sharpness of a group is the mean over its classes.
 
     Args:
-      config: of the run.
+      config: configuration of the run.
       dataset: gives counts and normalisation, not the images.
       network: parameters and BatchNorm statistics.
       frozen: the network's frozen weights.
@@ -67,11 +67,11 @@ def sharpness_row(
 
 
 def by_shot(of_class: np.ndarray, groups: np.ndarray) -> dict[str, float | None]:
-    """The mean over the classes of every group; ``None`` where it has no class."""
+    """Computes the mean over each group's classes; ``None`` if it has no class."""
     chosen = {shot: of_class[(groups == shot) & ~np.isnan(of_class)] for shot in SHOTS}
     return {shot: float(x.mean()) if len(x) else None for shot, x in chosen.items()}
 
 
 def known(number: float) -> float | None:
-    """JSON has no NaN."""
+    """Returns the number; ``None`` for NaN, which JSON lacks."""
     return None if np.isnan(number) else float(number)

@@ -1,7 +1,7 @@
-"""A network's losses on its training set, class by class, ready to be measured.
+"""A network's per-class losses on its training set, for sharpness measures.
 
-In evaluation mode, on images as those of the test split are seen, by the training
-criterion.
+They are the training criterion in evaluation mode, on images preprocessed as those of
+the test split.
 """
 
 from collections.abc import Callable, Iterator
@@ -29,21 +29,21 @@ def network_losses(
     read: Callable[[], Iterator[EvalBatch]],
     measured: np.ndarray | None = None,
 ) -> fsam.sharpness.ClassLosses:
-    r""":math:`L_c = \frac{1}{N} \sum_{j: y_j = c} \ell_j` over the training set.
+    r"""Returns :math:`L_c = \frac{1}{N} \sum_{j: y_j = c} \ell_j` of the training set.
 
-    Or, of :math:`m_c` of the :math:`n_c` images of every class,
+    If only :math:`m_c` of a class's :math:`n_c` images are measured,
     :math:`L_c = \frac{n_c}{N m_c} \sum_j \ell_j`, which is the same on average. Divided
-    by a class's share of the set they are means over its images. What one run compiles
-    serves all others with the same network and criterion.
+    by a class's share of the set, :math:`L_c` is the mean over its images. Runs with
+    the same network and criterion share compiled functions.
 
     Args:
-      config: of the run.
+      config: configuration of the run.
       dataset: gives counts and normalisation, not the images.
       frozen: the network's frozen weights.
       batch_stats: its BatchNorm statistics.
       read: begins to read the training set, as ``(images, labels, real)``. A set in
-        memory is read once, another whenever it is gone through.
-      measured: :math:`m_c`, if those are only a part of it.
+        memory is read once, another set for every pass.
+      measured: :math:`m_c`, if only a part is read.
     """
     counts, channels = dataset.class_counts, len(dataset.mean)
     measured = counts if measured is None else measured
@@ -58,13 +58,13 @@ def network_losses(
 
 
 def class_shares(class_counts: np.ndarray) -> np.ndarray:
-    """Of every class in the training set; of an empty one NaN, ``(num_classes,)``."""
+    """Returns each class's share of the set, ``(num_classes,)``; NaN if it is empty."""
     shares = np.asarray(class_counts, float) / np.sum(class_counts)
     return np.where(shares > 0, shares, np.nan)
 
 
 class _Batches:
-    """The arguments of the loss function beside the parameters, again and again."""
+    """The loss function's arguments after the parameters; iterable many times."""
 
     def __init__(
         self, around: tuple[Any, ...], read: Callable[[], Iterator[EvalBatch]]
@@ -98,7 +98,7 @@ def _class_losses(
 
 
 def _what_matters(config: Config) -> Config:
-    """``config``, equal for runs whose losses are one function of their weights."""
+    """Returns ``config`` without options that do not affect the loss function."""
     zeros = ("seed", "subset_seed", "weight_decay", "rho", "gamma", "lam", "alpha")
     zeros += ("tail_threshold", "head_rho", "switch_epoch")
     return config.replace(
@@ -108,6 +108,6 @@ def _what_matters(config: Config) -> Config:
         perturbed="all",
         approximation="none",
         learning_rate=1.0,
-        # Only deferred weights know of epochs.
+        # Only deferred re-weighting depends on epochs.
         epochs=1 if config.drw_start is None else config.epochs,
     )

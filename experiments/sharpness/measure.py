@@ -1,4 +1,4 @@
-"""One finished run as numbers: how sharp the loss of every class and group is."""
+"""Sharpness of the loss of every class and group of a finished run."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ GROUPS = (*SHOTS, "all")
 
 @dataclass(frozen=True)
 class Settings:
-    """How it is measured, alike for all runs."""
+    """Settings of the measurement, the same for all runs."""
 
     rho: Annotated[
         float, about("radius of the balls, L2 norm of weights"), at_least(0)
@@ -85,8 +85,9 @@ class Landscape(NamedTuple):
     """A plane through the trained weights, along two filter-normalised directions.
 
     Attributes:
-      steps: along either direction, ``(size,)``.
-      losses: by group, mean over the classes of the mean loss, ``(size, size)``.
+      steps: positions along either direction, ``(size,)``.
+      losses: losses by group, ``(size, size)``: mean over the classes of their mean
+        losses; for "all", over the images.
     """
 
     steps: np.ndarray
@@ -94,7 +95,7 @@ class Landscape(NamedTuple):
 
 
 class Subject(NamedTuple):
-    """A trained network on its training set.
+    """A trained network and its training set.
 
     Attributes:
       losses: :math:`L_c`, which sum to the mean loss.
@@ -110,14 +111,14 @@ class Subject(NamedTuple):
 
     @property
     def shares(self) -> np.ndarray:
-        """Of every class in the training set."""
+        """Share of every class in the training set."""
         return class_shares(self.class_counts)
 
     def weights(self, group: str) -> np.ndarray | None:
-        """Of the classes, for the mean over a group's classes of their mean losses.
+        """Returns class weights for a group's loss, the mean of its classes' losses.
 
-        For "all" the mean over the images, which is what training minimises; ``None``
-        for a group without classes.
+        For "all", they give the mean over the images, which training minimises.
+        ``None`` if the group has no class.
         """
         if group == "all":
             return np.ones(len(self.groups), np.float32)
@@ -135,17 +136,17 @@ def open_subject(
     data: str | None = None,
     images_per_class: int | None = None,
 ) -> Subject:
-    """Reads the last checkpoint of a run and the training set it learned from.
+    """Reads the last checkpoint of a run and its training set.
 
     Args:
-      run_dir: of the run.
+      run_dir: folder of the run.
       data_dir: folder of data sets.
-      mesh: one device.
-      data: where the run's own data are now, if they were moved.
-      images_per_class: how many at most are measured; ``None``: all.
+      mesh: mesh of one device.
+      data: new location of the run's own data, if moved.
+      images_per_class: largest number to measure; ``None``: all.
 
     Raises:
-      UserError: if the run has no checkpoint, or its data are not there any more.
+      UserError: if the run has no checkpoint, or its data are missing.
     """
     manifest = read_manifest(run_dir)
     config = config_of(manifest)
@@ -171,7 +172,7 @@ def open_subject(
 
 
 def _first(labels: np.ndarray, number: int) -> np.ndarray:
-    """Indices of the first so many examples of every class, rising."""
+    """Returns sorted indices of the first ``number`` examples of every class."""
     order = np.argsort(labels, kind="stable")
     starts = np.searchsorted(labels[order], labels[order])
     return np.sort(order[np.arange(len(labels)) - starts < number])
@@ -186,15 +187,15 @@ def _part(split: Split | Source, chosen: np.ndarray) -> Split | Source:
 def measure(
     subject: Subject, settings: Settings, key: jax.Array, show: Callable[[str], None]
 ) -> dict[str, Any]:
-    """All numbers of a network, as JSON.
+    """Computes all measures of a network, as JSON.
 
-    Under ``classes`` lists over the classes, of the mean loss of a class's own images:
-    ``loss``, and its ``sharpness`` in a ball to first order, by ``ascent``, in an
-    ``adaptive`` ball, and on ``average``. Under ``groups`` the means of these over the
-    classes of a group, and of the group's loss, the mean of those of its classes, the
-    top ``eigenvalue`` and ``trace`` of the Hessian, with errors; of "all" the loss is
-    that of training, and the means are ``None``, as are all numbers of a group without
-    classes. Under ``terms`` what generalisation bounds are made of.
+    ``classes`` has lists over the classes, for the mean loss of a class's images: its
+    ``loss``; its rise in a ball, to first order (``sharpness``) and by ``ascent``; its
+    rise in an ``adaptive`` ball; its ``average`` rise. ``groups`` has the means of
+    these over a group's classes, and, with errors, the top ``eigenvalue`` and ``trace``
+    of the Hessian of the group's loss. That is the mean of its classes' losses. For
+    "all", it is the training loss, and the means are ``None``. A group without classes
+    has only ``None``. ``terms`` has the terms of generalisation bounds.
     """
     show("sharpness")
     classes = {
@@ -229,7 +230,7 @@ def measure(
 def spectrum(
     subject: Subject, group: str, settings: Settings, key: jax.Array
 ) -> fsam.sharpness.Spectrum | None:
-    """The density of the Hessian of a group's loss; ``None`` if it has no class."""
+    """Computes the density of a group's Hessian; ``None`` if it has no class."""
     weights = subject.weights(group)
     if weights is None:
         return None
@@ -239,7 +240,7 @@ def spectrum(
 
 
 def landscape(subject: Subject, settings: Settings, key: jax.Array) -> Landscape:
-    """The losses of all groups around the network."""
+    """Computes the losses of all groups around the network."""
     steps = np.linspace(-settings.extent, settings.extent, settings.grid)
     first, second = (
         fsam.sharpness.filter_normalised(subject.params, k)

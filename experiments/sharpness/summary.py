@@ -1,4 +1,4 @@
-"""Measured runs as means over seeds, and in words who is flatter for the tail."""
+"""Means of measured runs over seeds, and sentences that compare flatness."""
 
 from typing import Any, NamedTuple
 
@@ -11,12 +11,12 @@ _BASELINE = "sgd"
 
 
 class Measure(NamedTuple):
-    """A number of a group of classes, and how it is told.
+    """A measure of a group of classes, and its table's texts.
 
     Attributes:
-      name: in the numbers of :func:`experiments.sharpness.measure.measure`.
-      title: above its table; ``{rho}`` and the like stand for the radii.
-      about: below its table.
+      name: key in the result of :func:`experiments.sharpness.measure.measure`.
+      title: title of the table; ``{rho}`` and the like stand for the radii.
+      about: caption of the table.
     """
 
     name: str
@@ -48,7 +48,7 @@ MEASURES = (
     Measure("eigenvalue", "largest eigenvalue of the Hessian", "By Lanczos."),
     Measure("trace", "trace of the Hessian", "By Hutchinson's estimator."),
 )
-# What the words are about.
+# The measures in the verdict.
 _TELLING = ("ascent", "eigenvalue", "trace")
 
 
@@ -56,10 +56,10 @@ class Measured(NamedTuple):
     """The runs of one configuration, which differ in their seeds.
 
     Attributes:
-      name: of the group.
-      method: of its runs.
-      seeds: of training and of the subset, one pair a run.
-      numbers: of each run, in the same order.
+      name: name of the group.
+      method: method of its runs.
+      seeds: training seed and subset seed of each run.
+      numbers: measures of each run, in the same order.
     """
 
     name: str
@@ -68,13 +68,13 @@ class Measured(NamedTuple):
     numbers: list[dict[str, Any]]
 
     def values(self, measure: str, shot: str) -> list[float] | None:
-        """One a run; ``None`` where there are no such classes."""
+        """Returns one value per run; ``None`` if there are no such classes."""
         found = [run["groups"][shot].get(measure) for run in self.numbers]
         return None if None in found else found
 
 
 def summaries(groups: list[Measured]) -> list[dict[str, Any]]:
-    """A row a group, as JSON: of every measure and group of classes mean and spread."""
+    """Makes a JSON row per group: mean and spread of every measure, by shot."""
     rows = []
     for group in groups:
         row: dict[str, Any] = {"name": group.name, "seeds": group.seeds}
@@ -89,7 +89,7 @@ def summaries(groups: list[Measured]) -> list[dict[str, Any]]:
 
 
 def tables(rows: list[dict[str, Any]], radii: dict[str, float]) -> list[ReportTable]:
-    """A table for every measure, of the rows of :func:`summaries`."""
+    """Makes a table for every measure, from rows of :func:`summaries`."""
     many = any(len(row["seeds"]) > 1 for row in rows)
     spread = " Mean ± standard deviation over seeds." if many else ""
     made = []
@@ -112,11 +112,11 @@ def tables(rows: list[dict[str, Any]], radii: dict[str, float]) -> list[ReportTa
 
 
 def verdict(groups: list[Measured], shot: str, radii: dict[str, float]) -> list[str]:
-    """Who is flatter for the classes of that group, in sentences.
+    """Compares the methods' flatness for a group of classes, in sentences.
 
-    Of every telling measure the order of the methods, the flattest first, and which of
-    them differ from plain SGD, or the first method where there is none: those whose
-    95 % interval of the differences, seed by seed, leaves out zero.
+    For each measure in the verdict, they give the methods in order, flattest first,
+    and those that differ from plain SGD, or from the first method if there is no SGD:
+    the 95 % interval of the differences, paired by seed, excludes zero.
     """
     said = []
     for measure in (m for m in MEASURES if m.name in _TELLING):

@@ -1,10 +1,9 @@
-"""States on disk, through Orbax: the last ones and the best, written in the background.
+"""Checkpoints by Orbax: the latest states and the best, written in the background.
 
-A checkpoint is there whole or not at all, whatever kills the process. It holds the
-state and a checksum of it, which is looked at when it is read, the configuration it
-belongs to, and the best accuracy so far. Data order and randomness are functions of the
-seed and of the state's step, so nothing else is needed to go on as if nothing had
-happened.
+A killed process leaves no partial checkpoint. A checkpoint holds the state, its
+checksum, which is verified on reading, the configuration, and the best accuracy so far.
+Data order and randomness are functions of the seed and of the state's step, so nothing
+else is needed to resume exactly.
 """
 
 import json
@@ -32,11 +31,11 @@ _ACCURACY = "accuracy"
 
 
 class Best(NamedTuple):
-    """The best look at the validation split.
+    """The best result on the validation split.
 
     Attributes:
-      accuracy: overall, as a fraction; -1 if there was none yet.
-      step: steps made until then.
+      accuracy: overall accuracy, as a fraction; -1 if there was none yet.
+      step: number of steps until then.
     """
 
     accuracy: float = -1.0
@@ -44,7 +43,7 @@ class Best(NamedTuple):
 
 
 def last_network(run_dir: Path) -> tuple[int, Any, Any]:
-    """The network of a run's newest checkpoint, as it is evaluated.
+    """Reads the network of a run's newest checkpoint: the averaged one, if any.
 
     Args:
       run_dir: the run's folder.
@@ -53,7 +52,7 @@ def last_network(run_dir: Path) -> tuple[int, Any, Any]:
       Steps made, parameters and BatchNorm statistics, nested dicts of NumPy arrays.
 
     Raises:
-      UserError: if the run has no checkpoint, or one that cannot be read.
+      UserError: if the run has no checkpoint, or it cannot be read.
     """
     folder = (run_dir / CHECKPOINTS).absolute()
     step = max(
@@ -67,7 +66,7 @@ def last_network(run_dir: Path) -> tuple[int, Any, Any]:
         with ocp.StandardCheckpointer() as reader:
             state = reader.restore(folder / str(step) / "state")
             about = ocp.JsonCheckpointHandler().restore(folder / str(step) / "about")
-    except Exception as error:  # Orbax and what is below it raise all kinds.
+    except Exception as error:  # Orbax and its dependencies raise many types.
         raise _unreadable(folder / str(step), _first_line(error)) from error
     _check(state, about, folder / str(step))
     params, batch_stats = state["average"] or (state["params"], state["batch_stats"])
@@ -75,9 +74,9 @@ def last_network(run_dir: Path) -> tuple[int, Any, Any]:
 
 
 def check_run_dir(run_dir: Path) -> None:
-    """Raises a ``UserError`` if no checkpoint can be written below such a path.
+    """Raises a ``UserError`` if no checkpoint can be written below a path.
 
-    Orbax takes some characters for a pattern, and TensorStore a backslash for a slash.
+    Orbax reads some characters as a pattern, and TensorStore a backslash as a slash.
     """
     found = sorted(set(str(run_dir.absolute())) & set("[]*?\\"))
     if found:
@@ -95,7 +94,7 @@ class Checkpoints:
 
         Args:
           run_dir: the run's folder.
-          config: what a checkpoint has to belong to.
+          config: configuration that checkpoints must have.
           shapes: shapes, dtypes and shardings of the state.
         """
         self._config = config
@@ -122,10 +121,10 @@ class Checkpoints:
         )
 
     def save(self, step: int, state: TrainState, best: Best) -> None:
-        """Copies the state off the devices and returns; the writing goes on.
+        """Copies the state to the host; writing goes on in the background.
 
-        What is best so far is kept beside the last ones. A step that is there already
-        is left alone.
+        The best checkpoint is kept beside the last ones. An existing checkpoint of this
+        step is not replaced.
         """
         if step in self._manager.all_steps():
             return
@@ -134,7 +133,7 @@ class Checkpoints:
             "best": best._asdict(),
             "checksum": checksum(state),
         }
-        # Where only the best gets its accuracy, each new one is above all before.
+        # Only a new best records its accuracy, so it exceeds all before.
         accuracy = best.accuracy if best.step == step else -1.0
         self._manager.save(
             step,
@@ -146,11 +145,11 @@ class Checkpoints:
         )
 
     def latest(self) -> int | None:
-        """Steps made until the newest checkpoint; ``None`` if there is none yet."""
+        """Returns the newest checkpoint's step; ``None`` if there is none yet."""
         return self._manager.latest_step()
 
     def restore(self, step: int) -> tuple[int, TrainState, Best]:
-        """The state after so many steps.
+        """Reads a checkpoint: step, state and best result.
 
         Raises:
           UserError: if it belongs to another configuration or cannot be read.
@@ -162,33 +161,33 @@ class Checkpoints:
         return step, state, Best(**about["best"])
 
     def reached_preemption(self, step: int) -> bool:
-        """Whether the hosts have agreed to stop after this step."""
+        """Returns whether the hosts have agreed to stop after this step."""
         return self._manager.reached_preemption(step)
 
     def wait(self) -> None:
-        """Returns when everything is on disk."""
+        """Waits until everything is on disk."""
         self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Waits until everything is on disk, and ends."""
+        """Waits until everything is on disk, and closes the manager."""
         self._manager.close()
 
     def _read(self, step, **items):
         try:
             return self._manager.restore(step, args=ocp.args.Composite(**items))
-        except Exception as error:  # Orbax and what is below it raise all kinds.
+        except Exception as error:  # Orbax and its dependencies raise many types.
             folder = self._manager.directory / str(step)
             raise _unreadable(folder, _first_line(error)) from error
 
 
 def checksum(tree: Any) -> int:
-    """A number that all bits of all arrays decide, whatever order the arrays have."""
+    """Computes a checksum of all bits of all arrays, for any order of the arrays."""
     return sum(map(int, jax.device_get(jax.tree.map(_checksum, jax.tree.leaves(tree)))))
 
 
 @jax.jit
 def _checksum(array: jax.Array) -> jax.Array:
-    """Of one array, uint32, ()."""
+    """Computes the checksum of one array, uint32, ()."""
     widths = {1: jnp.uint8, 2: jnp.uint16}
     bits = array.astype(jnp.uint8) if array.dtype == bool else array
     bits = jax.lax.bitcast_convert_type(
@@ -199,7 +198,7 @@ def _checksum(array: jax.Array) -> jax.Array:
         along = jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis)
         place += along * jnp.uint32(stride % 2**32)
         stride *= bits.shape[axis]
-    # Multiplied and shifted, so that every bit decides many.
+    # Multiplies and shifts, so that every bit affects many.
     mixed = bits ^ (place * jnp.uint32(0x9E3779B1))
     for factor in (0x85EBCA6B, 0xC2B2AE35):
         mixed = (mixed ^ (mixed >> 15)) * jnp.uint32(factor)
@@ -207,7 +206,7 @@ def _checksum(array: jax.Array) -> jax.Array:
 
 
 def _check_metrics(path: Path) -> None:
-    """Raises a ``UserError`` if that is not what Orbax wrote, and would stumble on."""
+    """Raises a ``UserError`` if Orbax would fail on this metrics file."""
     try:
         json.loads(path.read_text())
     except (OSError, ValueError) as error:

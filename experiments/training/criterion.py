@@ -1,4 +1,4 @@
-"""From the name of a loss to the training criterion."""
+"""Construction of the training criterion from a loss name."""
 
 from collections.abc import Callable
 
@@ -11,15 +11,15 @@ from experiments.config import Config
 # (logits, labels, epoch) -> a loss for every example.
 Loss = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
-# What LDAM multiplies cosines by, as published.
+# LDAM's published factor of the cosines.
 _LDAM_SCALE = 30.0
 
 
 def make_loss(config: Config, class_counts: np.ndarray) -> Loss:
-    """The loss of every example, from logits, labels and the epoch counted from 0.
+    """Returns a function of logits, labels and epoch, from 0, to per-example losses.
 
-    With deferred re-weighting an example's loss is multiplied by its class's weight;
-    the mean over a batch is not divided by the weights.
+    With deferred re-weighting, an example's loss is multiplied by its class's weight.
+    The mean over a batch is not divided by the weights.
     """
     per_example = _per_example_loss(config, class_counts)
     if config.drw_start is None:
@@ -35,23 +35,23 @@ def make_loss(config: Config, class_counts: np.ndarray) -> Loss:
 
 
 def probabilities(config: Config, logits: jax.Array) -> jax.Array:
-    """What a network trained by the loss of ``config`` believes of each class.
+    """Computes class probabilities of a network trained by the loss of ``config``.
 
-    The softmax of its logits. LDAM trains on cosines that it multiplies by a scale,
-    and so they are here.
+    They are the softmax of the logits. For LDAM, which trains on scaled cosines, the
+    logits are multiplied by the same scale.
 
     Args:
-      config: its loss matters.
-      logits: of a network in evaluation, ``(batch, num_classes)``.
+      config: its loss is used.
+      logits: logits in evaluation mode, ``(batch, num_classes)``.
 
     Returns:
-      Floats of that shape, whose sum over the classes is 1.
+      Floats of the same shape, which sum to 1 over the classes.
     """
     return jax.nn.softmax(logits * softmax_scale(config))
 
 
 def softmax_scale(config: Config) -> float:
-    """What logits are multiplied by before their softmax says what is believed."""
+    """Returns the factor by which logits are multiplied before the softmax."""
     return _LDAM_SCALE if config.loss == "ldam" else 1.0
 
 

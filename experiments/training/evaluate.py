@@ -1,7 +1,7 @@
-"""How good a network is on a set: sums over its examples, and scores from them.
+"""Evaluation of a network on a set: sums over its examples, and scores from them.
 
-The sums add up to those of a whole set, exactly, for any batch size and any number of
-devices and processes: what only fills up a batch is masked.
+The sums of batches add up exactly to those of the whole set, for any batch size and any
+number of devices and processes: padding is masked.
 """
 
 from typing import Any, NamedTuple
@@ -28,11 +28,11 @@ class EvalSums(NamedTuple):
     """Sums over the examples of a set.
 
     Attributes:
-      confusion: examples by their class and the answer, int32,
+      confusion: number of examples by class and prediction, int32,
         ``(num_classes, num_classes)``.
-      calibration: number, sum of confidences and number of right answers in every bin
-        of confidence, float32, ``(3, 15)``.
-      loss: of the training loss, float32, ().
+      calibration: number, sum of confidences and number of correct predictions in every
+        bin of confidence, float32, ``(3, 15)``.
+      loss: sum of the training loss, float32, ().
     """
 
     confusion: jax.Array
@@ -44,7 +44,7 @@ _BINS = 15
 
 
 def no_sums(num_classes: int) -> EvalSums:
-    """The sums over no example."""
+    """Returns the sums over no example."""
     return EvalSums(
         jnp.zeros((num_classes, num_classes), jnp.int32),
         jnp.zeros((3, _BINS)),
@@ -61,15 +61,15 @@ def eval_logits(
     mean: jax.typing.ArrayLike,
     std: jax.typing.ArrayLike,
 ) -> jax.Array:
-    """What a network says of images as they are stored, in evaluation mode.
+    """Computes the logits of stored images, in evaluation mode.
 
     Args:
-      config: its sizes matter.
+      config: its image sizes are used.
       model: the network.
       network: its parameters and BatchNorm statistics.
       frozen: its frozen weights.
       images: pixels of any dtype, ``(batch, height, width, channels)``.
-      mean: of the pixels of each channel, ``(channels,)``.
+      mean: mean of the pixels of each channel, ``(channels,)``.
       std: their standard deviation.
 
     Returns:
@@ -87,17 +87,17 @@ def add_batch(
     labels: jax.Array,
     real: jax.Array,
 ) -> EvalSums:
-    """The sums with a batch more.
+    """Adds a batch to the sums.
 
     Args:
-      sums: before it.
-      probabilities: of the classes, ``(batch, num_classes)``.
-      losses: of the examples, ``(batch,)``.
+      sums: sums before it.
+      probabilities: class probabilities, ``(batch, num_classes)``.
+      losses: losses of the examples, ``(batch,)``.
       labels: int, ``(batch,)``.
       real: which examples count, bools, ``(batch,)``; the others are padding.
     """
     answers, confidence = probabilities.argmax(-1), probabilities.max(-1)
-    # The first bin is closed below, all are closed above.
+    # Bins include their upper edge; the first also its lower edge.
     bins = jnp.ceil(confidence * _BINS).astype(jnp.int32) - 1
     bins = jnp.clip(bins, 0, _BINS - 1)
     of_example = jnp.stack([jnp.ones_like(confidence), confidence, answers == labels])
@@ -111,7 +111,7 @@ def add_batch(
 
 
 def scores(sums: EvalSums, class_counts: np.ndarray, config: Config) -> dict[str, Any]:
-    """Mean loss, accuracies and calibration error, as JSON, of the sums over a set."""
+    """Computes mean loss, accuracies and calibration error from sums, as JSON."""
     confusion = np.asarray(sums.confusion)
     return {
         "loss": float(sums.loss) / int(confusion.sum()),
@@ -123,17 +123,17 @@ def scores(sums: EvalSums, class_counts: np.ndarray, config: Config) -> dict[str
 def group_accuracies(
     confusion: np.ndarray, class_counts: np.ndarray, config: Config
 ) -> dict[str, Any]:
-    """Accuracies overall, of each group and of each class, as JSON."""
+    """Computes accuracies overall, per group and per class, as JSON."""
     return accuracies(confusion, class_counts, _thresholds(config))
 
 
 def shots(class_counts: np.ndarray, config: Config) -> np.ndarray:
-    """Which group each class is in, strings, ``(num_classes,)``."""
+    """Returns the group of each class, strings, ``(num_classes,)``."""
     return shot_of_class(class_counts, _thresholds(config))
 
 
 def _thresholds(config: Config) -> ShotThresholds:
     few, many = shot_thresholds(config.data, config.imbalance_factor, config.imbalance)
-    # Those of the whole classes, of which a part was set aside.
+    # The thresholds are for whole classes, and a part of each is held out.
     share = 1 - config.held_out
     return ShotThresholds(few * share, many * share)

@@ -1,4 +1,4 @@
-"""From a state to the last epoch: train, look, record, save, and stop in good order."""
+"""The training loop: trains, validates, records and saves, and stops on signals."""
 
 import signal
 import threading
@@ -23,27 +23,28 @@ _STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Rows(Protocol):
-    """What takes the rows of metrics."""
+    """A writer of rows of metrics."""
 
     def append(self, row: dict[str, Any]) -> None: ...
 
 
 class Run(NamedTuple):
-    """All that a run needs while it lasts.
+    """The objects that a run needs.
 
     Attributes:
-      config: the run.
+      config: its configuration.
       dataset: its data.
       trainer: its compiled functions.
-      feed: how the data come.
-      key: its randomness.
-      checkpoints: where states are saved.
-      rows: where metrics go.
-      clock: tells the time in seconds.
-      show: called with the step and what is new, after every few steps.
-      say: tells the user something at once.
-      go_on: the options by which a run that was stopped goes on.
-      measure: how sharp a state is, as JSON; where the configuration asks for it.
+      feed: source of its batches.
+      key: its random key.
+      checkpoints: its checkpoints.
+      rows: writer of its metrics.
+      clock: returns the time in seconds.
+      show: called with the step and new metrics, after every few steps.
+      say: shows the user a message at once.
+      go_on: options that resume a stopped run.
+      measure: returns the sharpness of a state, as JSON; used if the configuration asks
+        for it.
     """
 
     config: Config
@@ -61,18 +62,18 @@ class Run(NamedTuple):
 
 
 class StopSignal:
-    """Whether to save and stop after the step at hand, as all hosts agree.
+    """A request to save and stop after the current step, on which all hosts agree.
 
-    One process alone catches signals itself: SIGTERM, Ctrl-C, and SIGHUP of a terminal
-    that closes. Several are told by JAX, which catches SIGTERM on any of them and names
-    a step at which all stop.
+    A single process itself catches SIGTERM, Ctrl-C, and SIGHUP of a closed terminal.
+    With several, JAX catches SIGTERM on any of them and chooses a step at which all
+    stop.
     """
 
     def __init__(self, checkpoints: Checkpoints, say: Callable[[str], None]):
         """
         Args:
-          checkpoints: of the run, which know what the hosts agreed on.
-          say: tells the user, from within a signal handler.
+          checkpoints: checkpoints of the run, which know the agreed step.
+          say: shows the user a message from a signal handler.
         """
         self._checkpoints, self._say = checkpoints, say
         self._received = 0
@@ -82,7 +83,7 @@ class StopSignal:
         # Only the main thread may catch signals; in another one nothing is caught.
         if not _told_by_jax() and threading.current_thread() is threading.main_thread():
             for number in _STOPS:
-                # nohup has SIGHUP ignored, shells Ctrl-C for what runs behind them.
+                # nohup ignores SIGHUP; shells ignore Ctrl-C for background jobs.
                 if signal.getsignal(number) != signal.SIG_IGN:
                     self._before[number] = signal.signal(number, self._receive)
         return self
@@ -92,7 +93,7 @@ class StopSignal:
             signal.signal(number, before)
 
     def after(self, step: int) -> int:
-        """The number of the signal to stop by after so many steps; 0 to go on."""
+        """Returns the number of the signal that asks to stop after this step, or 0."""
         if not self._received and _told_by_jax():
             if self._checkpoints.reached_preemption(step):
                 self._received = signal.SIGTERM
@@ -107,14 +108,14 @@ class StopSignal:
 
 
 def fit(run: Run, step: int, state: TrainState, best: Best) -> tuple[TrainState, Best]:
-    """Trains on from a state that has made so many steps; returns the last and best.
+    """Trains a state that has made ``step`` steps; returns the last state and the best.
 
-    A row of metrics for an epoch is written before the state after it is saved, so
-    that a run that is killed goes on without a gap and without a row twice.
+    The metrics of an epoch are written before its state is saved, so that a killed run
+    resumes without missing or repeated rows.
 
     Raises:
       Stopped: after SIGTERM, Ctrl-C or SIGHUP, when the state is on disk.
-      UserError: if too many steps in a row had to be skipped.
+      UserError: if too many steps in a row, or all steps, were skipped.
     """
     steps_per_epoch = run.trainer.steps_per_epoch
     with StopSignal(run.checkpoints, run.say) as stop:
@@ -137,7 +138,7 @@ def fit(run: Run, step: int, state: TrainState, best: Best) -> tuple[TrainState,
 def evaluate(
     run: Run, state: TrainState, split: Split | Source
 ) -> tuple[dict[str, Any], EvalSums]:
-    """Scores of a state on a split of the data, and the sums they come from."""
+    """Returns scores of a state on a split, and the sums behind them."""
     sums = run.trainer.evaluate(state, run.feed.whole(split))
     sums = EvalSums(*map(np.asarray, sums))
     return scores(sums, run.dataset.class_counts, run.config), sums
@@ -146,7 +147,7 @@ def evaluate(
 def epoch_numbers(
     config: Config, steps_per_epoch: int, state: TrainState, seconds: float
 ) -> dict[str, Any]:
-    """What the row of an epoch says: of the state after it, and the time it took."""
+    """Returns an epoch's metrics, from the state after it and its duration."""
     step, skipped = int(state.step), int(state.skipped.total)
     return {
         **epoch_means(jax.device_get(state.sums)),
@@ -159,7 +160,7 @@ def epoch_numbers(
 def _rest_of_epoch(
     run: Run, stop: StopSignal, step: int, state: TrainState
 ) -> tuple[TrainState, int]:
-    """Trains until the epoch ends, or until it is time to stop."""
+    """Trains until the epoch ends, or until a stop is requested."""
     stalled = None
     for inputs, steps in run.feed.epoch(step):
         state = run.trainer.advance(state, inputs, run.key, steps)
@@ -178,7 +179,7 @@ def _rest_of_epoch(
 def _finish_epoch(
     run: Run, step: int, state: TrainState, best: Best, seconds: float
 ) -> Best:
-    """Writes down the epoch, looks at the validation split and saves, where due."""
+    """Records the epoch; validates, measures sharpness and saves when due."""
     config = run.config
     epoch = step // run.trainer.steps_per_epoch
     row = {"epoch": epoch, "step": step}

@@ -1,4 +1,4 @@
-"""From the name of a method to the optimizer that trains by it."""
+"""Construction of the optimizer from the name of a method."""
 
 import numpy as np
 import optax
@@ -12,10 +12,10 @@ from experiments.training import schedules
 def make_method(
     config: Config, class_counts: np.ndarray, steps_per_epoch: int
 ) -> optax.GradientTransformation:
-    """The transformation that turns a plain gradient into that of ``config.method``.
+    """Returns the transformation of a plain gradient into that of ``config.method``.
 
-    Its ``update`` wants the extra argument ``evaluation``, what ``fsam.evaluate``
-    returned; plain SGD ignores it.
+    Its ``update`` needs the extra argument ``evaluation``, the result of
+    ``fsam.evaluate``; plain SGD ignores it.
 
     Raises:
       UserError: if the method has no such approximation.
@@ -31,7 +31,7 @@ def make_method(
         case "looksam":
             if config.method == "sgd":
                 raise _no_approximation(config)
-            # LookSAM's method counts exact steps, the schedule all of them.
+            # LookSAM's method counts exact steps; the schedule counts all steps.
             by_exact = (lambda n: rho(n * config.every)) if callable(rho) else rho
             exact = _exact(
                 config, class_counts, by_exact, -(-switch_step // config.every)
@@ -76,7 +76,7 @@ def _last_layer(params):
 
 
 def _class_weights(config, class_counts):
-    """s and lambda of the methods that differ in nothing else."""
+    """Returns s and lambda; these methods differ in nothing else."""
     match config.method:
         case "sam":
             return 1.0, 1.0
@@ -97,10 +97,10 @@ def _no_approximation(config):
 def make_optimizer(
     config: Config, class_counts: np.ndarray, steps_per_epoch: int
 ) -> optax.GradientTransformationExtraArgs:
-    """The method, then weight decay, then SGD with momentum and a schedule.
+    """Chains the method, then weight decay, then SGD with momentum and a schedule.
 
-    Or the method, then AdamW. Either way weight decay comes after the method: it takes
-    no part in the perturbation.
+    Or the method, then AdamW. In both cases weight decay comes after the method and
+    does not affect the perturbation.
     """
     method = make_method(config, class_counts, steps_per_epoch)
     learning_rate = schedules.learning_rate(config, steps_per_epoch)

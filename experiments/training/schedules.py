@@ -1,4 +1,4 @@
-"""Learning rate and perturbation radius over a run: epochs go in, steps come out."""
+"""Learning rate and perturbation radius at every step; options are in epochs."""
 
 import jax.numpy as jnp
 import optax
@@ -8,17 +8,17 @@ from experiments.errors import UserError
 
 
 def learning_rate(config: Config, steps_per_epoch: int) -> optax.Schedule:
-    r"""The learning rate at every step, counted from 0.
+    r"""Returns the learning rate at every step, counted from 0.
 
     .. math::
       \eta_t = \eta \, \min(1, \tfrac{t + 1}{t_w}) \, f(t)
 
-    with :math:`t_w` the steps of the warm-up. For "cosine" :math:`f` falls from one at
-    the end of the warm-up to zero at the end of the run, step by step; for "multistep"
-    it is multiplied by ``decay`` after every milestone.
+    where the warm-up has :math:`t_w` steps. For "cosine", :math:`f` falls step by step
+    from 1 at the end of the warm-up to 0 at the end of the run. For "multistep", it is
+    multiplied by ``decay`` after every milestone.
 
     Raises:
-      UserError: if the warm-up is as long as the run.
+      UserError: if the warm-up is not shorter than the run.
     """
     if config.warmup >= config.epochs:
         raise UserError(
@@ -45,10 +45,10 @@ def learning_rate(config: Config, steps_per_epoch: int) -> optax.Schedule:
 
 
 def radius(config: Config, steps_per_epoch: int) -> float | optax.Schedule:
-    """The perturbation radius: a number, or a schedule that changes every epoch.
+    """Returns the perturbation radius: a number, or a schedule by epochs.
 
-    "linear" goes from ``rho_start`` in the first epoch to ``rho`` in the last, "step"
-    through ``rho_values``, to the next after every milestone.
+    "linear" goes from ``rho_start`` in the first epoch to ``rho`` in the last. "step"
+    takes the next of ``rho_values`` after every milestone.
     """
     match config.rho_schedule:
         case "constant":
@@ -69,7 +69,7 @@ def radius(config: Config, steps_per_epoch: int) -> float | optax.Schedule:
 
 
 def at(config: Config, steps_per_epoch: int, step: int) -> dict[str, float]:
-    """The learning rate, and the radius where there is one, at a step from 0."""
+    """Returns the learning rate, and the radius if any, at a step from 0."""
     values = {"learning_rate": float(learning_rate(config, steps_per_epoch)(step))}
     if config.method != "sgd":
         rho = radius(config, steps_per_epoch)

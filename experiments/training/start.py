@@ -1,4 +1,4 @@
-"""What a network starts from, where that is not chance."""
+"""Initial weights of a network, if they are not random."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from experiments.training.step import TrainState
 
 
 def check_head_init(config: Config) -> None:
-    """Refuses what makes no sense, before anything is read or compiled.
+    """Checks ``head_init``, before anything is read or compiled.
 
     Raises:
       UserError: if the network or its last layer cannot start from ``head_init``.
@@ -49,12 +49,12 @@ def check_head_init(config: Config) -> None:
 def with_start(
     state: TrainState, config: Config, dataset: Dataset, model: Model
 ) -> TrainState:
-    """The state with the weights and the last layer that the configuration asks for.
+    """Returns the state with the initial weights that the configuration asks for.
 
     Args:
-      state: with arrays on the host, and perhaps a leading axis of seeds.
-      config: the run.
-      dataset: its class names matter, and for class means its training split.
+      state: state on the host, optionally with a leading axis of seeds.
+      config: configuration of the run.
+      dataset: its class names are used, and for class means its training split.
       model: the network.
 
     Raises:
@@ -78,14 +78,14 @@ def with_start(
 
 
 def _with(tree, new):
-    """The tree with some parts replaced, for every seed."""
+    """Replaces some parts of the tree, for every seed."""
     if not isinstance(tree, dict):
         return np.broadcast_to(new, tree.shape)
     return {k: _with(part, new[k]) if k in new else part for k, part in tree.items()}
 
 
 def class_prompts(config: Config, dataset: Dataset) -> list[list[str]]:
-    """The prompts of every class, in the order of the labels: one, or eighty."""
+    """Returns one or eighty prompts of every class, in the order of the labels."""
     templates = IMAGENET_80 if config.head_init == "text_ensemble" else SINGLE
     path = Path(config.class_names).expanduser() if config.class_names else None
     names = readable_names(config.data, dataset.class_names, path)
@@ -100,7 +100,7 @@ def _columns(config, dataset):
 
 
 def _class_means(config, dataset, clip):
-    """The mean image feature of every class, columns of length one, ``(width, C)``."""
+    """Computes the mean image feature of every class: unit columns, ``(width, C)``."""
     weights, sizes = clip.vision(), clip.architecture.vision
     if weights is None:
         raise UserError(

@@ -1,7 +1,7 @@
-"""One step of training, a pure function.
+"""One step of training as a pure function.
 
-It does not know which method runs: that is the optimizer's business. A step in which a
-number was not finite has no effect, and is counted.
+The step does not depend on the method, which is part of the optimizer. A step with a
+number that is not finite has no effect, and is counted.
 """
 
 from collections.abc import Callable
@@ -24,10 +24,10 @@ class Skipped(NamedTuple):
     """Steps without effect, because a number in them was not finite.
 
     Attributes:
-      total: how many, int32, ().
-      in_row: how many up to now without a good one between, int32, ().
-      stalled_at: number of the step with which the first row that was too long began,
-        counted from 0; -1 if there was none. int32, ().
+      total: their number, int32, ().
+      in_row: their number since the last good step, int32, ().
+      stalled_at: first step of the first ``max_skipped`` skipped steps in a row,
+        counted from 0; -1 if there were none. int32, ().
     """
 
     total: jax.Array
@@ -39,13 +39,13 @@ class TrainState(NamedTuple):
     """All that training changes.
 
     Attributes:
-      step: steps made so far, skipped ones too, int32, ().
+      step: number of steps so far, with skipped ones, int32, ().
       params: parameters of the network.
       batch_stats: running statistics of its BatchNorm layers.
       opt_state: state of the optimizer.
       average: exponential moving averages of ``(params, batch_stats)``, or ``()``.
       skipped: steps without effect.
-      sums: over the good steps of this epoch: what each saw, and their number "steps".
+      sums: sums of metrics over the good steps of this epoch; "steps" counts them.
     """
 
     step: jax.Array
@@ -69,7 +69,7 @@ TrainStep = Callable[[TrainState, Any, jax.Array, jax.Array], TrainState]
 def init_state(
     key: jax.Array, model: Model, tx: optax.GradientTransformation, *, ema: float
 ) -> TrainState:
-    """A network at its start."""
+    """Makes the initial training state."""
     params, batch_stats = model.init(key)
     opt_state = tx.init(params)
     seen = ["steps", "loss", "train_accuracy"]
@@ -94,17 +94,17 @@ def make_train_step(
     num_classes: int,
     steps_per_epoch: int,
 ) -> TrainStep:
-    """The function ``(state, frozen, images, labels) -> state``.
+    """Returns the function ``(state, frozen, images, labels) -> state``.
 
     ``images`` are augmented and normalised, ``(batch, height, width, channels)``,
-    float32, ``labels`` int32, ``(batch,)``, ``frozen`` the network's frozen weights.
+    float32; ``labels`` are int32, ``(batch,)``; ``frozen`` are the frozen weights.
 
-    The BatchNorm statistics it keeps are those of the pass at the parameters, not at
-    the perturbed ones, and so are the loss and the accuracy that it sums up.
+    The BatchNorm statistics, the loss and the accuracy are those at the parameters, not
+    at the perturbed parameters.
 
-    A step in which the loss at either point, the update or a statistic is not finite
-    leaves parameters, statistics and optimizer as they were, schedules included, and is
-    counted.
+    If the loss at either point, the update or a statistic is not finite, the step is
+    counted as skipped. Parameters, statistics and optimizer state, including schedules,
+    do not change.
     """
 
     def train_step(state, frozen, images, labels):
@@ -130,7 +130,7 @@ def make_train_step(
             here.grads, state.opt_state, state.params, evaluation=here
         )
         params = optax.apply_updates(state.params, updates)
-        # The sum of all shares is 1 from the first step on, without the random start.
+        # The shares of all steps sum to 1; the initial weights have no share.
         share = (1 - config.ema) / (1 - config.ema ** (state.step + 1))
         average = state.average and optax.incremental_update(
             (params, batch_stats), state.average, share
@@ -164,12 +164,12 @@ def make_train_step(
     return train_step
 
 
-# What a sharpness-aware method sees on its way.
+# Metrics that a sharpness-aware method reports.
 _SEEN = fsam.SharpnessInfo._fields
 
 
 def epoch_means(sums: Sums) -> dict[str, float | None]:
-    """Means over the good steps of an epoch; ``None`` if there were none."""
+    """Computes means over the good steps of an epoch; ``None`` if there were none."""
     steps = sums["steps"]
     return {
         name: float(total / steps) if steps else None
@@ -179,33 +179,33 @@ def epoch_means(sums: Sums) -> dict[str, float | None]:
 
 
 def none_skipped() -> Skipped:
-    """At the start of training."""
+    """Returns the counts at the start."""
     return Skipped(*(jnp.full((), n, jnp.int32) for n in (0, 0, -1)))
 
 
 def all_finite(tree) -> jax.Array:
-    """Whether every number in the tree is finite, bool, ()."""
-    # The largest size of each array, which NaN is passed on to. A bool of each would be
-    # fused into whatever depends on the result, and take XLA several times as long.
+    """Returns whether every number in the tree is finite, bool, ()."""
+    # The largest magnitude of each array; NaN propagates to it. XLA would fuse a bool
+    # of each array into all that depends on the result, and take several times as long.
     largest = [jnp.max(jnp.abs(leaf), initial=0) for leaf in jax.tree.leaves(tree)]
     return jnp.all(jnp.isfinite(jnp.stack(largest)))
 
 
 def select(condition: jax.Array, here, there):
-    """The one tree or the other."""
+    """Returns ``here`` if the condition is true, otherwise ``there``."""
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), here, there)
 
 
 def count(
     skipped: Skipped, good: jax.Array, step: jax.Array, max_skipped: int
 ) -> Skipped:
-    """With one more step, of that number, in the count.
+    """Adds one step to the counts.
 
     Args:
-      skipped: before it.
+      skipped: counts before the step.
       good: whether it had an effect, bool, ().
       step: its number, counted from 0, int32, ().
-      max_skipped: from how many in a row on training has stalled.
+      max_skipped: training has stalled after this many in a row.
     """
     in_row = jnp.where(good, 0, skipped.in_row + 1)
     too_long = (in_row >= max_skipped) & (skipped.stalled_at < 0)

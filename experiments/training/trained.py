@@ -1,4 +1,4 @@
-"""A network once trained, and what it believes of images."""
+"""A trained network, and its class probabilities of images."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -20,20 +20,19 @@ from experiments.training.checkpoint import last_network
 from experiments.training.criterion import probabilities
 from experiments.training.evaluate import eval_logits
 
-# Of a set that is not streamed, so many images are held at once.
+# Images in memory at once, of a set that is not streamed.
 _HELD = 2048
 
 
 class Trained(NamedTuple):
-    """The network of a run's newest checkpoint, as it is evaluated.
+    """The network of a run's newest checkpoint, in evaluation mode.
 
     Attributes:
-      config: of the run.
-      class_names: in the order of the probabilities.
-      class_counts: training images of each class.
-      step: updates that made it.
-      batches: from a source to the probabilities of its images, in order, in arrays of
-        some images each.
+      config: configuration of the run.
+      class_names: names of the classes, in the order of the probabilities.
+      class_counts: number of training images of each class.
+      step: number of steps made.
+      batches: maps a source to the probabilities of its images, in order, in batches.
     """
 
     config: Config
@@ -43,10 +42,10 @@ class Trained(NamedTuple):
     batches: Callable[[Source], Iterator[np.ndarray]]
 
     def __call__(self, images: Sequence[str | Path]) -> np.ndarray:
-        """The probability of every class.
+        """Computes the probability of every class.
 
         Args:
-          images: files, of any size; at least one.
+          images: image files of any size, at least one.
 
         Returns:
           float32, ``(len(images), num_classes)``.
@@ -58,12 +57,12 @@ class Trained(NamedTuple):
 
 
 def without_labels(images: Sequence[str | Path]) -> ImageFiles:
-    """Files as a source whose labels say nothing."""
+    """Makes a source of files; its labels have no meaning."""
     return ImageFiles(Path(), [str(path) for path in images], [0] * len(images))
 
 
 def load_run(run_dir: str | Path) -> Trained:
-    """The network of a run, ready to be asked; its averaged weights if it has some.
+    """Loads the network of a run, with its averaged weights if it has some.
 
     Args:
       run_dir: folder of a run of ``experiments.train``.
@@ -101,7 +100,7 @@ def load_run(run_dir: str | Path) -> Trained:
 
 
 def _parts(source: Source, config: Config):
-    """The source in parts that fit into memory; as it is where it is streamed."""
+    """Yields the source in parts that fit into memory, or whole if streamed."""
     if not config.in_memory:
         yield source
         return

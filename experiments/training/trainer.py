@@ -1,7 +1,7 @@
-"""A configuration as compiled functions, for the devices at hand.
+"""The compiled functions that train a configuration on the given devices.
 
-The state is donated from step to step, nothing is compiled twice, and the host waits
-for nothing inside :attr:`Trainer.advance`.
+Every step donates the state, nothing is compiled twice, and the host does not wait
+inside :attr:`Trainer.advance`.
 """
 
 from collections.abc import Callable, Iterable
@@ -27,16 +27,16 @@ from experiments.training.step import TrainState, init_state, make_train_step
 
 
 class Trainer(NamedTuple):
-    """What a run is made of; with ``over_seeds`` all arrays lead with a seed axis.
+    """The functions of a run; with ``over_seeds`` all arrays begin with a seed axis.
 
     Attributes:
-      init: ``key -> state``; the key is one of this process alone.
-      advance: ``(state, inputs, key, steps) -> state`` makes so many steps of one
-        epoch. It consumes the state.
+      init: ``key -> state``; the key is local to this process.
+      advance: ``(state, inputs, key, steps) -> state`` makes ``steps`` steps of one
+        epoch. It donates the state.
       evaluate: ``(state, batches) -> sums`` over a whole split.
-      shapes: of the state, each with its sharding.
-      frozen: weights that training leaves as they are.
-      steps_per_epoch: updates in an epoch.
+      shapes: shapes of the state, each with its sharding.
+      frozen: weights that training does not change.
+      steps_per_epoch: steps in an epoch.
     """
 
     init: Callable[[jax.Array], TrainState]
@@ -57,14 +57,14 @@ def make_trainer(
     over_seeds: bool = False,
     split_state: bool = False,
 ) -> Trainer:
-    """Builds and compiles, lazily, what trains ``config`` on data of that shape.
+    """Builds the functions that train ``config``; each is compiled at first use.
 
     Args:
-      config: the run.
+      config: configuration of the run.
       dataset: gives class counts and normalisation; the images are passed to
         ``advance``, so that one trainer serves many subsets of equal counts.
       mesh: the devices; each takes an equal share of every batch.
-      steps_per_epoch: updates in an epoch.
+      steps_per_epoch: steps in an epoch.
       device_loop: make many steps as one loop on the device.
       over_seeds: train several seeds at once.
       split_state: split large weights and their optimizer state over the devices.
@@ -120,7 +120,7 @@ def make_trainer(
     lay_out = jax.jit(lambda state: state, out_shardings=layout)
 
     def init(key):
-        # Not compiled as a whole, which takes longer than all the draws.
+        # Not compiled as a whole, because that takes longer than all the draws.
         state = jax.tree.map(np.asarray, seeds(start)(key))
         return lay_out(with_start(state, config, dataset, model))
 
@@ -141,7 +141,7 @@ def make_trainer(
 
 
 def _loop(step):
-    """Many steps as one loop on the device, whose length compiles nothing anew."""
+    """Returns a device loop of many steps, compiled once for any number of steps."""
 
     def many_steps(state, frozen, inputs, key, steps):
         return jax.lax.fori_loop(
@@ -152,7 +152,7 @@ def _loop(step):
 
 
 def _one_by_one(step):
-    """Many steps as a loop of compiled ones, dispatched ahead."""
+    """Returns a loop of compiled steps, dispatched ahead."""
 
     def many_steps(state, frozen, inputs, key, steps):
         for _ in range(steps):

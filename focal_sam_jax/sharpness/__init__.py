@@ -1,29 +1,29 @@
-r"""Measuring what the methods claim: how sharp the loss of each class is.
+r"""Measures of how sharp the loss of each class is.
 
-All is of a weighted sum :math:`\sum_c s_c L_c(\theta)` over a data set of any size,
-which :func:`class_losses` describes: one class, a group of them, or all.
+All functions measure a weighted sum :math:`\sum_c s_c L_c(\theta)`: one class, a group
+of them, or all. :func:`class_losses` describes the losses, over a data set of any size.
 
 =========================  =====================================================
-:func:`sharpness`          the most it rises within a ball
-:func:`class_sharpness`    that, of every class
-:func:`focal_sharpness`    that, as Focal-SAM weighs it
-:func:`average_sharpness`  the rise of every class at a random point around
+:func:`sharpness`          largest rise of the sum within a ball
+:func:`class_sharpness`    largest rise of every class
+:func:`focal_sharpness`    largest rise with Focal-SAM's weights
+:func:`average_sharpness`  mean rise of every class at random points nearby
 :func:`top_eigenpairs`     largest eigenvalues of the Hessian, and their vectors
-:func:`trace`              of the Hessian, by Hutchinson's estimator
+:func:`trace`              trace of the Hessian, by Hutchinson's estimator
 :func:`spectral_density`   distribution of the Hessian's eigenvalues
-:func:`filter_normalised`  a direction to look along
-:func:`slice_1d`           the losses along a line
-:func:`slice_2d`           the losses over a plane
-:func:`bound_terms`        what generalisation bounds are made of
+:func:`filter_normalised`  random direction for the slices
+:func:`slice_1d`           losses along a line
+:func:`slice_2d`           losses over a plane
+:func:`bound_terms`        terms of Focal-SAM's generalisation bound
 =========================  =====================================================
 
 All are pure functions. Outside of ``jit`` their loops run on the host, and only
-gradients, products and evaluations are compiled: best on CPU, and the one way where
-batches come from disk. Inside of ``jit`` steps, draws and classes are loops on the
-device; batches are not, the program holds each of them.
+gradients, products and evaluations are compiled. This is best on CPU, and required if
+batches come from disk. Inside of ``jit``, loops over steps, draws and classes run on
+the device; the loop over batches is unrolled.
 
-Parameters in bfloat16 or float16 are rounded again after every small step, and what is
-measured is too small: convert them to float32 before.
+Parameters in bfloat16 or float16 are rounded after every small step, and the results
+are too small: convert them to float32 first.
 """
 
 from focal_sam_jax.sharpness._class_losses import ClassLosses as ClassLosses

@@ -1,8 +1,7 @@
 r"""The losses of a whole data set, class by class, and the loops that measure them.
 
-All that is measured is of a weighted sum :math:`\sum_c s_c L_c(\theta)`: of one class,
-of a group, of all. The weights are an argument, so that what was compiled for one class
-serves all of them.
+All measures are of a weighted sum :math:`\sum_c s_c L_c(\theta)`: one class, a group,
+or all. The weights are an argument, so that one compiled function serves all classes.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -25,9 +24,9 @@ Carry = TypeVar("Carry")
 
 
 class ClassLosses:
-    r"""What :func:`class_losses` makes; :math:`L_c` in the docstrings of this module.
+    r"""Result of :func:`class_losses`; :math:`L_c` in the docstrings of this module.
 
-    It owns what is compiled for it, which goes when it goes.
+    It owns its compiled functions, which are freed with it.
     """
 
     def __init__(self, compiled: "_Compiled", batches: Batches):
@@ -40,17 +39,17 @@ class ClassLosses:
         self._compiled, self._batches = compiled, batches
 
     def over(self, batches: Batches) -> "ClassLosses":
-        """The same losses of other batches, without compiling them again."""
+        """Returns the same losses of other batches, without compiling them again."""
         return ClassLosses(self._compiled, batches)
 
     def values(self, params: chex.ArrayTree) -> jax.Array:
-        """:math:`L_c`, float, shape ``(num_classes,)``."""
+        """Computes :math:`L_c`, float, shape ``(num_classes,)``."""
         return self._total(self._compiled.values, params)
 
     def gradient(
         self, params: chex.ArrayTree, class_weights: chex.Numeric
     ) -> chex.ArrayTree:
-        r""":math:`\nabla \sum_c s_c L_c`, a tree like the parameters.
+        r"""Computes :math:`\nabla \sum_c s_c L_c`, a tree like the parameters.
 
         Args:
           params: :math:`\theta`.
@@ -64,7 +63,7 @@ class ClassLosses:
         class_weights: chex.Numeric,
         vector: chex.ArrayTree,
     ) -> chex.ArrayTree:
-        r""":math:`\nabla^2 \big(\sum_c s_c L_c\big) v`, a tree like the parameters.
+        r"""Computes :math:`\nabla^2 \big(\sum_c s_c L_c\big) v`, like the parameters.
 
         Args:
           params: :math:`\theta`.
@@ -88,35 +87,35 @@ class ClassLosses:
 def class_losses(
     per_class_loss_fn: PerClassLossFn, batches: Batches = None
 ) -> ClassLosses:
-    r"""The losses to measure, of one batch or of the sum over many.
+    r"""Builds the losses to measure, of one batch or of the sum over many.
 
     .. math::
       L_c(\theta) = \sum_k f_c(\theta, \text{batch}_k)
 
-    Batches are visited one after the other. Outside of ``jit`` each is a call of a
+    Batches are processed one after the other. Outside of ``jit`` each is one call of a
     compiled function, memory does not grow with their number, and they may come from
-    disk; inside of ``jit`` they are all part of one program. Arrays that are split over
-    devices stay so, as in training under ``jit``.
+    disk; inside of ``jit`` they are all part of one program. Arrays that are sharded
+    over devices stay sharded, as in training under ``jit``.
 
     For the mean over a set of N examples, ``f`` divides the sums of its batch by N:
-    ``fsam.per_class_losses(losses, y, num_classes) * len(y) / N``. The mean over the
-    examples of a class is that over the class's share of the set,
-    :math:`L_c / \pi_c`, and so are its sharpness and its curvature.
+    ``fsam.per_class_losses(losses, y, num_classes) * len(y) / N``. For the mean over
+    the examples of one class, divide by the class's share of the set,
+    :math:`L_c / \pi_c`, and its sharpness and curvature likewise.
 
     Args:
-      per_class_loss_fn: ``f(params, *batch)`` to floats of shape ``(num_classes,)``, or
-        a sequence of functions to scalars, one a class; a network with BatchNorm or
-        dropout in evaluation mode.
-      batches: tuples of arguments for ``f``, in a list or anything else that can be
-        gone through again and again. ``None``: ``f`` takes the parameters alone.
+      per_class_loss_fn: ``f(params, *batch)`` that returns floats of shape
+        ``(num_classes,)``, or a sequence of functions to scalars, one per class.
+        BatchNorm and dropout must be in evaluation mode.
+      batches: tuples of arguments for ``f``, in a list or another repeatable iterable.
+        ``None``: ``f`` takes the parameters only.
 
     Returns:
       The losses. ``losses.over(other_batches)`` are those of other batches, by the same
       compiled functions.
 
     Raises:
-      TypeError: if ``batches`` can be gone through only once.
-      ValueError: when it is used, if there is no batch, or the losses are not 1-D.
+      TypeError: if ``batches`` is an iterator, which can be used only once.
+      ValueError: when the losses are used, if there is no batch or they are not 1-D.
 
     Example:
       >>> import jax.numpy as jnp
@@ -135,7 +134,7 @@ def class_losses(
 
 
 class _Compiled(NamedTuple):
-    """A batch's part in the values, the gradient and the product."""
+    """Compiled functions for a batch's part of the values, gradient and product."""
 
     values: Callable[..., jax.Array]
     gradient: Callable[..., chex.ArrayTree]
@@ -163,7 +162,7 @@ def _compile(per_class_loss_fn: PerClassLossFn) -> _Compiled:
 
 
 def weighted_sum(class_weights: ClassValues, values: jax.Array) -> jax.Array:
-    r""":math:`\sum_c s_c L_c`, of weights that are a scalar or one a class."""
+    r"""Computes :math:`\sum_c s_c L_c` for a scalar weight or one weight per class."""
     weights = _array(class_weights)
     if weights.shape not in ((), values.shape):
         raise ValueError(
@@ -179,20 +178,20 @@ def _array(class_weights):
 
 
 def one_hot(losses: ClassLosses, params: chex.ArrayTree) -> jax.Array:
-    """Weights that single out each class in turn, ``(num_classes, num_classes)``."""
+    """Returns weights that select one class each, ``(num_classes, num_classes)``."""
     values = jax.eval_shape(losses.values, params)
     return jnp.eye(values.shape[0], dtype=values.dtype)
 
 
 # --- loops ----------------------------------------------------------------------------
 
-# On the host every turn calls functions that are compiled already, and may read batches
-# from disk. It also spares XLA's CPU backend convolutions inside of loops, which run
-# many times slower than outside.
+# On the host every turn calls compiled functions, and may read batches from disk. This
+# also avoids convolutions inside of XLA's loops, which on CPU run many times slower
+# than outside.
 
 
 def repeat(turns: int, body: Callable[[Any, Carry], Carry], carry: Carry) -> Carry:
-    """``carry = body(turn, carry)``, so many times."""
+    """Runs ``carry = body(turn, carry)`` for every turn."""
     if not all(map(is_concrete, jax.tree.leaves(carry))):
         return jax.lax.fori_loop(0, turns, body, carry)
     for turn in range(turns):
@@ -201,12 +200,13 @@ def repeat(turns: int, body: Callable[[Any, Carry], Carry], carry: Carry) -> Car
 
 
 def each(function: Callable[[Any], Any], inputs: Any, *around: Any) -> Any:
-    """The results for every row of ``inputs``, stacked.
+    """Returns the stacked results of ``function`` for every row of ``inputs``.
 
     Args:
-      function: of a row, a tree.
+      function: function of a row, a tree.
       inputs: a tree of arrays with one leading axis.
-      around: what else the function takes from outside; tells where it runs.
+      around: other values that the function uses; traced ones also move the loop to
+        the device.
     """
     if not all(map(is_concrete, jax.tree.leaves((inputs, around)))):
         return jax.lax.map(function, inputs)
@@ -221,7 +221,7 @@ class Estimate(NamedTuple):
 
     Attributes:
       mean: float array.
-      standard_error: of the mean, the same shape; NaN for a single draw.
+      standard_error: standard error of the mean, same shape; NaN for a single draw.
     """
 
     mean: jax.Array
@@ -229,7 +229,7 @@ class Estimate(NamedTuple):
 
 
 def estimate(draws: jax.Array) -> Estimate:
-    """Mean over the first axis and its standard error."""
+    """Computes the mean over the first axis and its standard error."""
     number = draws.shape[0]
     if number == 1:
         return Estimate(draws[0], jnp.full_like(draws[0], jnp.nan))

@@ -9,15 +9,15 @@ from focal_sam_jax.sharpness._class_losses import ClassLosses, each
 
 
 def filter_normalised(params: chex.ArrayTree, key: jax.Array) -> chex.ArrayTree:
-    r"""A random direction in which every filter is as long as the network's own.
+    r"""Draws a random direction whose filters are as long as the network's own.
 
     .. math::
       d_f \leftarrow \frac{d_f}{\lVert d_f \rVert} \, \lVert \theta_f \rVert
 
-    so that a step along it changes networks alike whose weights differ in scale. The
-    filters of an array with two axes or more are what its last axis counts: the outputs
-    of a layer, as JAX libraries have them. Biases and the weights of normalisation
-    layers, arrays with less than two axes, stay where they are.
+    This makes steps comparable between networks whose weights differ in scale. In an
+    array with two axes or more, each index of the last axis is one filter. In JAX
+    libraries that axis is the output of a layer. Arrays with fewer axes (biases,
+    weights of normalisation layers) get a zero direction.
 
     Args:
       params: :math:`\theta`.
@@ -27,7 +27,7 @@ def filter_normalised(params: chex.ArrayTree, key: jax.Array) -> chex.ArrayTree:
       A tree like ``params``, in float32 or wider.
 
     Cost:
-      None of the loss.
+      No evaluation of the loss.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -67,15 +67,15 @@ def slice_1d(
     direction: chex.ArrayTree,
     steps: chex.Array,
 ) -> jax.Array:
-    r"""The losses along a line.
+    r"""Computes the losses along a line.
 
     .. math::
       L_c(\theta + a \, d)
 
     Args:
-      losses: of :func:`class_losses`.
+      losses: result of :func:`class_losses`.
       params: :math:`\theta`.
-      direction: :math:`d`, a tree like ``params``: of :func:`filter_normalised`, or an
+      direction: :math:`d`, a tree like ``params``, from :func:`filter_normalised` or an
         eigenvector of the Hessian.
       steps: the values of :math:`a`, ``(size,)``.
 
@@ -83,7 +83,7 @@ def slice_1d(
       Float array ``(size, num_classes)``.
 
     Cost:
-      An evaluation a step.
+      One evaluation per step.
 
     Example:
       >>> import jax.numpy as jnp
@@ -110,13 +110,13 @@ def slice_2d(
     directions: tuple[chex.ArrayTree, chex.ArrayTree],
     steps: tuple[chex.Array, chex.Array],
 ) -> jax.Array:
-    r"""The losses over a plane.
+    r"""Computes the losses over a plane.
 
     .. math::
       L_c(\theta + a_1 d_1 + a_2 d_2)
 
     Args:
-      losses: of :func:`class_losses`.
+      losses: result of :func:`class_losses`.
       params: :math:`\theta`.
       directions: :math:`d_1` and :math:`d_2`, trees like ``params``.
       steps: the values of :math:`a_1`, ``(size_1,)``, and :math:`a_2`, ``(size_2,)``.
@@ -125,7 +125,7 @@ def slice_2d(
       Float array ``(size_1, size_2, num_classes)``.
 
     Cost:
-      An evaluation for every pair of steps.
+      One evaluation per pair of steps.
 
     References:
       Li et al., `Visualizing the Loss Landscape of Neural Nets

@@ -1,9 +1,8 @@
-r"""How much losses rise nearby: at worst within a ball, and on average around.
+r"""Rises of the losses nearby: the largest within a ball, and the average around.
 
-A ball is :math:`\lVert T^{-1} \epsilon \rVert_2 \leq \rho` with :math:`T = 1`, or,
-adaptive, :math:`T = |\theta|` entry by entry, which does not change when weights are
-rescaled and the network stays the same function. A point in it is
-:math:`\theta + T u` with the offset :math:`\lVert u \rVert_2 \leq \rho`.
+A ball is :math:`\lVert T^{-1} \epsilon \rVert_2 \leq \rho` with :math:`T = 1`, or, if
+adaptive, :math:`T = |\theta|` entry by entry. A point in it is :math:`\theta + T u`
+with the offset :math:`\lVert u \rVert_2 \leq \rho`.
 """
 
 from functools import partial
@@ -39,41 +38,42 @@ def sharpness(
     adaptive: bool = False,
     key: jax.Array | None = None,
 ) -> jax.Array:
-    r"""The most that a weighted loss rises within a ball.
+    r"""Computes the largest rise of a weighted loss within a ball.
 
     .. math::
       \max_{\lVert T^{-1} \epsilon \rVert_2 \leq \rho}
       \sum_c s_c \big[ L_c(\theta + \epsilon) - L_c(\theta) \big]
 
     With one step it is the rise at :math:`\epsilon = \rho \, T^2 g / \lVert T g
-    \rVert_2`, where the loss would be highest if it were linear: what SAM and its
-    relatives climb. More steps go on from there by projected gradient ascent, whose
-    length falls from :math:`\rho` to :math:`\rho / \text{steps}`; restarts begin at
-    random points of the sphere. The highest point seen counts: a lower bound of the
-    maximum, and no lower than what one step finds.
+    \rVert_2`, where a linear loss would be highest. This is the perturbation of SAM and
+    its relatives. More steps continue by projected gradient ascent, with a step length
+    that falls from :math:`\rho` to :math:`\rho / \text{steps}`; restarts begin at
+    random points of the sphere. The result is the highest rise seen: a lower bound of
+    the maximum, and at least the rise after one step.
 
-    With :math:`T = 1`, or, adaptive, :math:`T = |\theta|` entry by entry, which makes
-    the ball blind to weights being rescaled while the network stays the same function.
+    :math:`T = 1`, or, if adaptive, :math:`T = |\theta|` entry by entry. The adaptive
+    rise does not change if weights are rescaled and the network stays the same
+    function.
 
     Args:
-      losses: of :func:`class_losses`.
+      losses: result of :func:`class_losses`.
       params: :math:`\theta`.
       class_weights: :math:`s`, a scalar or shape ``(num_classes,)``.
       rho: radius, a scalar >= 0.
-      steps: of the ascent, at least 1.
-      restarts: ascents, the first of them from :math:`\theta`; at least 1.
-      adaptive: scale the ball by the parameters (ASAM).
+      steps: number of ascent steps, at least 1.
+      restarts: number of ascents, the first from :math:`\theta`; at least 1.
+      adaptive: whether to scale the ball by the parameters (ASAM).
       key: random key for the starts of further ascents.
 
     Returns:
       The rise, float, ().
 
     Cost:
-      ``steps * restarts`` gradients and as many evaluations, and one more of those.
+      ``steps * restarts`` gradients and ``steps * restarts + 1`` evaluations.
 
     Raises:
       ValueError: if ``rho`` is negative or not finite, ``steps`` or ``restarts`` less
-        than one, or ``key`` missing where it is needed.
+        than one, or ``key`` missing with more than one restart.
 
     Example:
       >>> import jax.numpy as jnp
@@ -130,17 +130,17 @@ def class_sharpness(
     adaptive: bool = False,
     key: jax.Array | None = None,
 ) -> jax.Array:
-    r"""The most that the loss of each class rises within a ball of its own.
+    r"""Computes the largest rise of the loss of each class within its own ball.
 
     .. math::
       \max_{\lVert T^{-1} \epsilon \rVert_2 \leq \rho}
       L_c(\theta + \epsilon) - L_c(\theta)
 
     Args:
-      losses: of :func:`class_losses`.
+      losses: result of :func:`class_losses`.
       params: :math:`\theta`.
       rho: radius, a scalar >= 0.
-      steps: as in :func:`sharpness`, and so are ``restarts``, ``adaptive`` and ``key``.
+      steps: as in :func:`sharpness`; also ``restarts``, ``adaptive`` and ``key``.
 
     Returns:
       The rise of every class, float, ``(num_classes,)``; zero for a class without
@@ -162,7 +162,7 @@ def class_sharpness(
 
     References:
       Zhou et al., Class-Conditional Sharpness-Aware Minimization for Deep Long-Tailed
-      Recognition, CVPR 2023, which gives each class a ball; otherwise as
+      Recognition, CVPR 2023, for one ball per class; otherwise as
       :func:`sharpness`
     """
     options = {"steps": steps, "restarts": restarts, "adaptive": adaptive, "key": key}
@@ -185,19 +185,19 @@ def focal_sharpness(
     adaptive: bool = False,
     key: jax.Array | None = None,
 ) -> jax.Array:
-    r"""What Focal-SAM penalises: the rise of the loss with rare classes in focus.
+    r"""Computes the rise that Focal-SAM penalises, weighted towards rare classes.
 
     .. math::
       \max_{\lVert T^{-1} \epsilon \rVert_2 \leq \rho}
       \sum_c (1 - \pi_c)^\gamma \big[ L_c(\theta + \epsilon) - L_c(\theta) \big]
 
     Args:
-      losses: of :func:`class_losses`.
+      losses: result of :func:`class_losses`.
       params: :math:`\theta`.
       class_counts: training examples of each class, shape ``(num_classes,)``.
       rho: radius, a scalar >= 0.
       gamma: focusing exponent, a scalar >= 0.
-      steps: as in :func:`sharpness`, and so are ``restarts``, ``adaptive`` and ``key``.
+      steps: as in :func:`sharpness`; also ``restarts``, ``adaptive`` and ``key``.
 
     Returns:
       The rise, float, ().
@@ -226,24 +226,24 @@ def average_sharpness(
     samples: int = 10,
     adaptive: bool = False,
 ) -> Estimate:
-    r"""How much the loss of each class rises at a random point around.
+    r"""Estimates the mean rise of the loss of each class at random points nearby.
 
     .. math::
       \mathbb{E} \, L_c(\theta + T u) - L_c(\theta), \qquad
       u \sim \mathcal{N}\big(0, \tfrac{\rho^2}{n} I\big)
 
     with n parameters, so that :math:`\mathbb{E} \lVert u \rVert^2 = \rho^2` and radii
-    compare with those of :func:`sharpness`. Every draw is used with both signs, which
-    takes the slope out of the estimate. To second order it is :math:`\rho^2 / 2n` times
-    the trace of the Hessian.
+    are comparable with those of :func:`sharpness`. Every draw is used with both signs,
+    which cancels the first-order term. With :math:`T = 1` the mean is, to second order,
+    :math:`\rho^2 / 2n` times the trace of the Hessian.
 
     Args:
-      losses: of :func:`class_losses`.
+      losses: result of :func:`class_losses`.
       params: :math:`\theta`.
       rho: radius, a scalar >= 0.
       key: random key.
-      samples: draws, at least 1.
-      adaptive: scale the ball by the parameters.
+      samples: number of draws, at least 1.
+      adaptive: whether to scale the ball by the parameters.
 
     Returns:
       The mean and its standard error, float, ``(num_classes,)``.
@@ -266,7 +266,7 @@ def average_sharpness(
     References:
       Andriushchenko et al., `A Modern Look at the Relationship between Sharpness and
       Generalization <https://arxiv.org/abs/2302.07011>`_, ICML 2023, section 3, whose
-      radius is that of a single entry, :math:`\rho / \sqrt n`
+      radius is the standard deviation of one entry, :math:`\rho / \sqrt n`
     """
     check_scalar("rho", rho)
     check_at_least("samples", samples, 1)
@@ -286,14 +286,14 @@ def average_sharpness(
 
 
 class BoundTerms(NamedTuple):
-    r"""Terms, not a bound: none of them certifies anything.
+    r"""Terms of a generalisation bound; they are not a bound and certify nothing.
 
     Attributes:
       empirical_loss: :math:`\sum_c L_c(\theta)`, ().
       class_losses: :math:`L_c(\theta)`, ``(num_classes,)``.
       focal_sharpness: the rise that Focal-SAM penalises, ().
       parameter_norm: :math:`\lVert \theta \rVert_2`, ().
-      num_parameters: n, ().
+      num_parameters: number of parameters n, ().
       class_counts: training examples of each class, ``(num_classes,)``.
     """
 
@@ -312,26 +312,26 @@ def bound_terms(
     rho: chex.Numeric,
     gamma: chex.Numeric,
 ) -> BoundTerms:
-    r"""What the generalisation bound of Focal-SAM is made of, as one report.
+    r"""Computes the terms of the generalisation bound of Focal-SAM.
 
-    The bound is of the form: loss on the population ≤ loss on the training set + focal
+    The bound has the form: loss on the population ≤ loss on the training set + focal
     sharpness + a term that grows with :math:`\lVert \theta \rVert_2^2 / \rho^2` and the
     number of parameters, and falls with the number of examples. For networks of common
-    size that last term is far above any loss. The terms are for comparing networks, and
-    no sum of them is formed.
+    size that last term is far above any loss. The terms are for comparing networks;
+    their sum is not computed.
 
     Args:
-      losses: of :func:`class_losses`.
+      losses: result of :func:`class_losses`.
       params: :math:`\theta`.
       class_counts: training examples of each class, shape ``(num_classes,)``.
       rho: radius of the focal sharpness, a scalar >= 0.
-      gamma: its focusing exponent, a scalar >= 0.
+      gamma: focusing exponent, a scalar >= 0.
 
     Returns:
       The terms.
 
     Cost:
-      A gradient and three evaluations.
+      One gradient and three evaluations.
 
     Raises:
       ValueError: as :func:`focal_sharpness`.
@@ -366,18 +366,18 @@ def bound_terms(
 
 
 class Ball(NamedTuple):
-    r"""Points :math:`\theta + T u` around the parameters, by their offset :math:`u`."""
+    r"""Points :math:`\theta + T u` near the parameters, by their offset :math:`u`."""
 
     params: chex.ArrayTree
     adaptive: bool
 
     @property
     def centre(self) -> chex.ArrayTree:
-        """No offset."""
+        """The zero offset."""
         return jax.tree.map(lambda leaf: jnp.zeros_like(widen(leaf)), self.params)
 
     def point(self, offset: chex.ArrayTree) -> chex.ArrayTree:
-        r""":math:`\theta + T u`, in the dtypes of the parameters."""
+        r"""Returns :math:`\theta + T u`, in the dtypes of the parameters."""
         return _point(self.params, offset, self.adaptive)
 
     def climbed(
@@ -387,19 +387,19 @@ class Ball(NamedTuple):
         length: chex.Numeric,
         rho: chex.Numeric,
     ) -> chex.ArrayTree:
-        """Further along the gradient by the parameters, but not out of the ball."""
+        """Moves ``offset`` along the gradient and projects it back into the ball."""
         return _climbed(self.params, offset, gradient, length, rho, self.adaptive)
 
     def gaussian(self, key: jax.Array, rho: chex.Numeric) -> chex.ArrayTree:
-        """An offset whose squared length is that of ``rho`` on average."""
+        """Draws an offset whose squared length is ``rho**2`` on average."""
         return _gaussian(key, self.centre, rho)
 
     def on_sphere(self, key: jax.Array, rho: chex.Numeric) -> chex.ArrayTree:
-        """An offset of that length in a random direction."""
+        """Draws an offset of length ``rho`` in a random direction."""
         return perturb(self.centre, self.gaussian(key, 1.0), rho).params
 
 
-# Each is one call, where the loops around them run on the host.
+# Each is compiled into one call, for loops that run on the host.
 @partial(jax.jit, static_argnums=2)
 def _point(params, offset, adaptive):
     return jax.tree.map(
@@ -411,7 +411,8 @@ def _point(params, offset, adaptive):
 
 @partial(jax.jit, static_argnums=5)
 def _climbed(params, offset, gradient, length, rho, adaptive):
-    # By the chain rule the gradient by the offset is T times that by the parameters.
+    # By the chain rule, the gradient with respect to the offset is T times the gradient
+    # with respect to the parameters.
     uphill = _scaled(params, gradient, adaptive)
     offset = perturb(offset, uphill, length).params
     length = norm(offset)

@@ -1,7 +1,7 @@
 r"""The spectrum of the Hessian of any class or group: its top, its trace, its density.
 
-Everywhere :math:`H = \nabla^2 \sum_c s_c L_c(\theta)`, with n rows, is known by its
-products with vectors alone.
+:math:`H = \nabla^2 \sum_c s_c L_c(\theta)`, with n rows, is used only through its
+products with vectors.
 """
 
 from collections.abc import Callable
@@ -25,14 +25,14 @@ from focal_sam_jax.sharpness._class_losses import (
 
 
 class Eigenpairs(NamedTuple):
-    r"""The largest eigenvalues, from the largest on.
+    r"""The largest eigenvalues, in descending order.
 
     Attributes:
       values: :math:`\lambda_i`, ``(k,)``.
-      vectors: unit vectors :math:`v_i`, a tree like the parameters whose arrays lead
-        with an axis of k.
-      residuals: :math:`\lVert H v_i - \lambda_i v_i \rVert_2`, ``(k,)``: an eigenvalue
-        of :math:`H` is no further from :math:`\lambda_i` than that.
+      vectors: unit vectors :math:`v_i`, a tree like the parameters whose arrays have a
+        leading axis of size k.
+      residuals: :math:`\lVert H v_i - \lambda_i v_i \rVert_2`, ``(k,)``; some
+        eigenvalue of :math:`H` is at most this far from :math:`\lambda_i`.
     """
 
     values: jax.Array
@@ -44,18 +44,18 @@ class Spectrum(NamedTuple):
     """The distribution of the eigenvalues, as points with weights.
 
     Attributes:
-      nodes: where, ``(samples, steps)``.
-      weights: how much, ``(samples, steps)``; of every sample they sum to one.
+      nodes: the points, ``(samples, steps)``.
+      weights: their weights, ``(samples, steps)``; those of each sample sum to one.
     """
 
     nodes: jax.Array
     weights: jax.Array
 
     def density(self, grid: chex.Array, width: chex.Numeric) -> jax.Array:
-        """The mean over the samples, each point a Gaussian of that width.
+        """Computes the mean density of the samples, with a Gaussian at each point.
 
         Args:
-          grid: eigenvalues at which to look, ``(size,)``.
+          grid: eigenvalues at which to evaluate, ``(size,)``.
           width: standard deviation of the Gaussians, in units of eigenvalues.
 
         Returns:
@@ -76,22 +76,22 @@ def top_eigenpairs(
     key: jax.Array,
     steps: int | None = None,
 ) -> Eigenpairs:
-    r"""The k largest eigenvalues of the Hessian, and their vectors.
+    r"""Computes the k largest eigenvalues of the Hessian, and their vectors.
 
     .. math::
       H v_i = \lambda_i v_i, \qquad \lambda_1 \geq \lambda_2 \geq \dots
 
-    by Lanczos with full reorthogonalisation. Largest by value, not by magnitude: at a
-    minimum none is far below zero.
+    The method is Lanczos with full reorthogonalisation. Largest means by value, not by
+    magnitude: at a minimum no eigenvalue is far below zero.
 
     Args:
-      losses: of :func:`class_losses`.
+      losses: result of :func:`class_losses`.
       params: :math:`\theta`, n numbers.
       class_weights: :math:`s`, a scalar or shape ``(num_classes,)``.
-      k: how many, from 1 to n.
+      k: number of eigenvalues, from 1 to n.
       key: random key of the first vector.
-      steps: of Lanczos, from k on; more make the residuals smaller, and n exhaust the
-        space. By default ``10 * k + 20``, or n if that is less.
+      steps: number of Lanczos steps, at least k; more make the residuals smaller, and n
+        steps span the space. By default ``10 * k + 20``, or n if that is less.
 
     Returns:
       Eigenvalues, vectors and residuals.
@@ -147,7 +147,7 @@ def spectral_density(
     steps: int = 40,
     samples: int = 1,
 ) -> Spectrum:
-    r"""How the eigenvalues of the Hessian are distributed, by stochastic Lanczos.
+    r"""Estimates the distribution of the Hessian's eigenvalues by stochastic Lanczos.
 
     .. math::
       \frac{1}{n} \sum_i \delta(\lambda - \lambda_i) \approx
@@ -157,12 +157,12 @@ def spectral_density(
     entries :math:`\tau_j` of its eigenvectors, from a random start.
 
     Args:
-      losses: of :func:`class_losses`.
+      losses: result of :func:`class_losses`.
       params: :math:`\theta`, n numbers.
       class_weights: :math:`s`, a scalar or shape ``(num_classes,)``.
       key: random key.
-      steps: of Lanczos, at least 1; n at most.
-      samples: random starts, at least 1.
+      steps: number of Lanczos steps, at least 1; at most n are made.
+      samples: number of random starts, at least 1.
 
     Returns:
       Points and weights. Times n, the mean of ``sum(nodes * weights)`` over the samples
@@ -200,17 +200,17 @@ def trace(
     key: jax.Array,
     samples: int = 30,
 ) -> Estimate:
-    r"""The trace of the Hessian, by Hutchinson's estimator.
+    r"""Estimates the trace of the Hessian by Hutchinson's method.
 
     .. math::
       \mathrm{tr}\, H = \mathbb{E}\, z^T H z, \qquad z_i = \pm 1
 
     Args:
-      losses: of :func:`class_losses`.
+      losses: result of :func:`class_losses`.
       params: :math:`\theta`.
       class_weights: :math:`s`, a scalar or shape ``(num_classes,)``.
       key: random key.
-      samples: draws of z, at least 1.
+      samples: number of draws of z, at least 1.
 
     Returns:
       The estimate and its standard error, float, ().
@@ -254,9 +254,9 @@ def hessian(
     jax.Array,
     Callable[[jax.Array], chex.ArrayTree],
 ]:
-    """The Hessian's product with a vector, such a vector, and a vector as a tree.
+    """Returns the Hessian-vector product, the flat parameters, and the unflattening.
 
-    Vectors are in float32 or wider, trees in the dtypes of the parameters.
+    Vectors and unflattened trees are in float32 or wider.
     """
     _, unravel = ravel_pytree(jax.tree.map(widen, params))
 
@@ -284,21 +284,21 @@ def _as_tangent(vector, params):
 
 
 class Tridiagonal(NamedTuple):
-    r"""A large symmetric matrix, known by products, as a small tridiagonal one.
+    r"""A small tridiagonal matrix that approximates a large symmetric one.
 
     After m steps of Lanczos from a unit vector :math:`q_1`
 
     .. math::
       H Q = Q T + \beta_m \, q_{m+1} e_m^T, \qquad Q^T Q = I
 
-    with the diagonal :math:`\alpha` and off-diagonal :math:`\beta` of :math:`T`. Its
-    eigenvalues soon find the outermost ones of :math:`H`. With the squares of the first
-    entries of its eigenvectors for weights, they are a Gauss quadrature for the
-    spectrum of :math:`H` as :math:`q_1` sees it.
+    with the diagonal :math:`\alpha` and off-diagonal :math:`\beta` of :math:`T`. After
+    few steps its outermost eigenvalues are close to those of :math:`H`. With the
+    squared first entries of its eigenvectors as weights, they are a Gauss quadrature
+    for the spectral measure of :math:`H` at :math:`q_1`.
 
     Attributes:
       alpha: :math:`\alpha`, ``(m,)``.
-      beta: :math:`\beta`, ``(m,)``; the last belongs to :math:`q_{m+1}`.
+      beta: :math:`\beta`, ``(m,)``; the last entry is the factor of :math:`q_{m+1}`.
       basis: :math:`Q^T`, ``(m, n)``.
     """
 
@@ -307,7 +307,7 @@ class Tridiagonal(NamedTuple):
     basis: jax.Array
 
     def eigh(self) -> tuple[jax.Array, jax.Array]:
-        """Its eigenvalues, rising, ``(m,)``, and eigenvectors, in columns."""
+        """Computes eigenvalues, ascending, ``(m,)``, and eigenvectors, in columns."""
         off = self.beta[:-1]
         return jnp.linalg.eigh(
             jnp.diag(self.alpha) + jnp.diag(off, 1) + jnp.diag(off, -1)
@@ -320,16 +320,16 @@ def lanczos(
     steps: int,
     key: jax.Array,
 ) -> Tridiagonal:
-    """So many steps from ``start``, with full reorthogonalisation.
+    """Runs Lanczos from ``start``, with full reorthogonalisation.
 
-    It is written here since products may come from batches on disk, one call after the
-    other, and the library needs no package but JAX, Optax and chex.
+    It is implemented here since products may come from batches on disk, one call after
+    the other, and the library depends only on JAX, Optax and chex.
 
     Args:
-      product: from a vector to the matrix times it, float, ``(n,)``.
-      start: any vector but zero, float, ``(n,)``.
-      steps: m, at most n; as many products are made, and as many vectors kept.
-      key: for the vectors where products lead no further.
+      product: function from a vector to the matrix times it, float, ``(n,)``.
+      start: non-zero vector, float, ``(n,)``.
+      steps: m, at most n; number of products and of stored vectors.
+      key: random key for new vectors, when products stay in the span of the basis.
     """
     dtype = start.dtype
     empty = Tridiagonal(
@@ -345,7 +345,7 @@ def lanczos(
     return repeat(steps, step, (empty, start / jnp.linalg.norm(start)))[0]
 
 
-# The basis is large: a step changes a row of it, in place.
+# The basis is large, so each step changes one row in place.
 @partial(jax.jit, donate_argnums=0)
 def _extend(so_far, number, q, product, key):
     alpha = so_far.alpha.at[number].set(q @ product)
@@ -363,7 +363,7 @@ def _extend(so_far, number, q, product, key):
 
 
 def _orthogonal(basis, vector):
-    """Less its part along the basis, of which rounding leaves some the first time."""
+    """Subtracts the part along the basis, twice because of rounding errors."""
     for _ in range(2):
         vector = vector - (basis @ vector) @ basis
     return vector

@@ -1,1 +1,1 @@
-"""What is done to pixels, on the host and on the device."""
+"""Image processing, on the host and on the device."""

@@ -1,4 +1,4 @@
-"""Random changes to training images, made on the device before they are normalised."""
+"""Augmentation of training images on the device, before they are normalised."""
 
 import jax
 import jax.numpy as jnp
@@ -17,12 +17,12 @@ _STREAMED = ("resized_crop", "resized_crop_jitter")
 
 
 def check_augmentation(config: Config) -> None:
-    """Refuses what makes no sense, before anything is read or compiled.
+    """Checks that the augmentation suits the data, before anything is read or compiled.
 
     Raises:
-      UserError: if images in memory are to be changed as those from disk are, which
-        comes with reading them, or the other way round; or if digits are to be
-        mirrored, which makes other signs of them.
+      UserError: if the augmentation is for streamed images and these are in memory, or
+        the reverse; if streamed images have an ``input_size``; or if digits would be
+        mirrored, which turns them into other characters.
     """
     allowed = _IN_MEMORY if config.in_memory else _STREAMED
     if config.augment not in allowed:
@@ -44,17 +44,17 @@ def check_augmentation(config: Config) -> None:
 
 
 def augment(config: Config, key: jax.Array, images: jax.Array) -> jax.Array:
-    """What the configuration asks for; what it is, is fixed when it is compiled.
+    """Applies the augmentation of the configuration, which is static under ``jit``.
 
-    Streamed images come cropped already.
+    Streamed images are already cropped.
 
     Args:
-      config: one that ``check_augmentation`` lets pass.
+      config: configuration that passes ``check_augmentation``.
       key: random key.
       images: float pixels, not normalised, ``(batch, height, width, channels)``.
 
     Returns:
-      Array like ``images``, of the size that the network sees.
+      Array like ``images``, of the network's input size.
     """
     match config.augment:
         case "affine":
@@ -72,12 +72,12 @@ def augment(config: Config, key: jax.Array, images: jax.Array) -> jax.Array:
 
 
 def random_crop_flip(key: jax.Array, images: jax.Array, padding: int = 4) -> jax.Array:
-    """Shifts every image by a few pixels, with zeros beyond its edge, and mirrors half.
+    """Shifts every image by a few pixels, padded with zeros, and mirrors half of them.
 
     Args:
       key: random key.
       images: shape ``(batch, height, width, channels)``.
-      padding: pixels of the longest shift.
+      padding: largest shift, in pixels.
 
     Returns:
       Array like ``images``.
@@ -91,18 +91,18 @@ def random_crop_flip(key: jax.Array, images: jax.Array, padding: int = 4) -> jax
     columns = corners[1] + jnp.where(mirrored, columns[:, ::-1], columns)
     edge = (padding, padding)
     padded = jnp.pad(images, ((0, 0), edge, edge, (0, 0)))
-    # One gather, the mirror in its indices: as fast as a slice for every image and a
-    # choice after it, and four times as fast on CPU as products with one-hot matrices.
+    # One gather crops and mirrors. It is as fast as a slice per image and a select, and
+    # on CPU four times as fast as products with one-hot matrices.
     which = jnp.arange(batch)[:, None, None]
     return padded[which, rows[:, :, None], columns[:, None, :]]
 
 
 def random_affine(key: jax.Array, images: jax.Array) -> jax.Array:
-    """Turns, scales and shifts every image a little, each in its own way.
+    """Rotates, scales and shifts every image at random.
 
-    Rotations up to 12 degrees, scalings up to 10 percent an axis, shifts up to half a
-    pixel, with bilinear interpolation: what a hand does to a digit. No flips, which
-    make another sign of it, and no crops, for which 8x8 pixels leave no room.
+    Rotations up to 12 degrees, scalings up to 10 percent per axis, shifts up to half a
+    pixel, with bilinear interpolation, as in handwriting. There are no flips, which
+    change a digit, and no crops, for which 8x8 pixels are too few.
 
     Args:
       key: random key.

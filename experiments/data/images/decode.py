@@ -1,4 +1,4 @@
-"""From encoded images to pixels."""
+"""Decoding and resizing of images with Pillow."""
 
 import functools
 import io
@@ -15,27 +15,27 @@ from experiments.errors import UserError
 
 @functools.cache
 def import_pillow():
-    """Pillow's ``Image`` module, or a sentence on how to get it."""
+    """Returns Pillow's ``Image`` module; its error message says how to install it."""
     try:
         from PIL import Image
     except ImportError as error:
         raise UserError(
             "Reading images needs Pillow: pip install -e '.[experiments,data]'."
         ) from error
-    # Some of ImageNet's EXIF data are broken, and nothing here depends on them.
+    # Some of ImageNet's EXIF data are invalid, which has no effect here.
     warnings.filterwarnings(
         "ignore", category=UserWarning, module=r"PIL\.TiffImagePlugin"
     )
     return Image
 
 
-# What Pillow calls the formats of pictures; it knows others, of films and documents.
+# Pillow's names of the image formats; it also reads formats of films and documents.
 _KINDS = "AVIF BMP DIB GIF JPEG JPEG2000 PCX PNG PPM QOI TGA TIFF WEBP".split()
 
 
 @functools.cache
 def image_endings() -> tuple[str, ...]:
-    """The endings of files that can be read as images, ``.jpg``, say."""
+    """Returns the extensions of files that can be read as images, such as ``.jpg``."""
     pillow = import_pillow()
     endings = pillow.registered_extensions().items()
     readable = (end for end, kind in endings if kind in _KINDS and kind in pillow.OPEN)
@@ -43,26 +43,26 @@ def image_endings() -> tuple[str, ...]:
 
 
 def pillow_filter(interpolation: Interpolation):
-    """Pillow's name of an interpolation; both look at all pixels that fall into one."""
+    """Returns Pillow's filter of an interpolation; both filters are antialiased."""
     return import_pillow().Resampling[interpolation.upper()]
 
 
 def decode_rgb(encoded: bytes, name: str, *, upright: bool):
-    """The image in three channels of 8 bits, whatever the file holds.
+    """Decodes an image of any format to three channels of 8 bits.
 
-    Grey values are repeated, palettes looked up, transparency is dropped and of 16 bits
-    the upper 8 are kept.
+    Grey values are repeated, palettes are looked up, transparency is dropped, and of 16
+    bits the upper 8 are kept.
 
     Args:
-      encoded: what the file holds, JPEG or PNG, say.
-      name: of the image, for the message.
-      upright: turn it as its EXIF orientation says, or leave it as it is stored.
+      encoded: content of the file, such as JPEG or PNG.
+      name: name of the image, for the message.
+      upright: whether to rotate the image as its EXIF orientation says.
 
     Returns:
       A ``PIL.Image.Image`` of mode RGB.
 
     Raises:
-      UserError: if the image is damaged, cut short, or no image.
+      UserError: if the image is damaged, truncated, or not an image.
     """
     with _damage_explained(name) as pillow:
         image = pillow.open(io.BytesIO(encoded))
@@ -70,34 +70,34 @@ def decode_rgb(encoded: bytes, name: str, *, upright: bool):
 
 
 def image_size(encoded: bytes, name: str) -> tuple[int, int]:
-    """Width and height in pixels, by the header alone.
+    """Reads width and height in pixels from the header.
 
     Args:
-      encoded: what the file holds.
-      name: of the image, for the message.
+      encoded: content of the file.
+      name: name of the image, for the message.
 
     Raises:
-      UserError: if it is no image.
+      UserError: if it is not an image.
     """
     with _damage_explained(name) as pillow:
         return pillow.open(io.BytesIO(encoded)).size
 
 
 def image_size_of_file(path: str) -> tuple[int, int]:
-    """The same of a file, of which no more is read than that.
+    """Reads width and height of an image file; reads only its header.
 
     Raises:
-      UserError: if it is no image, or cannot be opened.
+      UserError: if it is not an image, or cannot be opened.
     """
     with _damage_explained(path) as pillow, pillow.open(path) as image:
         return image.size
 
 
 def largest_of_16_bits(encoded: bytes, name: str) -> int | None:
-    """The largest value of an image of 16 bits; ``None`` if it has others.
+    """Returns the largest value of a 16-bit image, ``None`` for other images.
 
     Raises:
-      UserError: if it is no image.
+      UserError: if it is not an image.
     """
     with _damage_explained(name) as pillow:
         image = pillow.open(io.BytesIO(encoded))
@@ -106,9 +106,9 @@ def largest_of_16_bits(encoded: bytes, name: str) -> int | None:
 
 @contextmanager
 def _damage_explained(name: str):
-    """Pillow's ``Image``; what it raises over the image ``name`` is a ``UserError``."""
+    """Yields Pillow's ``Image``; turns its errors on image ``name`` into UserError."""
     pillow = import_pillow()
-    # What Pillow's readers raise where the bytes make no sense.
+    # What Pillow's readers raise for invalid bytes.
     damage = (
         OSError,
         SyntaxError,
@@ -122,7 +122,7 @@ def _damage_explained(name: str):
     try:
         yield pillow
     except damage as error:
-        # Where Pillow knows no better, it names the object that it was given.
+        # For an unknown format Pillow's own message only names the BytesIO object.
         unknown = isinstance(error, pillow.UnidentifiedImageError)
         reason = "it is of no kind that Pillow knows" if unknown else error
         raise UserError(
@@ -136,7 +136,7 @@ def _turned(image):
 
     try:
         return ImageOps.exif_transpose(image)
-    except Exception:  # EXIF data that make no sense turn nothing.
+    except Exception:  # With invalid EXIF data the image is not rotated.
         return image
 
 
@@ -146,20 +146,19 @@ def _to_rgb(image):
         grey = pixels.clip(0, 255).astype(np.uint8)
         return import_pillow().fromarray(grey).convert("RGB")
     if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")  # straight to RGB Pillow warns
+        image = image.convert("RGBA")  # Pillow warns if converted directly to RGB
     return image.convert("RGB")
 
 
 def resize_to(image, size: int, interpolation: Interpolation) -> np.ndarray:
-    """The middle square of an image, ``size`` pixels a side.
+    """Resizes the shorter side to ``size`` and crops the central square.
 
-    The shorter side becomes ``size``, by interpolation over all pixels that fall into
-    one. An image of that very size is not touched.
+    The filter is antialiased. An image of exactly this size is not changed.
 
     Args:
       image: a ``PIL.Image.Image`` of mode RGB.
-      size: side in pixels.
-      interpolation: between pixels.
+      size: side of the square, in pixels.
+      interpolation: interpolation of the resizing.
 
     Returns:
       uint8 array, shape ``(size, size, 3)``.
@@ -170,13 +169,13 @@ def resize_to(image, size: int, interpolation: Interpolation) -> np.ndarray:
 def resize_and_crop(
     image, resize: int, size: int, interpolation: Interpolation
 ) -> np.ndarray:
-    """Makes the shorter side ``resize`` and cuts out the middle.
+    """Resizes the shorter side to ``resize`` and crops the central square.
 
     Args:
       image: a ``PIL.Image.Image`` of mode RGB.
-      resize: pixels of the shorter side, at least ``size``.
-      size: side of the middle square, in pixels.
-      interpolation: between pixels.
+      resize: shorter side after resizing, in pixels, at least ``size``.
+      size: side of the central square, in pixels.
+      interpolation: interpolation of the resizing.
 
     Returns:
       uint8 array, shape ``(size, size, 3)``.

@@ -1,8 +1,8 @@
-"""Random changes to large images, made on the host one image at a time.
+"""Augmentation of large images on the host, one image at a time.
 
-The random numbers are NumPy's, the pixels Pillow's, the rules those of torchvision's
-``RandomResizedCrop``, ``RandomHorizontalFlip`` and ``ColorJitter``, with which the
-published results on ImageNet-LT, iNaturalist 2018 and Places-LT were made.
+Uses NumPy's random numbers and Pillow's image operations. The rules are those of
+torchvision's ``RandomResizedCrop``, ``RandomHorizontalFlip`` and ``ColorJitter``, which
+the published results on ImageNet-LT, iNaturalist 2018 and Places-LT used.
 """
 
 import math
@@ -21,13 +21,13 @@ _JITTER = 0.4
 def random_resized_crop(
     image, size: int, interpolation: Interpolation, rng: np.random.Generator
 ):
-    """A random crop of the image, resized to a square and flipped in half of all cases.
+    """Crops a random box, resizes it to a square and flips half of the results.
 
     Args:
       image: a ``PIL.Image.Image``.
       size: side of the result in pixels.
-      interpolation: between pixels.
-      rng: where chance comes from.
+      interpolation: interpolation of the resizing.
+      rng: random generator.
 
     Returns:
       A ``PIL.Image.Image`` of ``size`` by ``size`` pixels.
@@ -36,7 +36,7 @@ def random_resized_crop(
       Szegedy et al., `Going Deeper with Convolutions
       <https://arxiv.org/abs/1409.4842>`_, CVPR 2015, section 6
     """
-    # Cut before resizing, so that no pixel from outside the crop comes in.
+    # Crops before resizing, so that no pixel outside the crop has any weight.
     crop = image.crop(random_box(*image.size, rng))
     crop = crop.resize((size, size), pillow_filter(interpolation))
     if rng.random() < 0.5:
@@ -47,18 +47,18 @@ def random_resized_crop(
 def random_box(
     width: int, height: int, rng: np.random.Generator
 ) -> tuple[int, int, int, int]:
-    """Where to crop: 8 to 100 percent of the area, width to height 3:4 to 4:3.
+    """Draws a crop: 8 to 100 percent of the area, width to height 3:4 to 4:3.
 
-    A crop that does not fit is drawn again. After ten tries it is the middle of the
-    image, as much of it as those ratios allow.
+    A crop that does not fit is drawn again. After ten tries, the crop is the largest
+    central box that those ratios allow.
 
     Args:
-      width: of the image, in pixels.
-      height: of the image, in pixels.
-      rng: where chance comes from.
+      width: width of the image, in pixels.
+      height: height of the image, in pixels.
+      rng: random generator.
 
     Returns:
-      The first column and row of the crop, and the first that are not of it.
+      Left, top, right and bottom of the crop; right and bottom are exclusive.
     """
     for _ in range(TRIES):
         area = width * height * rng.uniform(*AREA)
@@ -75,11 +75,11 @@ def random_box(
 
 
 def color_jitter(image, rng: np.random.Generator):
-    """Changes brightness, contrast and saturation by up to 40 percent, in any order.
+    """Changes brightness, contrast and saturation by up to 40 percent, in random order.
 
     Args:
       image: a ``PIL.Image.Image`` of mode RGB.
-      rng: where chance comes from.
+      rng: random generator.
 
     Returns:
       A ``PIL.Image.Image`` like ``image``.

@@ -1,7 +1,7 @@
 """Resizing and cropping on the device.
 
-With Pillow's weights for bilinear and bicubic interpolation, a triangle and a cubic
-spline that widen where the image shrinks, but nothing is rounded to 8 bits.
+Bilinear and bicubic interpolation use Pillow's kernels, a triangle and a cubic spline
+that widen when the image shrinks. Unlike in Pillow, nothing is rounded to 8 bits.
 """
 
 import math
@@ -12,18 +12,18 @@ import jax.numpy as jnp
 from experiments.config import Config, Interpolation
 from experiments.data.images.host_crop import AREA, RATIO, TRIES
 
-# Sums too: pixels have eight bits, and so have the factors of the fast products of GPUs
-# and TPUs.
+# Full precision, sums too: fast products of GPUs and TPUs keep eight bits of their
+# factors, as many as a pixel has.
 _PRECISION = jax.lax.Precision.HIGHEST
 
 
 def resize(images: jax.Array, size: int, interpolation: Interpolation) -> jax.Array:
-    """Squares of another size, each axis scaled on its own.
+    """Resizes images to squares; each axis is scaled separately.
 
     Args:
       images: pixels from 0 to 255, float, ``(batch, height, width, channels)``.
       size: side of the result, in pixels.
-      interpolation: between pixels.
+      interpolation: interpolation method.
 
     Returns:
       Array ``(batch, size, size, channels)`` of the same dtype.
@@ -40,16 +40,16 @@ def resize(images: jax.Array, size: int, interpolation: Interpolation) -> jax.Ar
 def random_resized_crop(
     key: jax.Array, images: jax.Array, size: int, interpolation: Interpolation
 ) -> jax.Array:
-    """A random crop of every image, resized to a square and mirrored in half of cases.
+    """Crops a random box of every image, resizes it to a square and mirrors half.
 
-    The crop is drawn as in :mod:`experiments.data.images.host_crop`, and no pixel from
-    outside it comes in.
+    The crop is drawn as in :mod:`experiments.data.images.host_crop`. Pixels outside it
+    have no weight.
 
     Args:
       key: random key.
       images: pixels from 0 to 255, float, ``(batch, height, width, channels)``.
       size: side of the result, in pixels.
-      interpolation: between pixels.
+      interpolation: interpolation method.
 
     Returns:
       Array ``(batch, size, size, channels)`` of the same dtype.
@@ -69,14 +69,14 @@ def crop_and_resize(
     size: int,
     interpolation: Interpolation,
 ) -> jax.Array:
-    """A given crop of every image, resized to a square.
+    """Crops a given box of every image and resizes it to a square.
 
     Args:
       images: pixels from 0 to 255, float, ``(batch, height, width, channels)``.
       boxes: first row and column, number of rows and columns, ``(batch, 4)``.
-      mirrored: whether left and right change places, bool, ``(batch,)``.
+      mirrored: whether to swap left and right, bool, ``(batch,)``.
       size: side of the result, in pixels.
-      interpolation: between pixels.
+      interpolation: interpolation method.
 
     Returns:
       Array ``(batch, size, size, channels)`` of the same dtype.
@@ -102,15 +102,15 @@ def crop_and_resize(
 
 
 def random_box(key: jax.Array, height: int, width: int) -> jax.Array:
-    """Where to crop: 8 to 100 percent of the area, width to height 3:4 to 4:3.
+    """Draws a crop: 8 to 100 percent of the area, width to height 3:4 to 4:3.
 
-    The first of ten draws that fits; if none does, the middle of the image, as much of
-    it as those ratios allow.
+    The crop is the first of ten draws that fits; if none fits, the largest central box
+    that those ratios allow.
 
     Args:
       key: random key.
-      height: of the image, in pixels.
-      width: of the image, in pixels.
+      height: height of the image, in pixels.
+      width: width of the image, in pixels.
 
     Returns:
       First row and column, number of rows and columns, int32, ``(4,)``.
@@ -136,12 +136,12 @@ def random_box(key: jax.Array, height: int, width: int) -> jax.Array:
 
 
 def eval_view(config: Config, images: jax.Array) -> jax.Array:
-    """What of every image is evaluated: the middle square, as large as is trained on.
+    """Crops the central square of the network's input size for evaluation.
 
-    Images in memory are resized first; streamed ones come as they should be.
+    Images in memory are resized first; streamed ones already have this size.
 
     Args:
-      config: its sizes matter.
+      config: configuration with image sizes and interpolation.
       images: float, ``(batch, height, width, channels)``.
     """
     size = config.network_size
@@ -156,7 +156,7 @@ def _triangle(x):
 
 
 def _cubic(x):
-    """The cubic convolution of Keys with a = -1/2, of distances."""
+    """Computes Keys' cubic convolution kernel with a = -1/2 at distances ``x``."""
     near = (1.5 * x - 2.5) * x**2 + 1
     far = ((-0.5 * x + 2.5) * x - 4) * x + 2
     return jnp.where(x < 1, near, jnp.where(x < 2, far, 0))
@@ -166,12 +166,12 @@ _KERNELS = {"bilinear": _triangle, "bicubic": _cubic}
 
 
 def _pixels(images, interpolation):
-    """Without what a cubic spline overshoots."""
+    """Clips the overshoot of the cubic spline."""
     return jnp.clip(images, 0, 255) if interpolation == "bicubic" else images
 
 
 def _weights(start, crop, length, size, kernel):
-    """Weights of ``length`` pixels for ``size``, of ``crop`` pixels from ``start``."""
+    """Computes weights ``(size, length)`` for ``crop`` pixels from pixel ``start``."""
     scale = crop / size
     centres = start + (jnp.arange(size) + 0.5) * scale - 0.5
     pixels = jnp.arange(length, dtype=jnp.float32)

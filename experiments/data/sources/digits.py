@@ -1,4 +1,4 @@
-"""Digits-LT, from the handwritten digits that come with scikit-learn."""
+"""Digits-LT, made from scikit-learn's handwritten digits."""
 
 import hashlib
 
@@ -19,23 +19,23 @@ _MEAN, _STD = 4.884, 6.017
 
 
 def load(subset_seed: int, imbalance_factor: float, imbalance: str = "exp") -> Dataset:
-    """The data set; class 0 is the most frequent, whichever digit that is.
+    """Loads Digits-LT; class 0 is the most frequent, whichever digit it is.
 
-    The division into test, validation and the rest never changes, so that no test
-    image was ever validated on. The subset seed draws which digit has which rank, and
-    which images of the rest are kept.
+    The division into test, validation and remaining images never changes, so validation
+    never uses a test image. The subset seed draws which digit becomes which class, and
+    which of the remaining images are kept for training.
 
     Args:
       subset_seed: seed of the long tail.
       imbalance_factor: examples of the largest class over those of the smallest.
-      imbalance: ``exp`` or ``step``, from 100 images down; ``natural`` keeps the whole
-        rest, which is nearly balanced.
+      imbalance: ``exp`` or ``step``, with 100 images in the largest class; ``natural``
+        keeps all remaining images, nearly balanced and not sorted by frequency.
 
     Returns:
-      Images of shape ``(8, 8, 1)`` with pixels 0 to 16 in 10 classes: at imbalance
-      factor 30, 307 to train with, 240 for validation and 500 for test.
+      Images of shape ``(8, 8, 1)`` with pixels 0 to 16 in 10 classes: at ``exp`` with
+      imbalance factor 30, 307 for training, 240 for validation and 500 for test.
     """
-    # Here, because only these data need it and it takes seconds to import.
+    # Imported late: only these data need it, and the import takes seconds.
     from sklearn.datasets import load_digits
 
     pixels, digits = load_digits(return_X_y=True)

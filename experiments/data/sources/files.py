@@ -1,4 +1,4 @@
-"""Image files, subsets of sources, and what every reader of images hands over."""
+"""Image files, subsets of sources, and the return type of all readers."""
 
 import hashlib
 import os
@@ -11,8 +11,7 @@ import numpy as np
 from experiments.data.dataset import Source
 from experiments.errors import UserError
 
-# Of ImageNet's pixels, which lie in [0, 255]; also where a set has no numbers of its
-# own.
+# Mean and standard deviation of ImageNet's pixels, in [0, 255]; default for other sets.
 IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32) * 255
 IMAGENET_STD = np.array([0.229, 0.224, 0.225], np.float32) * 255
 
@@ -20,16 +19,16 @@ _Split = TypeVar("_Split")
 
 
 class Splits(NamedTuple):
-    """A data set as it was found, before a tail is cut or anything is set aside.
+    """A data set before subsampling and before a validation split is held out.
 
     Attributes:
-      train: to learn from.
-      validation: to choose by, or ``None``.
-      test: to report.
-      class_names: a name for each class.
-      mean: of the pixel values of each channel, float32, ``(3,)``.
-      std: their standard deviation.
-      notes: what the user should know of how they were read, a sentence each.
+      train: training split.
+      validation: validation split, or ``None``.
+      test: split that reported numbers come from.
+      class_names: name of each class.
+      mean: mean pixel value of each channel, float32, ``(3,)``.
+      std: standard deviation of each channel, float32, ``(3,)``.
+      notes: notes to the user on how the data were read, one sentence each.
     """
 
     train: Source
@@ -49,9 +48,9 @@ class ImageFiles:
     def __init__(self, folder: Path, paths: Sequence[str], labels: Sequence[int]):
         """
         Args:
-          folder: where relative paths start.
-          paths: of the files, absolute or relative.
-          labels: of the files, as many.
+          folder: folder that relative paths start from.
+          paths: paths of the files, absolute or relative.
+          labels: one label per file.
         """
         self.folder = folder
         self.paths = tuple(paths)
@@ -68,11 +67,11 @@ class ImageFiles:
             raise _unreadable(path, error) from None
 
     def name(self, index: int) -> str:
-        """The path of the file."""
+        """Returns the path of the file."""
         return str(self.folder / self.paths[index])
 
     def key(self, index: int) -> str:
-        """The path of the file as it was given, and its size in bytes."""
+        """Returns the path of the file, as it was given, and its size in bytes."""
         path = self.paths[index]
         try:
             return f"{path} {os.stat(self.folder / path).st_size}"
@@ -92,9 +91,9 @@ class Subset:
     ):
         """
         Args:
-          source: where the examples are.
-          indices: of those that belong to the subset, ints, shape ``(size,)``.
-          labels: of the subset's examples, where they differ from the source's.
+          source: source of the examples.
+          indices: indices of the subset's examples, ints, shape ``(size,)``.
+          labels: labels of the subset's examples, if they differ from the source's.
         """
         self.source = source
         self.upright = source.upright
@@ -108,16 +107,16 @@ class Subset:
         return self.source[int(self.indices[index])]
 
     def name(self, index: int) -> str:
-        """The source's name of the example."""
+        """Returns the source's name of the example."""
         return self.source.name(int(self.indices[index]))
 
     def key(self, index: int) -> str:
-        """The source's key of the example."""
+        """Returns the source's key of the example."""
         return self.source.key(int(self.indices[index]))
 
 
 def hash_of(source: Source) -> str:
-    """Of the keys and labels of a source, in order: 64 hexadecimal digits."""
+    """Hashes the keys and labels of a source, in order: 64 hexadecimal digits."""
     found = hashlib.sha256()
     for index, label in enumerate(source.labels.tolist()):
         found.update(f"{source.key(index)} {label}\n".encode(errors="surrogateescape"))
@@ -125,31 +124,33 @@ def hash_of(source: Source) -> str:
 
 
 def spread_over(source: Source, number: int) -> list[int]:
-    """So many indices of a source at equal distances, or all where it has fewer."""
+    """Returns ``number`` evenly spaced indices of a source, or all if it has fewer."""
     places = np.linspace(0, len(source) - 1, number).astype(int)
     return list(dict.fromkeys(places.tolist()))
 
 
 def some_of(names: Sequence[str]) -> str:
-    """Up to five names for a message, and whether there are more."""
+    """Joins up to five names for a message; three dots stand for more."""
     return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
 def validation_and_test(
     validation: _Split | None, test: _Split | None, where: str
 ) -> tuple[_Split | None, _Split]:
-    """Which split is reported: the test split, or else the validation split.
+    """Returns the splits for validation and test.
+
+    Without a test split, the validation split becomes the test split.
 
     Args:
-      validation: if there is one.
-      test: if there is one with labels.
-      where: of what data set, for the message.
+      validation: validation split, or ``None``.
+      test: test split with labels, or ``None``.
+      where: name of the data set, for the message.
 
     Returns:
-      The split to choose by, or ``None``, and the split to report.
+      The validation split, or ``None``, and the test split.
 
     Raises:
-      UserError: if there is neither.
+      UserError: if both are ``None``.
     """
     if test is not None:
         return validation, test

@@ -1,4 +1,4 @@
-"""Image files in one folder a class."""
+"""Image files in one folder per class."""
 
 import os
 from collections import Counter
@@ -18,36 +18,36 @@ from experiments.data.sources.files import (
 from experiments.errors import UserError
 
 _TEST_SHARE = 0.2
-# What the folders of splits may be called, in large or small letters.
+# Names that the folders of splits may have, in upper or lower case.
 _SPLITS = {
     "train": ("train", "training"),
     "validation": ("val", "valid", "validation", "dev"),
     "test": ("test", "testing"),
 }
-# Left there by the zip program of macOS, beside what was packed.
+# Metadata folder in zip archives made by macOS.
 _NO_CLASS = "__MACOSX"
 
-# The visible files of every class, relative to its folder, in the order of the names.
+# Visible files of every class, relative to the folder of the class, sorted by name.
 _Classes = dict[str, list[str]]
 
 
 def from_folder(folder: Path, subset_seed: int) -> Splits:
-    """A data set of ``train/CLASS/*.jpg`` and the like.
+    """Reads a data set of files such as ``train/CLASS/*.jpg``.
 
-    Beside ``train`` there is ``test``, or ``val``, or both; usual other names of the
-    three are known too. Or there are folders of classes only: then a fifth of every
-    class, at least one image where it has two, becomes the test split. Classes are in
-    the order of their names. All images below the folder of a class belong to it, in
-    whatever folders they lie. Hidden files and files of other kinds are left out; the
-    notes count the latter.
+    Beside ``train`` there is ``test``, or ``val``, or both; other usual names of the
+    three are accepted too. If there are only folders of classes, a fifth of every
+    class, at least one image of each class with two, becomes the test split. Classes
+    are sorted by name. All images in the folder of a class and in its subfolders belong
+    to the class. Hidden files and files of other types are left out; the notes count
+    the latter.
 
     Args:
-      folder: of the splits, or of the classes.
-      subset_seed: draws the test split where there is none.
+      folder: folder of the splits, or of the classes.
+      subset_seed: seed that draws the test split if there is none.
 
     Raises:
-      UserError: if there are no images, a class has none to learn from, or a class to
-        be tested is not among those learned.
+      UserError: if there are no images, a class has no training image, or a class of
+        another split is not in the training split.
     """
     if not folder.is_dir():
         raise UserError(f"--data folder:{folder} must name a folder; it is not one.")
@@ -72,7 +72,7 @@ def _divide(folder: Path, subset_seed: int) -> Splits:
     found = _files_by_class(folder)
     classes = _to_learn(folder, found)
     images = _images(folder, found, classes)
-    # A stream of its own, apart from the one that sets validation images aside.
+    # A random stream separate from the one that draws the held-out validation split.
     rng = np.random.default_rng([subset_seed, 1])
     stays, tested = hold_out(images.labels, _TEST_SHARE, rng)
     if not len(tested):
@@ -98,7 +98,7 @@ def _split_folder(folder: Path, split: str) -> Path | None:
 
 
 def _to_learn(folder: Path, found: _Classes) -> tuple[str, ...]:
-    """The names of the classes; each must have some images."""
+    """Returns the names of the classes; each must have images."""
     if not found:
         raise UserError(
             f"{folder} holds no folders of images; expected one folder a class."
@@ -132,7 +132,7 @@ def _images(folder: Path, found: _Classes, classes: tuple[str, ...]) -> ImageFil
 
 
 def _left_out(found: dict[Path, _Classes]) -> tuple[str, ...]:
-    """One line on the files that were seen and not taken, if there are any."""
+    """Returns a note that counts the files left out, if there are any."""
     files = [f for part in found.values() for files in part.values() for f in files]
     kinds = Counter(_kind(file) for file in files if not _is_image(file))
     beside = [f for part in found for f in _list(part)[1] if _is_image(f)]
@@ -145,15 +145,15 @@ def _left_out(found: dict[Path, _Classes]) -> tuple[str, ...]:
 
 
 def readable(name: str) -> str:
-    """The name of a folder, with codes for bytes that are no letters in UTF-8."""
+    """Returns the name of a folder; bytes that are not valid UTF-8 become escapes."""
     return name.encode(errors="backslashreplace").decode()
 
 
 def images_below(folder: Path) -> tuple[list[str], list[str]]:
-    """The images in a folder and in those below it, and the other files.
+    """Lists the images and the other files in a folder and its subfolders.
 
     Returns:
-      Both relative to the folder, without what is hidden.
+      Both lists, relative to the folder, without hidden files.
 
     Raises:
       UserError: if a folder cannot be read.
@@ -176,7 +176,7 @@ def _files_by_class(folder: Path) -> _Classes:
 
 
 def _files_below(folder: Path) -> list[str]:
-    """The files in a folder and in the folders below it, relative to it."""
+    """Lists the files in a folder and its subfolders, relative to the folder."""
     folders, files = _list(folder)
     below = [f"{name}/{f}" for name in folders for f in _files_below(folder / name)]
     return files + below
@@ -187,7 +187,7 @@ def _folders_in(folder: Path) -> list[str]:
 
 
 def _list(folder: Path) -> tuple[list[str], list[str]]:
-    """The names of the folders and of the files in a folder, those that are visible."""
+    """Lists the visible subfolders and the visible files of a folder, by name."""
     try:
         with os.scandir(folder) as entries:
             kinds = sorted((entry.name, entry.is_dir()) for entry in entries)

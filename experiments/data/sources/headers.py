@@ -1,4 +1,4 @@
-"""Image files that cannot be read, found by their headers before any training."""
+"""Search for unreadable image files by their headers, before training."""
 
 import contextlib
 from collections.abc import Callable
@@ -13,27 +13,27 @@ from experiments.data.sources.files import Splits, Subset, some_of
 from experiments.data.sources.label_cache import fingerprint
 from experiments.errors import UserError
 
-# An empty file for every set of files that are all good, by their fingerprint.
+# Holds one empty file, named by fingerprint, for every set of only readable files.
 _GOOD = Path("~/.cache/focal_sam_jax/headers")
 _THREADS = 16
 _SPLITS = ("train", "validation", "test")
-# Files that take some seconds: between two words on how far it is, and to remember.
+# Number of files between two progress messages, and smallest set that is cached.
 _MANY = 10_000
 
 
 def without_unreadable(
     splits: Splits, *, skip: bool, tell: Callable[[str], None]
 ) -> Splits:
-    """The splits without the files that are no images, of which a note tells.
+    """Checks the headers of image files; removes unreadable files and adds a note.
 
     Args:
-      splits: of image files. Their headers alone are read, some thousand a second; if
-        there are many and all are good, not again until one changes.
-      skip: leave such files out, rather than name them and end.
-      tell: says how far it is, where it takes long.
+      splits: splits of image files. Only the headers are read, a few thousand a second.
+        A large split that is all readable is not read again until a file changes.
+      skip: whether to remove unreadable files instead of raising an error.
+      tell: function that is called with progress messages.
 
     Raises:
-      UserError: if there are some and they are not to be left out.
+      UserError: if there are unreadable files and ``skip`` is false.
     """
     bad, kept = [], {}
     for split in _SPLITS:
@@ -58,10 +58,10 @@ def without_unreadable(
 
 
 def _unreadable(source: Source, tell: Callable[[str], None]) -> list[int]:
-    """The indices of files without the header of an image, ascending."""
+    """Returns the indices of files without an image header, ascending."""
     paths = [source.name(i) for i in range(len(source))]
     good = None
-    # There may be no home, and a file may be gone since it was listed.
+    # The home folder may not exist, and a listed file may have been deleted.
     with contextlib.suppress(OSError, RuntimeError):
         good = _GOOD.expanduser() / fingerprint(paths, None)
         if good.exists():

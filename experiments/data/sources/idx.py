@@ -1,4 +1,4 @@
-"""IDX files, the form of MNIST: Fashion-MNIST, KMNIST, EMNIST and their kind."""
+"""IDX files, the format of MNIST, Fashion-MNIST, KMNIST, EMNIST and similar sets."""
 
 import gzip
 import math
@@ -11,7 +11,8 @@ import numpy as np
 from experiments.data.sources.files import Splits
 from experiments.errors import UserError
 
-# Of Fashion-MNIST's training pixels, and its classes (Xiao et al., arXiv 1708.07747).
+# Statistics of Fashion-MNIST's training pixels, and its classes (Xiao et al., arXiv
+# 1708.07747).
 FASHION_MEAN, FASHION_STD = np.full(3, 72.94, np.float32), np.full(3, 90.02, np.float32)
 _FASHION_NAMES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat")
 _FASHION_NAMES += ("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
@@ -22,7 +23,7 @@ _UINT8 = 8
 
 
 class _Images:
-    """A source of grey images that lie in memory."""
+    """A source of grey images in memory."""
 
     upright = False
 
@@ -33,34 +34,34 @@ class _Images:
         return len(self.labels)
 
     def __getitem__(self, index: int) -> bytes:
-        """A portable grey map, which is a line and then the pixels as they are."""
+        """Returns a portable grey map: a header line and the raw pixels."""
         image = self.pixels[index]
         height, width = image.shape
         return f"P5 {width} {height} 255\n".encode() + image.tobytes()
 
     def name(self, index: int) -> str:
-        """The file, and the place in it."""
+        """Returns the file, and the index of the image in it."""
         return f"image {index} of {self._file}"
 
     def key(self, index: int) -> str:
-        """The place in the file, and a checksum of the pixels."""
+        """Returns the index in the file, and a checksum of the pixels."""
         return f"{index} {zlib.crc32(self.pixels[index].tobytes()):08x}"
 
 
 class _Found(NamedTuple):
-    """The four files of a set: images and labels to train and to test with."""
+    """The four files of a set: images and labels for training and for test."""
 
     train: tuple[Path, Path]
     test: tuple[Path, Path]
 
 
 def has_idx(folder: Path) -> bool:
-    """Whether a folder holds images in IDX files."""
+    """Returns whether a folder holds images in IDX files."""
     return any(folder.glob(f"*{_IMAGES}*"))
 
 
 def fashion_mnist(folder: Path) -> Splits:
-    """Fashion-MNIST, 6,000 images of each of 10 classes and 1,000 to test on."""
+    """Reads Fashion-MNIST: 10 classes, 6,000 training and 1,000 test images each."""
     splits = from_idx(folder)
     if len(splits.class_names) != len(_FASHION_NAMES):
         raise UserError(
@@ -73,18 +74,18 @@ def fashion_mnist(folder: Path) -> Splits:
 
 
 def from_idx(path: Path) -> Splits:
-    """The set in four IDX files of images and labels, each perhaps with ``.gz``.
+    """Reads a set of four IDX files of images and labels, compressed (``.gz``) or not.
 
     They are named ``train-images-idx3-ubyte`` and ``train-labels-idx1-ubyte``, and the
-    same with ``t10k`` or ``test`` for ``train``; all may begin with a name of the set,
-    as in EMNIST. The classes are called as the values of their labels, in that order.
+    same with ``t10k`` or ``test`` for ``train``; all may begin with the name of the
+    set, as in EMNIST. The classes are named by their label values, in ascending order.
 
     Args:
-      path: of the folder; of several sets in one folder, with the set's name behind it:
+      path: path of the folder; if it holds several sets, followed by the name of one:
         ``FOLDER/emnist-letters``.
 
     Raises:
-      UserError: if a file is missing, damaged or not of that form, or if there are
+      UserError: if a file is missing, damaged or not of that format, or if there are
         several sets.
     """
     found = _find(path)
@@ -94,7 +95,7 @@ def from_idx(path: Path) -> Splits:
         raise UserError(
             f"{found.test[1]} has the label {strange[0]}, which no training image has."
         )
-    # Of all training images, whatever is then taken of them.
+    # Statistics of all training images, before subsampling.
     mean, std = train[0].mean(dtype=np.float64), train[0].std(dtype=np.float64)
     splits = [
         _Images(pixels, np.searchsorted(values, labels).astype(np.int32), files[0])
@@ -142,13 +143,13 @@ def _pair(folder: Path, start: str) -> tuple[Path, Path]:
 
 
 def _with_gz(file: Path) -> Path | None:
-    """The file itself or compressed, whichever is there."""
+    """Returns the file, or else its compressed version, or ``None``."""
     packed = file.with_name(f"{file.name}.gz")
     return next((f for f in (file, packed) if f.exists()), None)
 
 
 def _read_split(images: Path, labels: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels ``(size, height, width)`` and labels ``(size,)``, both uint8."""
+    """Reads pixels ``(size, height, width)`` and labels ``(size,)``, both uint8."""
     pixels, values = _read(images, axes=3), _read(labels, axes=1)
     if len(pixels) != len(values):
         raise UserError(
@@ -161,10 +162,10 @@ def _read_split(images: Path, labels: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _read(file: Path, axes: int) -> np.ndarray:
-    """The array of an IDX file.
+    """Reads the array of an IDX file.
 
-    Two zero bytes, the type of the values, the number of axes, the length of each as a
-    big-endian uint32, and the values.
+    The file has two zero bytes, the type of the values, the number of axes, the length
+    of each axis as a big-endian uint32, and the values.
     """
     try:
         content = file.read_bytes()

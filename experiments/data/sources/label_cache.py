@@ -1,4 +1,4 @@
-"""What must be known of all records before the first image is read, kept on disk."""
+"""Cache on disk for the labels, keys and positions of all records of a split."""
 
 import contextlib
 import hashlib
@@ -12,21 +12,20 @@ from typing import NamedTuple
 
 import numpy as np
 
-# In the folder of data sets; hidden, and safe to delete at any time.
+# Hidden folder in the folder of data sets; safe to delete at any time.
 CACHE_FOLDER = ".focal_sam_labels"
 
 _DAMAGED = (zipfile.BadZipFile, zlib.error)
 
 
 class RecordIndex(NamedTuple):
-    """Read once from all records of a split.
+    """An index of all records of a split.
 
     Attributes:
-      labels: int32, shape ``(size,)``.
-      keys: each record's own name, bytes, shape ``(size,)``; empty where none is
-        needed.
-      positions: of the records in TFRecord files, int64, shape ``(size, 3)``; empty for
-        files that have an index of their own.
+      labels: class labels, int32, shape ``(size,)``.
+      keys: name of each record, bytes, shape ``(size,)``; empty if not needed.
+      positions: positions of the records in TFRecord files, int64, shape ``(size, 3)``;
+        empty for files that have their own index.
     """
 
     labels: np.ndarray
@@ -35,17 +34,17 @@ class RecordIndex(NamedTuple):
 
 
 def fingerprint(paths: Sequence[str], key: str | None) -> str:
-    """Changes whenever one of the files does.
+    """Hashes names, sizes and modification times of files.
 
     Args:
-      paths: of the files; their names, sizes and times of change count.
-      key: of which feature the index holds the values.
+      paths: paths of the files.
+      key: name of the feature whose values are the keys of the index.
 
     Returns:
       16 hexadecimal digits.
 
     Raises:
-      OSError: if a file is not there.
+      OSError: if a file is missing.
     """
     stats = [(os.path.basename(path), os.stat(path)) for path in paths]
     facts = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
@@ -53,10 +52,10 @@ def fingerprint(paths: Sequence[str], key: str | None) -> str:
 
 
 def cached(path: Path, build: Callable[[], RecordIndex]) -> RecordIndex:
-    """The index in a file, or a new one that is written there.
+    """Reads the index from a file, or else builds it and writes it there.
 
     Reading the labels of a million records takes minutes. A file that cannot be read is
-    written anew; a folder that cannot be written to means no cache.
+    replaced; if the folder is not writable, nothing is cached.
     """
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
@@ -69,7 +68,7 @@ def cached(path: Path, build: Callable[[], RecordIndex]) -> RecordIndex:
 
 
 def _write(path: Path, index: RecordIndex) -> None:
-    """All or nothing, also where several processes write the same file."""
+    """Writes the file atomically, also if several processes write it."""
     path.parent.mkdir(exist_ok=True)
     unfinished = path.with_name(f"{uuid.uuid4().hex}.tmp")
     try:

@@ -1,4 +1,4 @@
-"""Image files that lists choose: lines of a path and a class."""
+"""Image files named in lists, whose lines hold a path and a class."""
 
 import re
 from pathlib import Path
@@ -14,14 +14,15 @@ _TITLES = re.compile(r"[A-Za-z_]+\s*[\s,]\s*[A-Za-z_]+")
 
 
 def from_lists(folder: Path) -> Splits:
-    """A data set of ``train.txt``, ``test.txt`` and, if there is one, ``val.txt``.
+    """Reads a data set from the lists ``train.txt``, ``test.txt`` and ``val.txt``.
 
-    Names that end so, such as ``ImageNet_LT_train.txt``, will do if there is one of
-    each. Paths are absolute or relative to the folder; labels are whole numbers from 0.
+    One of the last two is enough. Names with a prefix, such as
+    ``ImageNet_LT_train.txt``, are accepted if there is one per split. Paths are
+    absolute or relative to the folder; labels are integers from 0.
 
     Raises:
-      UserError: if a list is missing, cannot be told from another, or is not such a
-        list; or if the first image of one is not there.
+      UserError: if a list is missing, ambiguous or malformed; if a class number has no
+        training image; or if the first image of a list does not exist.
     """
     if not folder.is_dir():
         raise UserError(f"--data lists:{folder} must name a folder; it is not one.")
@@ -69,14 +70,14 @@ def _open(folder: Path, file: Path) -> ImageFiles:
 
 
 def read_list(file: Path) -> tuple[list[str], list[int]]:
-    """Paths and labels; a path may hold blanks.
+    """Reads paths and labels from a list; a path may contain spaces.
 
     Args:
-      file: of lines of a path and a label, with a blank, a tab or a comma between them;
-        empty lines, what begins with ``#`` and a line of titles are passed over.
+      file: lines of a path and a label, separated by a space, a tab or a comma; empty
+        lines, lines that begin with ``#`` and a title line are skipped.
 
     Raises:
-      UserError: if a line is not such a line, or there is none.
+      UserError: if a line is malformed, or there is none.
     """
     paths, labels = [], []
     try:

@@ -1,4 +1,4 @@
-"""Places-LT: images of Places365 that three lists choose."""
+"""Places-LT: images of Places365 that three lists select."""
 
 from pathlib import Path
 
@@ -13,17 +13,17 @@ from experiments.errors import UserError
 
 
 def places_lt(data_dir: Path, data: str) -> Splits:
-    """Places-LT: 62,500 training images, 20 a class to validate, 100 to test.
+    """Reads Places-LT: 62,500 training images; per class 20 validation and 100 test.
 
     TFDS's ``places365_small`` has the images. The lists have lines ``path label``. Two
-    forms of paths are about, after the two archives of Places365: by first letter,
+    forms of paths exist, from the two archives of Places365: by first letter,
     ``data_256/a/arena/hockey/00000001.jpg`` and ``val_256/Places365_val_00000001.jpg``
     as in TFDS, or by class, ``train/arena-hockey/00000001.jpg`` and
-    ``val/arena-hockey/Places365_val_00000001.jpg``. Either will do: the class and the
-    name of the file decide.
+    ``val/arena-hockey/Places365_val_00000001.jpg``. Both are accepted: only the class
+    and the file name are compared.
 
     Raises:
-      UserError: if a list is missing, or names an image that is not there.
+      UserError: if a list is missing, or names an image that TFDS does not have.
 
     References:
       Liu et al., `Large-Scale Long-Tailed Recognition in an Open World
@@ -46,7 +46,7 @@ def places_lt(data_dir: Path, data: str) -> Splits:
         _choose(train_images, train_files, validation_list),
         _choose(test_images, test_files, test_list),
     )
-    # The lists number the classes; TFDS knows what they are called.
+    # The lists give the class numbers, TFDS the class names.
     names = prepared.class_names(train_images.labels)
     of_class = dict(zip(train.labels, train_images.labels[train.indices], strict=True))
     classes = range(train.labels.max() + 1)
@@ -57,7 +57,7 @@ def places_lt(data_dir: Path, data: str) -> Splits:
 
 
 def _choose(images: Source, files: np.ndarray, list_file: Path) -> Subset:
-    """The images that a list names, in its order, with its labels."""
+    """Returns the images that a list names, in its order, with its labels."""
     paths, labels = read_list(list_file)
     wanted = [_image(path) for path in paths]
     found = dict.fromkeys(wanted)
@@ -76,8 +76,8 @@ def _choose(images: Source, files: np.ndarray, list_file: Path) -> Subset:
 
 
 def _image(path: str) -> str:
-    """Class and file, whichever way the path is built; the file alone is enough of a
-    validation image."""
+    """Returns class and file name for either form of path; of a validation image, only
+    the file name."""
     *folders, file = path.split("/")
     if file.startswith("Places365_val_"):
         return file

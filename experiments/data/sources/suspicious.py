@@ -1,4 +1,4 @@
-"""What looks wrong with image files, and is no mistake that must end a run."""
+"""Warnings about suspicious image files, which do not stop a run."""
 
 import hashlib
 import os
@@ -11,17 +11,17 @@ from experiments.data.images.decode import largest_of_16_bits
 from experiments.data.sources.files import spread_over
 from experiments.errors import UserError
 
-# So many images are opened to see whether they are dark.
+# Number of images that are opened to find dark ones.
 _OPENED = 16
-# Copies are looked for while this many bytes have to be read.
+# Copies are searched for only if at most this many bytes must be read.
 _READ = 2**30
 
 
 def suspicious_files(splits: Sequence[Source]) -> tuple[str, ...]:
-    """A sentence each on copies in other classes or splits, and on dark images.
+    """Returns one sentence each on dark images, and on copies across splits or classes.
 
     Args:
-      splits: of image files, the one to learn from first.
+      splits: splits of image files, the training split first.
     """
     return (*_dark(splits[0]), *_copies(splits))
 
@@ -29,7 +29,7 @@ def suspicious_files(splits: Sequence[Source]) -> tuple[str, ...]:
 def _dark(train: Source) -> tuple[str, ...]:
     found = []
     for index in spread_over(train, _OPENED):
-        with suppress(UserError):  # Whoever trains on it will say so.
+        with suppress(UserError):  # Training reports unreadable images.
             value = largest_of_16_bits(train[index], train.name(index))
             found += [] if value is None else [value]
     if not found or max(found) >= 2**14:
@@ -41,7 +41,7 @@ def _dark(train: Source) -> tuple[str, ...]:
 
 
 def _copies(splits: Sequence[Source]) -> tuple[str, ...]:
-    """Files of equal content; only those of equal size are read."""
+    """Finds files of equal content; only files of equal size are read."""
     of_size = defaultdict(list)
     for number, split in enumerate(splits):
         for index, label in enumerate(split.labels.tolist()):

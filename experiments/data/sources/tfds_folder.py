@@ -1,4 +1,4 @@
-"""Where TFDS puts data sets on disk; without TFDS itself."""
+"""Paths of data sets that TFDS prepared; TFDS itself is not needed."""
 
 import difflib
 import re
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from experiments.errors import UserError
 
-# What the names of --data are called by TFDS, and in which version.
+# TFDS's name and version for each name of --data.
 TFDS_NAMES = {
     "fashion_mnist": "fashion_mnist:3.0.1",
     "cifar10": "cifar10:3.0.2",
@@ -17,10 +17,10 @@ TFDS_NAMES = {
     "places_lt": "places365_small:2.1.0",
 }
 
-# What TFDS cannot download: in data_dir/downloads/manual.
+# Files that TFDS cannot download; they belong in data_dir/downloads/manual.
 IMAGENET_ARCHIVES = ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar")
 
-# The lists that choose Places-LT from Places365: in data_dir/places_lt.
+# The lists that select Places-LT from Places365; they belong in data_dir/places_lt.
 PLACES_FOLDER = "places_lt"
 PLACES_LISTS = ("Places_LT_train.txt", "Places_LT_val.txt", "Places_LT_test.txt")
 
@@ -28,24 +28,24 @@ _VERSION = re.compile(r"\d+\.\d+\.\d+")
 
 
 def tfds_name(data: str) -> str:
-    """TFDS's name for a value of ``--data``.
+    """Returns TFDS's name for a value of ``--data``.
 
     Args:
-      data: a key of ``TFDS_NAMES``, or ``tfds:`` and a name as TFDS writes it.
+      data: a key of ``TFDS_NAMES``, or ``tfds:`` followed by a name of TFDS.
 
     Returns:
-      The name, perhaps with configuration and version: ``name/config:1.0.0``.
+      The name, with optional configuration and version: ``name/config:1.0.0``.
     """
     return TFDS_NAMES.get(data) or data.removeprefix("tfds:")
 
 
 def find_prepared(data_dir: Path, data: str) -> Path | None:
-    """The folder with the records of a data set, if it is there.
+    """Returns the folder with the records of a data set, or ``None``.
 
-    Without a version the newest one is taken, without a configuration the only one.
+    If no version is named, the newest is taken; if no configuration, the only one.
 
     Raises:
-      UserError: if there are several configurations to choose from.
+      UserError: if no configuration is named and there are several.
     """
     name, _, version = tfds_name(data).partition(":")
     folder = data_dir / name
@@ -81,16 +81,16 @@ def _children(folder: Path) -> list[Path]:
 
 
 def _is_prepared(folder: Path) -> bool:
-    """Whether TFDS finished: it writes elsewhere and moves the folder at the end."""
+    """Returns whether TFDS finished; it moves the folder here only at the end."""
     return (folder / "dataset_info.json").is_file()
 
 
 def require_prepared(data_dir: Path, data: str) -> Path:
-    """The folder with the records of a data set.
+    """Returns the folder with the records of a data set.
 
     Raises:
-      UserError: if it is not there; says where it was looked for and which command
-        prepares it.
+      UserError: if it does not exist; the message has the expected path and the command
+        that prepares it.
     """
     if found := find_prepared(data_dir, data):
         return found

@@ -1,7 +1,7 @@
 """Images in data sets that TFDS has prepared, as ArrayRecord or as TFRecord.
 
-Nothing here needs TensorFlow: records are ``tf.train.Example`` messages, for which TFDS
-brings a definition of its own, and images are handed on as they are encoded.
+Nothing here needs TensorFlow: records are ``tf.train.Example`` messages, which TFDS
+also defines itself, and images are returned in encoded form.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ from experiments.data.sources.tfds_folder import require_prepared
 from experiments.data.sources.tfrecord import TFRecordFiles, find_records
 from experiments.errors import UserError
 
-# What TFDS writes for a class that was never published.
+# TFDS's label of a class that was never published.
 _UNLABELLED = -1
 
 
@@ -41,7 +41,7 @@ class TFDSImages:
         """
         Args:
           records: serialised examples.
-          labels: their classes, int32, shape ``(size,)``.
+          labels: class labels, int32, shape ``(size,)``.
           where: data set and split, for messages.
         """
         self.records = records
@@ -57,11 +57,11 @@ class TFDSImages:
         return features["image"].bytes_list.value[0]
 
     def name(self, index: int) -> str:
-        """Number of the record."""
+        """Returns the number of the record, with data set and split."""
         return f"record {index} of {self.where}"
 
     def key(self, index: int) -> str:
-        """Number of the record."""
+        """Returns the number of the record."""
         return str(index)
 
 
@@ -72,10 +72,10 @@ class PreparedSet:
         """
         Args:
           data_dir: folder of data sets.
-          data: what ``--data`` says.
+          data: value of ``--data``.
 
         Raises:
-          UserError: if the data set is not there, or has no images with classes.
+          UserError: if the data set is missing, or has no images with labels.
         """
         self.data_dir = data_dir
         self.folder = require_prepared(data_dir, data)
@@ -118,32 +118,32 @@ class PreparedSet:
         return features
 
     def class_names(self, labels: np.ndarray) -> tuple[str, ...]:
-        """Names of the classes; their numbers where the data set has no names."""
+        """Returns the class names, or numbers if the data set has no names."""
         label = self.features["label"]
         if isinstance(label, tfds.features.ClassLabel):
             return tuple(label.names)
         return tuple(str(c) for c in range(labels.max() + 1))
 
     def split_names(self) -> list[str]:
-        """The splits that are there and not empty."""
+        """Returns the names of the splits that are not empty."""
         splits = self.builder.info.splits
         return [name for name in splits if splits[name].num_examples]
 
     def open(self, split: str, key: str | None = None) -> tuple[TFDSImages, np.ndarray]:
-        """The images of a split.
+        """Opens the images of a split.
 
-        The first time, all records are read for their labels, which takes minutes for
-        the largest sets; the labels are then kept in a hidden folder beside the data.
+        The first call reads the labels of all records, which takes minutes for the
+        largest sets, and caches them in a hidden folder beside the data.
 
         Args:
-          split: its name.
-          key: feature with each record's own name, if that is wanted.
+          split: name of the split.
+          key: feature with the name of each record, if names are needed.
 
         Returns:
           The images, and the names, bytes of shape ``(size,)``.
 
         Raises:
-          UserError: if the split is not there or a file is damaged.
+          UserError: if the split does not exist or a file is damaged.
         """
         if split not in self.split_names():
             raise UserError(
@@ -175,7 +175,7 @@ class PreparedSet:
         return TFDSImages(records, index.labels, where), index.keys
 
     def open_labelled(self, split: str) -> TFDSImages | None:
-        """The images of a split, or ``None`` if it is not there or has no labels."""
+        """Opens a split; returns ``None`` if it does not exist or has no labels."""
         if split not in self.split_names():
             return None
         images, _ = self.open(split)
@@ -184,7 +184,7 @@ class PreparedSet:
     def _records(
         self, split: str, paths: Sequence[str], positions: np.ndarray
     ) -> ArrayRecordDataSource | TFRecordFiles:
-        """Serialised examples at any index; files are opened when first read."""
+        """Returns serialised examples at any index; files are opened when read."""
         if self.file_format == "tfrecord":
             return TFRecordFiles(paths, positions)
         return ArrayRecordDataSource(self.builder.info.splits[split].file_instructions)
@@ -196,7 +196,7 @@ def _read_index(
     key: str | None,
     where: str,
 ) -> RecordIndex:
-    """Label and name of every record."""
+    """Reads label and name of every record."""
     labels, keys = [], []
     for index in range(len(records)):
         features = _features(records, index, f"record {index} of {where}")
@@ -209,10 +209,10 @@ def _read_index(
 def _features(
     records: ArrayRecordDataSource | TFRecordFiles, index: int, name: str
 ) -> dict:
-    """The features of one record."""
+    """Decodes the features of one record."""
     try:
         example = tf_example_pb2.Example.FromString(records[index])
-    except (RuntimeError, DecodeError) as error:  # the first is ArrayRecord's
+    except (RuntimeError, DecodeError) as error:  # RuntimeError is ArrayRecord's
         raise UserError(
             f"{name} cannot be read ({error}): the file is damaged; prepare the data "
             "set anew."

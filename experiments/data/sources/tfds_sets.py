@@ -1,4 +1,4 @@
-"""The data sets that TFDS prepares: CIFAR, Fashion-MNIST, ImageNet-LT and others."""
+"""Data sets that TFDS prepares: CIFAR, Fashion-MNIST, ImageNet-LT and others."""
 
 from pathlib import Path
 
@@ -8,25 +8,24 @@ from experiments.data.sources.files import Splits, Subset, validation_and_test
 from experiments.data.sources.idx import FASHION_MEAN, FASHION_STD
 from experiments.data.sources.tfds_records import PreparedSet
 
-# Of CIFAR-10's and CIFAR-100's pixels alike, as in published code.
+# Pixel statistics of CIFAR-10, used for CIFAR-100 too, as in published code.
 CIFAR_MEAN = np.array([0.4914, 0.4822, 0.4465], np.float32) * 255
 CIFAR_STD = np.array([0.2023, 0.1994, 0.2010], np.float32) * 255
 
-# Of iNaturalist 2018's.
+# Pixel statistics of iNaturalist 2018.
 INATURALIST_MEAN = np.array([0.466, 0.471, 0.380], np.float32) * 255
 INATURALIST_STD = np.array([0.195, 0.194, 0.192], np.float32) * 255
 
 
 def cifar(data_dir: Path, data: str) -> Splits:
-    """CIFAR-10 or CIFAR-100, balanced, in the order of the original files.
+    """Reads CIFAR-10 or CIFAR-100, balanced, in the order of the original files.
 
-    TFDS shuffles what it writes, but numbers every image by its place in the original
-    files: ``train_00266`` is the 267th of ``data_batch_1.bin`` to ``data_batch_5.bin``,
-    or of ``train.bin``. Sorted by that, an index into the training split means what it
-    means in code that reads the original files, so that the long tail cut from it is
-    the published one, image by image. Published code reads the Python version of the
-    files and TFDS the binary one; that both list the images in one order is taken as
-    given.
+    TFDS shuffles the images, but its ids hold their position in the original files:
+    ``train_00266`` is the 267th of ``data_batch_1.bin`` to ``data_batch_5.bin``, or of
+    ``train.bin``. The images are sorted by id. So an index into the training split is
+    the same as in code that reads the original files, and the long-tailed subset has
+    exactly the published images. Published code reads the Python version of the files
+    and TFDS the binary one. This function assumes that both have the same order.
     """
     prepared = PreparedSet(data_dir, data)
 
@@ -40,13 +39,13 @@ def cifar(data_dir: Path, data: str) -> Splits:
 
 
 def fashion_mnist(data_dir: Path, data: str) -> Splits:
-    """Fashion-MNIST, in the order in which TFDS wrote it."""
+    """Reads Fashion-MNIST, in the order in which TFDS wrote it."""
     splits = any_tfds(data_dir, data)
     return splits._replace(mean=FASHION_MEAN, std=FASHION_STD)
 
 
 def imagenet_lt(data_dir: Path, data: str) -> Splits:
-    """ImageNet-LT: 115,846 training images, 20 a class to validate, 50 to test."""
+    """Reads ImageNet-LT: 115,846 training images; per class 20 validation, 50 test."""
     prepared = PreparedSet(data_dir, data)
     train, validation, test = (
         prepared.open(split)[0] for split in ("train", "validation", "test")
@@ -55,7 +54,7 @@ def imagenet_lt(data_dir: Path, data: str) -> Splits:
 
 
 def inaturalist18(data_dir: Path, data: str) -> Splits:
-    """iNaturalist 2018, where accuracy is reported on the validation images.
+    """Reads iNaturalist 2018; its validation split is the test split here.
 
     The labels of its test images were never published.
     """
@@ -66,9 +65,9 @@ def inaturalist18(data_dir: Path, data: str) -> Splits:
 
 
 def any_tfds(data_dir: Path, data: str) -> Splits:
-    """Any data set with features ``image`` and ``label``, and a split ``train``.
+    """Reads any data set with features ``image`` and ``label``, and a split ``train``.
 
-    What it has of ``test``, with labels, and ``validation`` is used: see
+    Its splits ``test`` and ``validation`` are used if they have labels: see
     :func:`experiments.data.sources.files.validation_and_test`.
     """
     prepared = PreparedSet(data_dir, data)

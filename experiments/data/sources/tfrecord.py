@@ -1,4 +1,4 @@
-"""Records of TFRecord files at any index, without TensorFlow."""
+"""Random access to the records of TFRecord files, without TensorFlow."""
 
 import os
 import struct
@@ -9,7 +9,7 @@ import numpy as np
 
 from experiments.errors import UserError
 
-# Length of the data and its checksum; after the data comes a checksum of them.
+# Length of the data and checksum of the length; the footer is a checksum of the data.
 _HEADER = struct.Struct("<QI")
 _LENGTH = struct.Struct("<Q")
 _FOOTER = struct.Struct("<I")
@@ -18,16 +18,16 @@ _FOOTER = struct.Struct("<I")
 class TFRecordFiles:
     """The records of some files, one file after another.
 
-    A file is opened for every record that is read: that costs a hundredth of decoding
-    an image, and leaves nothing that threads or processes would have to share.
+    Every read opens the file anew. This costs a hundredth of decoding an image, and
+    threads and processes share no open file.
     """
 
     def __init__(self, paths: Sequence[str], positions: np.ndarray):
         """
         Args:
-          paths: of the files.
+          paths: paths of the files.
           positions: number of the file, first byte and length of every record's data,
-            int64, shape ``(size, 3)``, as :func:`find_records` gives them.
+            int64, shape ``(size, 3)``, as :func:`find_records` returns them.
         """
         self.paths = tuple(paths)
         self.positions = positions
@@ -55,11 +55,11 @@ class TFRecordFiles:
 
 
 def find_records(paths: Sequence[str], counts: Sequence[int]) -> np.ndarray:
-    """Where the records are, found by walking over their lengths.
+    """Finds the positions of all records from their lengths.
 
     Args:
-      paths: of the files.
-      counts: records that each file should hold.
+      paths: paths of the files.
+      counts: expected number of records of each file.
 
     Returns:
       Number of the file, first byte and length of every record's data, int64, shape
@@ -81,7 +81,7 @@ def find_records(paths: Sequence[str], counts: Sequence[int]) -> np.ndarray:
 
 
 def _walk(path: str) -> Iterator[tuple[int, int]]:
-    """First byte and length of every record's data."""
+    """Yields first byte and length of every record's data."""
     size = os.path.getsize(path)
     with open(path, "rb") as file:
         end = 0
@@ -101,7 +101,7 @@ def _walk(path: str) -> Iterator[tuple[int, int]]:
 
 
 def _checksum(data: bytes) -> int:
-    """CRC-32C, rotated by 15 bits, plus a constant."""
+    """Computes the CRC-32C, rotated right by 15 bits, plus a constant."""
     checksum = google_crc32c.value(data)
     rotated = (checksum >> 15) | (checksum << 17)
     return (rotated + 0xA282EAD8) & 0xFFFFFFFF

@@ -1,1 +1,1 @@
-"""CLIP: towers for images and texts, their weights on disk, and what tunes them."""
+"""CLIP: towers for images and texts, their weights on disk, and tuners."""

@@ -1,4 +1,4 @@
-"""The sizes of CLIP's towers, as named by OpenAI and as written in ``config.json``."""
+"""Sizes of CLIP's towers, by OpenAI's names or from ``config.json``."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -16,10 +16,10 @@ class Transformer:
 
     Attributes:
       width: length of a token's vector.
-      layers: blocks.
-      heads: of attention; they share the width evenly.
+      layers: number of blocks.
+      heads: number of attention heads; they share the width evenly.
       hidden: width inside the MLP.
-      activation: there, ``quick_gelu`` or ``gelu``.
+      activation: activation of the MLP, ``quick_gelu`` or ``gelu``.
     """
 
     width: int
@@ -59,7 +59,7 @@ class Vision:
 
     @property
     def tokens(self) -> int:
-        """The patches and the class token."""
+        """Number of patches, plus one class token."""
         return (self.image_size // self.patch_size) ** 2 + 1
 
 
@@ -69,10 +69,10 @@ class Text:
 
     Attributes:
       transformer: its blocks.
-      vocabulary: different tokens.
-      context: tokens of a text, with start, end and padding.
-      end_token: whose first place carries the feature; ``None``: the largest token of
-        the text, which it is in OpenAI's vocabulary.
+      vocabulary: number of different tokens.
+      context: tokens per text, including start, end and padding.
+      end_token: token whose first position carries the feature; ``None``: the largest
+        token of the text, as in OpenAI's vocabulary.
     """
 
     transformer: Transformer
@@ -83,7 +83,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Architecture:
-    """Both towers, and the size of the space in which they meet."""
+    """Both towers, and the size of their shared space."""
 
     vision: Vision
     text: Text
@@ -109,9 +109,9 @@ ARCHITECTURES = {
 
 
 def from_hugging_face(config: Mapping[str, Any]) -> Architecture:
-    """The architecture that a ``config.json`` of Hugging Face's CLIP describes.
+    """Reads the architecture from a ``config.json`` of Hugging Face's CLIP.
 
-    What it leaves out has the value of CLIP ViT-B/32, as there.
+    Missing values are those of CLIP ViT-B/32, as in Hugging Face.
     """
     vision, text = config.get("vision_config") or {}, config.get("text_config") or {}
     for name, part in {"vision": vision, "text": text}.items():
@@ -120,7 +120,7 @@ def from_hugging_face(config: Mapping[str, Any]) -> Architecture:
             raise UserError(
                 f"layer_norm_eps of CLIP's {name} tower must be 1e-05, got {eps:g}."
             )
-    # With this id, which no vocabulary of CLIP means, old files ask for the largest.
+    # Id 2, in old files, is no end token of CLIP: it means the largest token.
     end_token = text.get("eos_token_id", 49_407)
     return Architecture(
         Vision(
@@ -140,7 +140,7 @@ def from_hugging_face(config: Mapping[str, Any]) -> Architecture:
 
 
 def to_hugging_face(architecture: Architecture) -> dict[str, Any]:
-    """The ``config.json`` of an architecture; the inverse of the above."""
+    """Makes a ``config.json``; the inverse of :func:`from_hugging_face`."""
     vision, text = architecture.vision, architecture.text
     return {
         "model_type": "clip",

@@ -1,4 +1,4 @@
-"""An image tower with a last layer: what is tuned, and what is trained from scratch."""
+"""Image towers with a last layer: tuned, zero-shot, or trained from scratch."""
 
 from collections.abc import Callable, Sequence
 
@@ -28,14 +28,14 @@ def vision_transformer(
     scale: float = 1.0,
     dtype: DTypeLike = jnp.float32,
 ) -> Model:
-    """A network of CLIP's form, trained from scratch.
+    """Returns a network of CLIP's form, trained from scratch.
 
     Args:
-      sizes: of the image tower.
+      sizes: sizes of the image tower.
       num_classes: size of the output.
       head: the last layer, linear or cosine.
-      scale: what cosines are multiplied by.
-      dtype: of the computation, float32 or bfloat16.
+      scale: factor of the cosines.
+      dtype: dtype of the computation, float32 or bfloat16.
     """
 
     def make_module(rngs):
@@ -55,20 +55,20 @@ def tuned_clip(
     scale: float = 25.0,
     dtype: DTypeLike = jnp.float32,
 ) -> Model:
-    """A trained image tower of which only a little is trained on, and a new last layer.
+    """Returns a trained image tower, mostly frozen, with a new last layer.
 
-    What is frozen and only ever a factor is held in the precision of the computation.
+    Frozen kernels, which are only factors of products, are stored in ``dtype``.
 
     Args:
-      sizes: of the tower.
+      sizes: sizes of the tower.
       num_classes: size of the output.
-      tuners: what is trained beside the last layer; nothing at all makes a probe.
+      tuners: what is trained beside the last layer; empty for a probe.
       bottleneck: width inside AdaptFormer, Adapter and LoRA.
-      weights: of the tower, nested dicts; ``None`` draws them, by a key that is always
-        the same where they are frozen.
+      weights: weights of the tower, nested dicts; ``None`` draws them, the frozen
+        ones always with the same key.
       head: the last layer, cosine or linear.
-      scale: what cosines are multiplied by.
-      dtype: of the computation, float32 or bfloat16.
+      scale: factor of the cosines.
+      dtype: dtype of the computation, float32 or bfloat16.
     """
 
     def make_module(rngs):
@@ -98,17 +98,17 @@ def tuned_clip(
 def zero_shot_clip(
     sizes: Vision, weights: chex.ArrayTree, classes: np.ndarray, dtype: DTypeLike
 ) -> Model:
-    """CLIP as it is: a text embedding for every class takes the place of training.
+    """Returns zero-shot CLIP, whose last layer has a text embedding for every class.
 
     Args:
-      sizes: of the image tower.
+      sizes: sizes of the image tower.
       weights: ``vision`` and ``vision_projection`` of the model, nested dicts.
       classes: a vector for every class, float32, ``(classes, embedding)``.
-      dtype: of the computation, float32 or bfloat16.
+      dtype: dtype of the computation, float32 or bfloat16.
 
     Returns:
-      A network without parameters. Its logits are a hundred cosines, the scale that
-      CLIP's training ends with.
+      A network without trained parameters. Its logits are cosines times 100, the scale
+      at the end of CLIP's training.
     """
 
     def make_module(rngs):
@@ -121,13 +121,13 @@ def zero_shot_clip(
 
 
 def image_features(sizes: Vision, weights: chex.ArrayTree) -> Model:
-    """The image tower as it is: a network without parameters or last layer.
+    """Returns the image tower as a network without trained parameters or last layer.
 
-    Its logits are the features that a last layer reads, float32, ``(batch, width)``.
+    Its logits are the features for a last layer, float32, ``(batch, width)``.
 
     Args:
-      sizes: of the tower.
-      weights: of the tower, nested dicts.
+      sizes: sizes of the tower.
+      weights: weights of the tower, nested dicts.
     """
 
     def make_module(rngs):
@@ -181,13 +181,13 @@ class _Classifier(nnx.Module):
 
     def __call__(self, images: jax.Array) -> jax.Array:
         features = self.vision(images)
-        # As wide as the normalisation that they come from.
+        # In float32 or wider, like the layer normalisation before.
         wide = jnp.promote_types(features.dtype, jnp.float32)
         return self.head(features.astype(wide))
 
 
 def vision_shapes(sizes: Vision) -> chex.ArrayTree:
-    """Shapes of the parameters of an image tower without tuners."""
+    """Returns the parameter shapes of an image tower without tuners."""
     tower = nnx.eval_shape(lambda: VisionTower(sizes, jnp.float32, nnx.Rngs(0)))
     return nnx.to_pure_dict(nnx.state(tower, nnx.Param))
 

@@ -1,4 +1,4 @@
-"""What CLIP's text tower knows of the classes, as columns of a cosine head."""
+"""CLIP's text embeddings of the classes, as columns of a cosine head."""
 
 from collections.abc import Callable, Sequence
 
@@ -20,13 +20,13 @@ _TEXTS_AT_ONCE = 256
 
 
 def class_embeddings(clip: Clip, prompts: Sequence[Sequence[str]]) -> np.ndarray:
-    """One vector of length one for every class, in the space of both towers.
+    """Computes a unit vector for every class, in the space of both towers.
 
-    The mean over the class's prompts of their text embeddings, each of length one.
+    It is the normalised mean of the class's normalised text embeddings.
 
     Args:
       clip: the model.
-      prompts: of every class, all classes equally many.
+      prompts: prompts of every class, equally many for all.
 
     Returns:
       float32, ``(classes, embedding)``.
@@ -44,7 +44,7 @@ def class_embeddings(clip: Clip, prompts: Sequence[Sequence[str]]) -> np.ndarray
     tokens = Tokenizer(clip.folder / TOKENIZER, sizes)(
         [prompt for of_class in prompts for prompt in of_class]
     )
-    # As long as the longest, which is far below the context.
+    # Cut to the longest text, far below the context.
     tokens = tokens[:, : np.nonzero(tokens)[1].max() + 1]
     rest = -len(tokens) % min(_TEXTS_AT_ONCE, len(tokens))
     padded = np.concatenate([tokens, np.repeat(tokens[:1], rest, axis=0)])
@@ -57,7 +57,7 @@ def class_embeddings(clip: Clip, prompts: Sequence[Sequence[str]]) -> np.ndarray
 
 
 def text_columns(clip: Clip, prompts: Sequence[Sequence[str]]) -> np.ndarray:
-    """The classes' embeddings, taken back through the projection of images.
+    """Multiplies the class embeddings by the kernel of the image projection.
 
     Returns:
       float32, ``(width, classes)``, columns of length one.
@@ -72,7 +72,10 @@ def text_columns(clip: Clip, prompts: Sequence[Sequence[str]]) -> np.ndarray:
 def text_embeddings(
     architecture: Architecture,
 ) -> Callable[[chex.ArrayTree, jax.Array], jax.Array]:
-    """From weights and int tokens, ``(batch, length)``, to ``(batch, embedding)``."""
+    """Returns a function of weights and int tokens, ``(batch, length)``.
+
+    Its result is ``(batch, embedding)``.
+    """
     graph = nnx.graphdef(
         nnx.eval_shape(lambda: TextTower(architecture.text, jnp.float32, nnx.Rngs(0)))
     )

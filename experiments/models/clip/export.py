@@ -1,4 +1,4 @@
-"""CLIP's weights to disk: whole models as Hugging Face saves them, or parts."""
+"""Export of CLIP's weights: whole models in Hugging Face's format, or parts."""
 
 import json
 from pathlib import Path
@@ -15,12 +15,12 @@ from experiments.models.weight_files import CONFIG, WEIGHTS, save_safetensors
 def write_folder(
     folder: Path, architecture: Architecture, weights: dict[str, Any]
 ) -> None:
-    """``config.json`` and ``model.safetensors`` in a folder that is there.
+    """Writes ``config.json`` and ``model.safetensors`` to a folder.
 
     Args:
-      folder: where to.
-      architecture: of the model.
-      weights: of both towers, nested dicts.
+      folder: an existing folder.
+      architecture: sizes of the model.
+      weights: weights of both towers, nested dicts.
     """
     flat = flatten_dict(weights)
     arrays = {}
@@ -28,19 +28,19 @@ def write_folder(
         for tensor in tensors(architecture, "hugging_face"):
             parts = tensor.write(np.asarray(flat[tensor.path]))
             arrays |= dict(zip(tensor.names, parts, strict=True))
-    # The format tells transformers how to read it, not what wrote it.
+    # The format tells transformers how to read the file, not its origin.
     save_safetensors(folder / WEIGHTS, arrays, {"format": "pt"})
     text = json.dumps(to_hugging_face(architecture), indent=2)
     (folder / CONFIG).write_text(text + "\n")
 
 
 def write_tree(path: Path, tree: dict[str, Any], about: dict[str, Any]) -> None:
-    """Nested dicts of arrays as a safetensors file, their keys joined by dots.
+    """Writes nested dicts of arrays as safetensors, with keys joined by dots.
 
     Args:
-      path: of the file.
+      path: path of the file.
       tree: the arrays.
-      about: what else is to be known, as JSON.
+      about: metadata, written as JSON.
     """
     arrays = flatten_dict(tree, sep=".")
     about = {name: json.dumps(value) for name, value in about.items()}

@@ -34,11 +34,11 @@ _FROM_OTHERS = (
 
 
 class Clip:
-    """A CLIP model whose weights are read when they are wanted.
+    """A CLIP model whose weights are read on request.
 
     Attributes:
       architecture: its sizes.
-      folder: where its files are, or ``None`` if its weights are to be drawn.
+      folder: folder of its files, or ``None`` if its weights are random.
     """
 
     def __init__(
@@ -51,16 +51,16 @@ class Clip:
         """
         Args:
           architecture: its sizes.
-          folder: of the model.
-          kind: whose names the arrays have.
-          files: the file that every array is in, by the array's name there.
+          folder: folder of the model.
+          kind: naming scheme of the arrays.
+          files: the file of every array, by the array's name in it.
         """
         self.architecture, self.folder = architecture, folder
         self._kind: Kind = kind
         self._files = files or {}
 
     def vision(self) -> dict[str, Any] | None:
-        """``vision`` and ``vision_projection``, float32; ``None`` if they are random.
+        """Returns ``vision`` and ``vision_projection``, float32; ``None`` if random.
 
         Raises:
           UserError: if an array is missing or has another shape.
@@ -68,7 +68,7 @@ class Clip:
         return self._weights(vision_tensors)
 
     def text(self) -> dict[str, Any] | None:
-        """``text``, ``text_projection`` and ``logit_scale``, likewise."""
+        """Returns ``text``, ``text_projection`` and ``logit_scale``, likewise."""
         return self._weights(text_tensors)
 
     def _weights(self, tensors):
@@ -103,13 +103,13 @@ class Clip:
 
 
 def open_clip(where: str) -> Clip:
-    """The CLIP model that ``--weights`` names.
+    """Opens the CLIP model that ``--weights`` names.
 
     Args:
-      where: a folder as Hugging Face saves it, with ``config.json`` and one or several
+      where: a folder in Hugging Face's format, with ``config.json`` and one or several
         safetensors files; a safetensors file with OpenAI's names, or a folder with it;
         a name on the hub, such as ``openai/clip-vit-large-patch14``; or ``random:`` and
-        one of the names in :data:`ARCHITECTURES`, for weights to be drawn.
+        one of the names in :data:`ARCHITECTURES`, for random weights.
 
     Raises:
       UserError: if there is no such model, or it cannot be read or fetched.
@@ -136,7 +136,7 @@ def open_clip(where: str) -> Clip:
 
 
 def _from_openai(shapes: dict[str, tuple[int, ...]]) -> Architecture:
-    """The architecture, from the shapes of the arrays; heads are 64 wide."""
+    """Derives the architecture from the shapes of the arrays; heads are 64 wide."""
 
     def stack(prefix: str, width: int) -> Transformer:
         block = re.compile(re.escape(prefix) + r"transformer\.resblocks\.(\d+)\.")

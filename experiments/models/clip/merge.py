@@ -1,4 +1,4 @@
-"""Tuners that are linear become part of the layers that they tune."""
+"""Merging of linear tuners into the layers that they tune."""
 
 from collections.abc import Sequence
 
@@ -18,7 +18,7 @@ _NOT_LINEAR = ("vpt_shallow", "vpt_deep", "adapter", "adaptformer")
 
 
 def check_mergeable(tuners: Sequence[Tuner]) -> None:
-    """Raises a ``UserError`` if a tuner cannot become part of a layer."""
+    """Raises a ``UserError`` if a tuner cannot be merged into a layer."""
     for tuner in tuners:
         if tuner in _NOT_LINEAR:
             raise UserError(
@@ -34,17 +34,17 @@ def merged(
     frozen: chex.ArrayTree,
     trained: chex.ArrayTree,
 ) -> chex.ArrayTree:
-    """Weights of the plain image tower that does what the tuned one does.
+    """Computes the weights of a plain image tower equal to the tuned one.
 
     Args:
-      sizes: of the tower.
-      tuners: it is tuned with.
-      bottleneck: of LoRA.
-      frozen: weights of the tower that were left as they are, nested dicts, float32.
-      trained: its other weights, likewise.
+      sizes: sizes of the tower.
+      tuners: tuners of the tower.
+      bottleneck: width inside LoRA.
+      frozen: frozen weights of the tower, nested dicts, float32.
+      trained: trained weights of the tower, likewise.
 
     Returns:
-      Nested dicts without tuners.
+      Nested dicts, without tuners.
 
     Raises:
       UserError: if a tuner is not linear.

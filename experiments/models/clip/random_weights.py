@@ -1,4 +1,4 @@
-"""Weights to begin with where no trained ones are given."""
+"""Random initialisation of a tower's weights."""
 
 import chex
 import jax
@@ -11,15 +11,15 @@ from experiments.models.layers import normal
 def random_weights(
     key: jax.Array, shapes: chex.ArrayTree, sizes: Transformer
 ) -> chex.ArrayTree:
-    """Weights of a tower as CLIP began its training with.
+    """Draws a tower's weights as at the start of CLIP's training.
 
-    Normalisations change nothing, biases are zero, the rest is normal. Layers that add
-    to the residual have a smaller deviation the more of them there are.
+    Scales of normalisations are one, biases are zero, the rest is normal. Layers that
+    add to the residual have a smaller standard deviation in deeper towers.
 
     Args:
       key: random key.
-      shapes: of the tower's parameters, nested dicts.
-      sizes: of its transformer.
+      shapes: shapes of the tower's parameters, nested dicts.
+      sizes: sizes of its transformer.
 
     Returns:
       Arrays of those shapes, float32.

@@ -1,7 +1,7 @@
-"""What CLIP's weights are called, and how they lie, here and in files.
+"""Names and layouts of CLIP's weights, here and in files.
 
-There are two kinds of files: those of Hugging Face, where queries, keys and values have
-matrices of their own, and those of OpenAI, where one matrix makes all three, as here.
+There are two kinds of files. Hugging Face's have separate matrices for queries, keys
+and values. OpenAI's have one matrix for all three, as this package does.
 """
 
 from collections.abc import Iterator
@@ -12,18 +12,18 @@ import numpy as np
 from experiments.models.clip.architecture import Architecture, Transformer
 
 Kind = Literal["hugging_face", "openai"]
-# How an array in a file is turned into ours: not, transposed, or from a convolution.
+# How an array in a file becomes ours: unchanged, transposed, or from a convolution.
 Layout = Literal["same", "transposed", "patches"]
 
 
 class Tensor(NamedTuple):
-    """An array of ours and what makes it up in a file.
+    """One of our arrays, and its parts in a file.
 
     Attributes:
-      path: in our nested dicts, such as ``("vision", "block0", "qkv", "kernel")``.
-      names: of the arrays in the file that lie side by side in ours.
-      layout: of each of them.
-      shape: of each of them, in the file.
+      path: path in our nested dicts, such as ``("vision", "block0", "qkv", "kernel")``.
+      names: names of the arrays in the file; ours concatenates them.
+      layout: layout of each of them.
+      shape: shape of each of them in the file.
     """
 
     path: tuple[str, ...]
@@ -32,18 +32,18 @@ class Tensor(NamedTuple):
     shape: tuple[int, ...]
 
     def read(self, arrays: list[np.ndarray]) -> np.ndarray:
-        """Ours, from the arrays in a file."""
+        """Converts the arrays of a file to ours."""
         ours = [_read(array, self.layout) for array in arrays]
         return np.concatenate(ours, axis=-1) if len(ours) > 1 else ours[0]
 
     def write(self, ours: np.ndarray) -> list[np.ndarray]:
-        """The arrays for a file, from ours."""
+        """Converts our array to those of a file."""
         parts = np.split(ours, len(self.names), axis=-1) if ours.ndim else [ours]
         return [_write(part, self.layout, self.shape) for part in parts]
 
 
 def vision_tensors(architecture: Architecture, kind: Kind) -> Iterator[Tensor]:
-    """All arrays of the image tower and its projection."""
+    """Yields all arrays of the image tower and its projection."""
     sizes, embedding = architecture.vision, architecture.embedding
     width, patch = sizes.transformer.width, sizes.patch_size
     hugging_face = {
@@ -81,7 +81,7 @@ def vision_tensors(architecture: Architecture, kind: Kind) -> Iterator[Tensor]:
 
 
 def text_tensors(architecture: Architecture, kind: Kind) -> Iterator[Tensor]:
-    """All arrays of the text tower, its projection, and the scale of the cosines."""
+    """Yields all arrays of the text tower, its projection, and the cosines' scale."""
     sizes, embedding = architecture.text, architecture.embedding
     width = sizes.transformer.width
     of_kind = kind == "hugging_face"

@@ -1,4 +1,4 @@
-"""From texts to CLIP's tokens."""
+"""Conversion of texts to CLIP's tokens."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,11 +18,11 @@ class Tokenizer:
     def __init__(self, path: Path, sizes: Text):
         """
         Args:
-          path: of the file.
-          sizes: of the text tower.
+          path: path of the file.
+          sizes: sizes of the text tower.
 
         Raises:
-          UserError: if the file is missing, is of another model or no tokenizer.
+          UserError: if the file is missing, no tokenizer, or of another model.
         """
         tokenizers = import_package("tokenizers")
         if not path.exists():
@@ -32,7 +32,7 @@ class Tokenizer:
             )
         try:
             self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
-        except Exception as error:  # A bare Exception is what tokenizers raises.
+        except Exception as error:  # tokenizers raises a bare Exception.
             raise UserError(f"{path} is not a tokenizer: {error}.") from None
         self._start, self._end = map(self._tokenizer.token_to_id, (_START, _END))
         if self._start is None or self._end is None:
@@ -48,7 +48,7 @@ class Tokenizer:
         self._context = sizes.context
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
-        """Start, tokens, end, and zeros up to the context; what is too long is cut.
+        """Returns start, tokens, end, and zeros up to the context; cuts long texts.
 
         Returns:
           int32, ``(len(texts), context)``.

@@ -11,7 +11,7 @@ from experiments.models.clip.transformer import Block, LayerNorm, MakeTuners, de
 
 
 class _Blocks(nnx.Module):
-    """What both towers have: blocks called ``block0``, ``block1`` and so on."""
+    """The blocks of a tower, named ``block0``, ``block1`` and so on."""
 
     def __init__(
         self,
@@ -27,15 +27,15 @@ class _Blocks(nnx.Module):
 
     @property
     def blocks(self) -> list[Block]:
-        """In the order in which they are passed."""
+        """The blocks in their order."""
         return [getattr(self, name) for name in self._names]
 
 
 class VisionTower(_Blocks):
-    """From images to features: ``(batch, size, size, channels)`` to ``(batch, width)``.
+    """The image tower: ``(batch, size, size, channels)`` to ``(batch, width)``.
 
-    The feature is the class token after the last normalisation, not projected. Weights
-    are zeros until others are put in their place.
+    The feature is the class token after the last normalisation, without projection.
+    Weights are zeros until they are replaced.
 
     References:
       Radford et al., `Learning Transferable Visual Models From Natural Language
@@ -67,8 +67,8 @@ class VisionTower(_Blocks):
         return self.ln_post(x[:, 0])
 
     def embed(self, images: jax.Array) -> jax.Array:
-        """What the blocks read, ``(batch, tokens, width)``."""
-        # A convolution whose stride is its size is a product with every patch.
+        """Computes the input of the blocks, ``(batch, tokens, width)``."""
+        # A convolution whose stride equals its size is a product with every patch.
         x = self.patch(self._patches(images))
         weights = self.class_embedding.get_value(), self.position.get_value()
         return self.ln_pre(fsam.apply_per_example(_placed, weights, x))
@@ -83,7 +83,7 @@ class VisionTower(_Blocks):
 
 
 def _placed(weights, x):
-    """Behind the class token, and every token at its position."""
+    """Prepends the class token, and adds the position embeddings."""
     class_embedding, position = weights
     first = jnp.broadcast_to(class_embedding, (len(x), 1, x.shape[-1]))
     x = jnp.concatenate([first.astype(x.dtype), x], axis=1)
@@ -91,9 +91,9 @@ def _placed(weights, x):
 
 
 class TextTower(_Blocks):
-    """From tokens to features: int ``(batch, length)`` to ``(batch, width)``.
+    """The text tower: int ``(batch, length)`` to ``(batch, width)``.
 
-    The feature is that of the end token after the last normalisation, not projected.
+    The feature is the end token after the last normalisation, without projection.
     """
 
     def __init__(self, sizes: Text, dtype: DTypeLike, rngs: nnx.Rngs):
@@ -109,14 +109,14 @@ class TextTower(_Blocks):
         for block in self.blocks:
             x = block(x, causal=True)
         end = self._sizes.end_token
-        # The first place of the largest number that is there.
+        # The first position of the largest value.
         places = jnp.argmax(tokens if end is None else tokens == end, axis=1)
         x = jnp.take_along_axis(x, places[:, None, None], axis=1)[:, 0]
         return self.ln_final(x)
 
     def embed(self, tokens: jax.Array) -> jax.Array:
-        """What the blocks read, ``(batch, length, width)``."""
-        # What comes after the last end token changes nothing and may be cut off.
+        """Computes the input of the blocks, ``(batch, length, width)``."""
+        # Tokens after the last end token have no effect and may be missing.
         position = self.position[...][: tokens.shape[1]]
         x = self.token_embedding[...][tokens] + position[None]
         return x if self._dtype == jnp.float32 else x.astype(self._dtype)

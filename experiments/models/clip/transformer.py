@@ -1,4 +1,4 @@
-"""The transformer of both towers, with places at which a tuner may step in."""
+"""The transformer blocks of both towers, with places for tuners."""
 
 from collections.abc import Callable
 
@@ -10,16 +10,16 @@ from jax.typing import DTypeLike
 from experiments.models.clip.architecture import Transformer
 from experiments.models.layers import per_example
 
-# What makes a block's tuners: (number of the block, its sizes) -> modules by place.
+# Makes a block's tuners: (number of the block, its sizes) -> modules by place.
 MakeTuners = Callable[[int, Transformer], dict[str, list[nnx.Module]]]
 
 _zeros = nnx.initializers.zeros
 
 
 class LayerNorm(nnx.LayerNorm):
-    """Layer normalisation in float32 or wider, whose result is as narrow as its input.
+    """Layer normalisation in float32 or wider; the result has the input's dtype.
 
-    As in CLIP, whatever the precision of the rest.
+    CLIP does the same, at any dtype of other layers.
     """
 
     def __init__(self, width: int, rngs: nnx.Rngs):
@@ -43,7 +43,7 @@ def dense(
     use_bias: bool = True,
     kernel_init: nnx.Initializer = _zeros,
 ) -> nnx.Linear:
-    """A layer ``x @ kernel + bias``; zeros, as weights come from elsewhere."""
+    """Makes a layer ``x @ kernel + bias`` of zeros; weights are set later."""
     return _Dense(
         inputs,
         outputs,
@@ -55,11 +55,11 @@ def dense(
 
 
 class Block(nnx.Module):
-    """Attention, then an MLP, each on the normalised input and added to it.
+    """Attention, then an MLP; each reads the normalised input and is added to it.
 
-    At every place, ``input``, ``ln_1``, ``qkv``, ``out``, ``ln_2``, ``fc1``, ``fc2``
-    and ``mlp``, tuners turn what a layer read and what it gave into what the block goes
-    on with. ``mlp`` is the whole second half: what it read is not yet normalised.
+    The places for tuners are ``input``, ``ln_1``, ``qkv``, ``out``, ``ln_2``, ``fc1``,
+    ``fc2`` and ``mlp``. A tuner maps the input and output of a layer to a new output.
+    ``mlp`` is the whole second half; its input is not yet normalised.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class Block(nnx.Module):
 
     @property
     def tuners(self) -> dict[str, list[nnx.Module]]:
-        """By place, in the order in which they act."""
+        """The tuners by place, in the order in which they act."""
         return {
             place: [getattr(self, name) for name in names]
             for place, names in self._tuners.items()
@@ -119,7 +119,7 @@ class Block(nnx.Module):
 
 
 def activation(name: str) -> Callable[[jax.Array], jax.Array]:
-    """The function that ``hidden_act`` names; ``quick_gelu`` is x sigmoid(1.702 x)."""
+    """Returns the function ``hidden_act``; ``quick_gelu`` is x sigmoid(1.702 x)."""
     if name == "quick_gelu":
         return lambda x: x * jax.nn.sigmoid(1.702 * x)
     return lambda x: jax.nn.gelu(x, approximate=False)

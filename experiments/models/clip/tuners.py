@@ -1,8 +1,8 @@
-r"""Small modules that tune a frozen vision transformer, and which weights they free.
+r"""Small modules that tune a frozen vision transformer, and the weights they unfreeze.
 
-Each is called with what a layer read and what it gave, and returns what the block goes
-on with; ``width`` is that of the tower, :math:`d` the bottleneck. Sizes, places and
-first values are those of the Focal-SAM and LIFT codes.
+A module maps the input ``x`` and the output ``y`` of a layer to a new output. ``width``
+is the width of the tower, :math:`d` the bottleneck. Sizes, places and initial values
+are those of the Focal-SAM and LIFT codes.
 
 References:
   Shi et al., `Long-Tail Learning with Foundation Model: Heavy Fine-Tuning Hurts
@@ -27,18 +27,18 @@ _PROMPTS = 10
 
 
 def bottleneck(num_classes: int, layers: int) -> int:
-    """The width that LIFT gives a tuner: two to the log2 of C / 2 L, rounded down.
+    """Computes LIFT's tuner width: C / 2 L rounded down to a power of two, at least 1.
 
-    Of the size of a head for as many classes: 1 for 10 classes and 12 layers, 4 for
-    100, 32 for 1000, 256 for 8142.
+    Together, a tuner's modules are about as large as the last layer. The width is 1 for
+    10 classes and 12 layers, 4 for 100, 32 for 1000, 256 for 8142.
     """
     return 2 ** max(0, int(math.log2(num_classes / (2 * layers))))
 
 
 class Adapter(nnx.Module):
-    r"""``y + up(relu(down(LN(y))))`` after the MLP, before it is added.
+    r"""``y + up(relu(down(LN(y))))`` after the MLP, before the residual sum.
 
-    With ``down`` from the width to :math:`d` and ``up``, first zero, back.
+    ``down`` maps the width to :math:`d`; ``up`` maps it back and starts at zero.
 
     References:
       Houlsby et al., `Parameter-Efficient Transfer Learning for NLP
@@ -56,15 +56,15 @@ class Adapter(nnx.Module):
         return y + self.change(y)
 
     def change(self, x: jax.Array) -> jax.Array:
-        """What is added."""
+        """Computes the change."""
         return self.up(nnx.relu(self.down(self.ln(x))))
 
 
 class AdaptFormer(Adapter):
     r"""``y + scale up(relu(down(LN(x))))`` beside the MLP.
 
-    ``x`` is what the MLP half of the block read, before its own normalisation; the
-    scale is learned, from 1.
+    ``x`` is the input of the MLP half of the block, before its normalisation. The scale
+    is learned and starts at 1.
 
     References:
       Chen et al., `AdaptFormer: Adapting Vision Transformers for Scalable Visual
@@ -84,10 +84,10 @@ class AdaptFormer(Adapter):
 
 
 class Lora(nnx.Module):
-    r""":math:`y + x A B / d` with :math:`A` of width x d and :math:`B`, first zero.
+    r""":math:`y + x A B / d` with :math:`A` of inputs x d; :math:`B` starts at zero.
 
-    ``parts`` of equal size make up the outputs; ``tuned`` are those that have matrices
-    of their own, as queries and values among queries, keys and values.
+    The outputs consist of ``parts`` of equal size. Those in ``tuned`` have their own
+    matrices, such as queries and values among queries, keys and values.
 
     References:
       Hu et al., `LoRA: Low-Rank Adaptation of Large Language Models
@@ -120,12 +120,12 @@ class Lora(nnx.Module):
         return y + self._spread(changes)
 
     def merge(self, kernel: jax.Array, bias: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Kernel and bias of the one layer that does what both do."""
+        """Returns kernel and bias of the layer with this tuner merged."""
         changes = jnp.matmul(self.a[...], self.b[...]) / self.a.shape[-1]
         return kernel + self._spread(changes), bias
 
     def _spread(self, changes):
-        """The changes of the tuned parts side by side, zeros where a part has none."""
+        """Concatenates the changes of the tuned parts, and zeros for other parts."""
         none = jnp.zeros_like(changes[0])
         parts = [none] * self._parts
         for change, part in zip(changes, self._tuned, strict=True):
@@ -134,7 +134,7 @@ class Lora(nnx.Module):
 
 
 class Ssf(nnx.Module):
-    """``scale y + shift`` for every channel of what a layer gave.
+    """``scale y + shift`` for every channel of a layer's output.
 
     References:
       Lian et al., `Scaling & Shifting Your Features
@@ -156,16 +156,16 @@ class Ssf(nnx.Module):
         return scale * y + shift
 
     def merge(self, kernel: jax.Array, bias: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Kernel and bias of the one layer that does what both do.
+        """Returns kernel and bias of the layer with this tuner merged.
 
-        For a normalisation its scale stands for the kernel.
+        The kernel of a normalisation is its scale.
         """
         scale = jnp.broadcast_to(self.scale[...], kernel.shape)
         return kernel * scale, bias * self.scale[...] + self.shift[...]
 
 
 class Prompts(nnx.Module):
-    """Learned tokens behind the others; what was behind them before is dropped.
+    """Learned tokens after the others; tokens appended by earlier blocks are dropped.
 
     References:
       Jia et al., `Visual Prompt Tuning <https://arxiv.org/abs/2203.12119>`_, ECCV 2022
@@ -187,14 +187,14 @@ class Prompts(nnx.Module):
 def make_tuners(
     tuners: Sequence[Tuner], sizes: Vision, d: int, dtype: DTypeLike, rngs: nnx.Rngs
 ) -> MakeTuners:
-    """What makes the modules of a block; ``full`` and the like have none.
+    """Returns the function that makes a block's tuners; ``full`` and the like add none.
 
     Args:
-      tuners: which are wanted; at one place they act in this order.
-      sizes: of the tower.
+      tuners: names; at one place tuners act in this order.
+      sizes: sizes of the tower.
       d: the bottleneck.
-      dtype: of the computation.
-      rngs: where first values are drawn from.
+      dtype: dtype of the computation.
+      rngs: source of initial values.
     """
 
     def of_block(number: int, transformer: Transformer) -> dict[str, list[nnx.Module]]:
@@ -236,11 +236,11 @@ def make_tuners(
 
 
 def is_tuned(tuners: Sequence[Tuner], path: Sequence[str]) -> bool:
-    """Whether a parameter of the image tower is trained.
+    """Returns whether a parameter of the image tower is trained.
 
     Args:
-      tuners: which are used.
-      path: of the parameter in the tower, such as ``("block0", "ln_1", "bias")``.
+      tuners: tuner names.
+      path: path of the parameter in the tower, such as ``("block0", "ln_1", "bias")``.
     """
     if not path[0].startswith("block"):
         return False
