@@ -21,7 +21,7 @@ CONTEXT = 16
 
 
 def write_tokenizer(folder: Path) -> int:
-    """A ``tokenizer.json`` of CLIP's kind; returns the size of its vocabulary."""
+    """Writes a ``tokenizer.json`` like CLIP's; returns its vocabulary size."""
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     tokens = sorted(alphabet) + sorted(f"{letter}</w>" for letter in alphabet)
     merges = [("t", "h"), ("th", "e</w>"), ("a", "t</w>"), ("p", "h"), ("ph", "o")]
@@ -59,7 +59,7 @@ def write_tokenizer(folder: Path) -> int:
 def write_clip(
     folder: Path, *, image_size: int = 32, width: int = 32, seed: int = 0
 ) -> Clip:
-    """A folder of a tiny CLIP with random weights, as Hugging Face saves it."""
+    """Writes a tiny CLIP with random weights in Hugging Face's folder layout."""
     folder.mkdir(parents=True, exist_ok=True)
     vocabulary = write_tokenizer(folder)
     architecture = Architecture(
@@ -72,7 +72,7 @@ def write_clip(
 
 
 def random_clip(architecture: Architecture, seed: int = 0) -> dict:
-    """Weights of both towers, each far from zero, in our nested dicts."""
+    """Draws weights of both towers, standard deviation 0.2, as nested dicts."""
     rng = np.random.default_rng(seed)
     weights = {}
     for tensors in (vision_tensors, text_tensors):

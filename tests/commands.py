@@ -1,14 +1,14 @@
-"""Running the experiments' commands as processes of their own."""
+"""Helpers that run the experiments' commands in separate processes."""
 
 import json
 import os
 import subprocess
 import sys
 
-# Seconds that a process may take: many times what it does take, since a machine may be
-# slow or busy, and a test should fail for what it tests.
+# Timeout of a process in seconds. It is many times the usual duration, so that a slow
+# or busy machine does not make a test fail.
 PATIENCE = 1200
-# Python that hears Ctrl-C, also where the tests run in the background, deaf to it.
+# Python that handles SIGINT, even if the tests run in the background and ignore it.
 _HEAR = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL)"
 PYTHON = [sys.executable, "-c", f"{_HEAR}; os.execv(sys.executable, sys.argv[1:])"]
 PYTHON += [sys.executable]
@@ -32,13 +32,13 @@ def start(module, *arguments, **environment):
 
 
 def finish(process, timeout=PATIENCE):
-    """Its exit status and what it said, both channels."""
+    """Returns the exit status, and stdout followed by stderr."""
     output, errors = process.communicate(timeout=timeout)
     return process.returncode, output + errors
 
 
 def metrics(run_dir):
-    """The rows of a run, without what a clock said."""
+    """Returns the metric rows of a run, without ``seconds``."""
     path = run_dir / "metrics.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]

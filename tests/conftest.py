@@ -1,5 +1,5 @@
-"""Strict numerics, eight devices on whatever machine this is, and nothing compiled
-twice: the processes of one test run, workers and commands, share what they compile."""
+"""Settings of all tests: strict rank promotion, eight devices, and a compilation cache
+that all processes of a test run share."""
 
 import os
 import tempfile
@@ -9,7 +9,7 @@ from importlib.metadata import version
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 )
-# Soon compiled and slow to run, here and in the commands that tests start; 0 says no.
+# Fast compilation, slow execution, also in commands that tests start; 0 disables it.
 if os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1") == "1":
     if tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 11):
         # XLA's older code generator is quicker by a third; later versions lack it.
@@ -37,9 +37,9 @@ def x64():
 _LONGEST = {"test_resume", "test_notebooks"}
 
 
-@pytest.hookimpl(tryfirst=True)  # before slow tests are left out
+@pytest.hookimpl(tryfirst=True)  # before pytest deselects slow tests
 def pytest_collection_modifyitems(items):
-    """Of a test for many things alike, some by default and all in CI; an order."""
+    """Applies the ``by_default`` markers and sorts the tests."""
     for item in items:
         for mark in item.iter_markers("by_default"):
             values = item.callspec.params if hasattr(item, "callspec") else {}
@@ -47,13 +47,13 @@ def pytest_collection_modifyitems(items):
                 values.get(n, kept[0]) not in kept for n, kept in mark.kwargs.items()
             ):
                 item.add_marker("slow")
-    # First what takes minutes, so that no worker is left alone with it at the end.
+    # Long tests first, so that no worker runs one alone at the end.
     items.sort(key=lambda item: item.path.stem not in _LONGEST)
 
 
 @pytest.fixture
 def as_users_compile():
-    """Slowly compiled and quick to run: for tests that make many steps of one kind."""
+    """Enables all optimisations, for tests that repeat a compiled step many times."""
     jax.config.update("jax_disable_most_optimizations", False)
     yield
     jax.config.update("jax_disable_most_optimizations", QUICK)

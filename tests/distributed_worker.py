@@ -25,7 +25,7 @@ STEPS = 3
 
 
 def train(method, way, devices):
-    """The parameters after a few steps, and the sharpness that the last one saw."""
+    """Returns the parameters after a few steps and the sharpness of the last step."""
     mesh = Mesh(np.array(devices), ("data",))
     axis_name = {"jit": None, "shard_map": "data"}[way]
     tx = optax.chain(METHODS[method](axis_name=axis_name), optax.sgd(0.2, momentum=0.9))
@@ -65,7 +65,7 @@ def train(method, way, devices):
     state = place(tx.init(params), P())
     params = place(params, P())
     for _ in range(STEPS):
-        # Two steps in flight could meet in the wrong order.
+        # Collectives of two concurrent steps could run in different orders.
         params, state = jax.block_until_ready(step(params, state, x, y))
     result = params | {"sharpness": optax.tree.get(state, "sharpness")}
     return {k: np.asarray(v.addressable_data(0)) for k, v in result.items()}

@@ -1,4 +1,4 @@
-"""Writing sets in the form of MNIST."""
+"""Helpers that write data sets in MNIST's format."""
 
 import gzip
 
@@ -13,7 +13,7 @@ def idx(array, kind=8):
 
 
 def write(folder, counts, size=28, *, prefix="", test="t10k", first=0, packed=True):
-    """A set with so many images of each class, and five of each to test on."""
+    """Writes ``counts[c]`` training images and five test images of each class c."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
     for split, of_class in (("train", counts), (test, [5] * len(counts))):

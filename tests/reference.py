@@ -1,8 +1,8 @@
-"""The oracle: the methods in NumPy float64, class by class, as the papers write them.
+"""The oracle: the papers' equations in NumPy float64, class by class.
 
-A network of two layers whose gradient is worked out by hand, on a batch with a long
-tail. Nothing here knows JAX: ``xp=jax.numpy`` hands the forward pass, and no more, to a
-test that wants to differentiate it.
+The network has two layers and a gradient derived by hand. The batch is long-tailed.
+This module does not use JAX. A test that differentiates the forward pass gives it
+``xp=jax.numpy``.
 """
 
 from typing import NamedTuple
@@ -16,7 +16,7 @@ Y = np.array([0, 0, 1, 0, 2, 3, 1, 0, 2, 0], np.int32)
 
 
 class Step(NamedTuple):
-    """What a method makes of a batch: G, the norm that it climbed, and the rise."""
+    """Result of a method on a batch: gradient G, ascent norm, and rise of the loss."""
 
     gradient: dict
     ascent_norm: float
@@ -47,12 +47,12 @@ def example_losses(params, x, y, xp=np):
 
 
 def class_loss(params, c, x=X, y=Y):
-    """L_c, the sum of the losses of class c over the batch size."""
+    """L_c: the sum of the losses of class c, divided by the batch size."""
     return sum(example_losses(params, x, y)[y == c]) / len(y)
 
 
 def class_gradient(params, c, x=X, y=Y):
-    """The gradient of L_c: the chain rule by hand, one example after the other."""
+    """Computes the gradient of L_c by the chain rule, example by example."""
     body, head = params["body"], params["head"]
     total = tree_map(np.zeros_like, params)
     for x_j in x[y == c]:
@@ -94,12 +94,12 @@ def flat(tree):
 
 
 def norm(tree):
-    """The length of all numbers of a tree."""
+    """Computes the Euclidean norm of a tree."""
     return np.linalg.norm(flat(tree))
 
 
 def error(got, want):
-    """The distance of two trees, relative to the length of the second."""
+    """Computes the distance of two trees, relative to the norm of the second."""
     return np.linalg.norm(flat(got) - flat(want)) / np.linalg.norm(flat(want))
 
 
@@ -116,7 +116,7 @@ def weighted(params, weights, x=X, y=Y):
 
 
 def ascent(params, gradient, rho, adaptive=False, mask=None):
-    """Foret et al. eq. 2, Kwon et al. eq. 11: epsilon and the norm that divides it."""
+    """Computes epsilon and its divisor (Foret et al. eq. 2, Kwon et al. eq. 11)."""
     if mask is None:
         mask = tree_map(lambda p: True, params)
     gradient = tree_map(lambda keep, g: g * keep, mask, gradient)
@@ -129,7 +129,7 @@ def ascent(params, gradient, rho, adaptive=False, mask=None):
 
 
 def sam(params, *, rho, adaptive=False, mask=None, x=X, y=Y):
-    """The gradient at the worst point near the parameters."""
+    """Computes the gradient at the perturbed parameters."""
     ones = np.ones(CLASSES)
     before, plain = weighted(params, ones, x, y)
     epsilon, norm = ascent(params, plain, rho, adaptive, mask)
@@ -148,7 +148,7 @@ def imbsam(params, counts, *, rho, tail_threshold, x=X, y=Y, **options):
 
 
 def focal_sam(params, counts, *, rho, gamma, lam, x=X, y=Y, **options):
-    """Li et al.: (1 - a_c) of every class stays at home, a_c of it climbs."""
+    """Weighs L_c by 1 - a_c at theta and by a_c at theta + epsilon (Li et al.)."""
     focal = np.array([(1 - n / sum(counts)) ** gamma for n in counts])
     before, focal_gradient = weighted(params, focal, x, y)
     epsilon, norm = ascent(params, focal_gradient, rho, **options)
@@ -160,25 +160,25 @@ def focal_sam(params, counts, *, rho, gamma, lam, x=X, y=Y, **options):
 
 
 def radii(counts, rho):
-    """CC-SAM: with the inverse fourth root of n_c - 1, and rho for the rarest class."""
+    """Returns CC-SAM's radii, ~ (n_c - 1)^(-1/4), with rho for the rarest class."""
     roots = [max(n - 1, 1) ** -0.25 for n in counts]
     return [rho * root / max(roots) for root in roots]
 
 
 def cc_sam(params, counts, *, rho, alpha, mask=None, x=X, y=Y):
-    """Every class climbs on its own; alpha of the result is the perturbed gradient."""
+    """Perturbs for each class separately; alpha weighs the perturbed gradient."""
     each = np.eye(len(counts))
     return in_balls(params, each, radii(counts, rho), alpha, mask, x, y)
 
 
 def sse_sam(params, counts, *, head_rho, tail_rho, tail_threshold, mask=None, x=X, y=Y):
-    """Lyu et al.: the head climbs, the tail climbs, and both gradients are added."""
+    """Perturbs for head and tail separately and adds both gradients (Lyu et al.)."""
     tail = np.array([1.0 if n < tail_threshold else 0.0 for n in counts])
     return in_balls(params, [1 - tail, tail], [head_rho, tail_rho], 1.0, mask, x, y)
 
 
 def in_balls(params, groups, radii, alpha, mask, x, y):
-    """Groups of classes, as rows of zeros and ones, that climb in a ball each."""
+    """Perturbs for each group of classes, a row of zeros and ones, in its own ball."""
     _, plain = weighted(params, np.ones(CLASSES), x, y)
     gradient = tree_map(lambda g: (1 - alpha) * g, plain)
     squares, rise = 0.0, 0.0

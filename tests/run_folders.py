@@ -1,4 +1,4 @@
-"""Folders of runs as experiments.train leaves them, written by hand."""
+"""Run folders in the format of experiments.train, written without training."""
 
 import dataclasses
 import json
@@ -23,7 +23,7 @@ def write_run(
     counts=None,
     **changes,
 ):
-    """A run whose every number is made from ``accuracy``; returns its folder."""
+    """Writes a run whose scores follow from ``accuracy``; returns its folder."""
     settings = get_config(config, method).replace(epochs=epochs, **changes)
     if counts is None:
         counts = (100 * 30 ** (-np.arange(CLASSES) / (CLASSES - 1))).astype(int)

@@ -1,4 +1,4 @@
-"""A network so small that its Hessian can be written down, and its losses by class."""
+"""A network small enough for a dense Hessian, and its per-class losses."""
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +31,7 @@ def network(seed=1):
 
 
 def loss(params, x, y):
-    """The part of a batch in the mean losses of the whole set."""
+    """Computes a batch's contribution to the per-class losses of the whole set."""
     hidden = jnp.tanh(x @ params["hidden"]["kernel"] + params["hidden"]["bias"][None])
     losses = fsam.losses.cross_entropy(hidden @ params["out"]["kernel"], y)
     return fsam.per_class_losses(losses, y, CLASSES) * (len(y) / SIZE)
@@ -41,7 +41,7 @@ _LOSSES = fsam.sharpness.class_losses(loss)
 
 
 def class_losses():
-    """All in one batch; compiled once for all tests."""
+    """Returns the losses of all data in one batch; compiled once for all tests."""
     return _LOSSES.over([data()])
 
 

@@ -1,4 +1,4 @@
-"""The analysis of trained networks: its numbers, its words, what it refuses."""
+"""Tests of the analysis of trained networks: numbers, text and errors."""
 
 import json
 
@@ -157,7 +157,7 @@ def test_training_logs_the_sharpness_of_every_class(runs):
         if n < 10
     ]
     assert row["sharpness_few"] == pytest.approx(np.mean(few))
-    # The estimate that costs nothing is in every row of training.
+    # Every training row contains the estimate that needs no extra pass.
     free = [
         row["sharpness"]
         for row in metrics(runs / "focal_sam-0")
@@ -201,7 +201,7 @@ def test_of_some_images_of_a_class_the_means_are_theirs(runs):
         losses = make_loss(config, counts)(logits, jnp.asarray(labels), jnp.asarray(1))
         found = few.losses.values(few.params)[c] / few.shares[c]
         np.testing.assert_allclose(found, losses.mean(), rtol=1e-4)
-    # With as many as there are it is the training loss, and the measures add up.
+    # With a limit above the class sizes, all training images are used.
     whole, all_of_it = (
         open_subject(run_dir, runs, mesh, images_per_class=n) for n in (None, 1000)
     )
@@ -281,7 +281,7 @@ def test_a_single_seed_tells_nothing_about_chance():
     first, *_ = verdict(groups, "few", RADII)
     assert "flattest first, sam 0.5, sgd 1." in first
     assert "Too few seeds in common with sgd to compare: sam." in first
-    # Pairs are by seed: other seeds make none.
+    # Pairs need equal seeds.
     groups = [
         measured("sgd", [1.0, 2.0]),
         measured("sam", [0.5, 0.6], [(7, 7), (8, 8)]),

@@ -1,4 +1,4 @@
-"""What reuses an earlier step: the equations in a loop, and where it is exact."""
+"""Tests of the approximations: against loops, and where they are exact."""
 
 from functools import cache, partial
 
@@ -29,7 +29,7 @@ in_both_precisions = pytest.mark.parametrize(
 
 
 def batch(step):
-    """Another one in every step."""
+    """Returns the batch of a step; each step has another."""
     rows = ROWS[step % len(ROWS)]
     return ref.X[rows], ref.Y[rows]
 
@@ -51,7 +51,7 @@ def to_jax(tree):
 
 
 def run(tx, steps, params=FULL, compiled=True):
-    """The gradients, and what the state says, of so many steps of gradient descent."""
+    """Returns the gradient and the state's info of each gradient descent step."""
     maybe_jit = jax.jit if compiled else lambda function: function
 
     @maybe_jit
@@ -84,7 +84,7 @@ def assert_same(got, want, tolerance=1e-5):
 
 
 def reused(weights, lam, rho, steps, **options):
-    """Algorithm 1 of Focal-SAM, but climbing by what the last step ended with."""
+    """Runs Algorithm 1 of Focal-SAM, but ascends along the last perturbed gradient."""
     params, uphill, found = FULL, ref.tree_map(np.zeros_like, FULL), []
     for number in range(steps):
         x, y = batch(number)
@@ -101,7 +101,7 @@ def reused(weights, lam, rho, steps, **options):
 
 
 def looked(method, every, alpha, steps):
-    """LookSAM around a method of the oracle."""
+    """Runs LookSAM around a method of the oracle."""
     params, found = FULL, []
     for number in range(steps):
         x, y = batch(number)
@@ -163,7 +163,7 @@ def test_looksam_agrees_with_the_loop(name, every, x64, tolerance):
     make, method = METHODS[name]
     with jax.enable_x64(x64):
         got = run(fsam.looksam(make(), every=every, alpha=0.6), 6)
-    # What is left across the plain gradient is a difference, and loses digits.
+    # The part orthogonal to the plain gradient is a difference, and loses digits.
     assert_same(got, looked(method, every, 0.6, 6), 10 * tolerance)
 
 
@@ -177,7 +177,7 @@ def assert_equal_runs(got, want, tolerance=1e-6):
 
 @cache
 def plain(steps):
-    """Of the plain gradient."""
+    """Runs steps with the plain gradient."""
     return run(fsam.sam(rho=0.0), steps)
 
 
@@ -248,7 +248,7 @@ def test_where_gradients_are_constant_both_are_exact():
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
 @pytest.mark.parametrize("curvature", [0.1, 3.0])
 def test_looksam_does_not_blow_up_rounding(dtype, curvature):
-    # With one parameter nothing can be across the gradient but what rounding left.
+    # With one parameter, the part orthogonal to the gradient is only rounding error.
     tx = fsam.looksam(fsam.sam(rho=0.7), every=2)
     f = lambda p: 0.5 * curvature * (p.astype(jnp.float32) ** 2)  # noqa: E731
     params = jnp.array([0.3], dtype)
@@ -269,7 +269,7 @@ some_weights = arrays(np.float32, ref.CLASSES, elements=st.floats(0, 1, width=32
 
 @jax.jit
 def three_steps(params, labels, weights, size):
-    """Of both, from ``params``, and what LookSAM keeps with the gradient it met."""
+    """Returns updates and states of both, the gradient, and LookSAM's ``sideways``."""
 
     def f(p):
         return size * loss_of(ref.X, labels)(p)

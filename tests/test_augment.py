@@ -66,7 +66,7 @@ def test_a_change_is_the_same_for_many_seeds_at_once(name):
     keys = jax.random.split(jax.random.key(1), 3)
     together = jax.jit(jax.vmap(CHANGES[name], in_axes=(0, None)))(keys, images)
     alone = jnp.stack([CHANGES[name](key, images) for key in keys])
-    # Compiled in another way, a value may be cut off at the next whole number.
+    # If compiled differently, a value may be truncated to another whole number.
     assert np.mean(np.abs(together - alone) > 1e-3) < 0.01
 
 

@@ -1,4 +1,4 @@
-"""Cutting sets into batches, and moving digits a little."""
+"""Tests of batches, and of small affine changes to digits."""
 
 import jax
 import jax.numpy as jnp
@@ -46,7 +46,7 @@ def test_affine_changes_move_a_little_and_each_image_differently():
     moved = random_affine(jax.random.key(0), images)
     assert moved.shape == images.shape and moved.dtype == images.dtype
     distances = jnp.sqrt(jnp.mean((moved - images) ** 2, axis=(1, 2, 3)))
-    assert 0.05 < distances.min() and distances.max() < 1.0  # of a unit deviation
+    assert 0.05 < distances.min() and distances.max() < 1.0  # standard deviations
     assert len(np.unique(np.asarray(distances).round(5))) > 60
 
 

@@ -1,4 +1,4 @@
-"""The benchmark: what it writes, how it takes turns, that its accounting is right."""
+"""Tests of the benchmark: output files, order of runs, time and cost counts."""
 
 import json
 from types import SimpleNamespace
@@ -28,7 +28,7 @@ from experiments.errors import UserError
 
 TINY = {"model": ("vit_digits",), "batch_size": (4,), "frameworks": ("jax",)}
 QUICK = {"repeats": 2, "seconds": 0.0}
-# What readers of the file rely on.
+# Fields that readers of the file need.
 FIELDS = "framework model method batch_size dtype ms_median ms_min ms_max".split()
 FIELDS += "examples_per_s flops peak_bytes compile_s".split()
 
@@ -74,7 +74,7 @@ def test_on_two_devices_the_passes_are_not_in_memory_at_once():
         growth.growth_step(point, method).costs["peak_bytes"]
         for method in ("sgd", "focal_sam")
     )
-    # Side by side it would be twice as much.
+    # Concurrent passes would need twice as much.
     assert ours <= 1.2 * sgd
 
 
@@ -110,7 +110,7 @@ def test_cc_sam_is_left_out_of_many_classes_and_convolutions_on_cpu(monkeypatch)
     )
     no_convolutions = few._replace(model="vit_digits", **many)
     assert growth.can_run(growth.Point("classes", no_convolutions), "cc_sam")
-    # On GPU convolutions are as fast in a loop.
+    # On GPU, convolutions are as fast in a loop.
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert growth.can_run(point, "cc_sam")
 
@@ -168,7 +168,7 @@ def test_the_epoch_has_the_size_of_cifar100_lt(tmp_path):
 
 
 class FakeClock:
-    """Moves by the seconds that whatever runs takes."""
+    """A clock that advances by the duration of each run."""
 
     def __init__(self):
         self.now, self.calls = 0.0, []
@@ -231,12 +231,12 @@ def test_flops_and_bytes_of_a_product_are_counted_exactly():
         return state @ matrix
 
     state, matrix = jnp.ones((64, 32)), jnp.ones((32, 32))
-    # A step takes longer to compile than no time at all.
+    # Compilation takes more than no time.
     compiled, seconds = compile_step(step, state, matrix)
     costs = compiled_costs(compiled)
     assert seconds > 0
     assert costs["flops"] == 2 * 64 * 32 * 32
-    # The state comes in and goes out at one place: it is donated.
+    # The state is donated: input and output share memory.
     assert costs["peak_bytes"] >= 4 * (64 * 32 + 32 * 32)
     assert costs["peak_bytes"] <= 4 * (2 * 64 * 32 + 32 * 32)
 

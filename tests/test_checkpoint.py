@@ -1,4 +1,4 @@
-"""Which checkpoints are kept, and what a resumed run knows of them."""
+"""Tests of which checkpoints are kept, and what a resumed run reads."""
 
 import json
 
@@ -27,7 +27,7 @@ def trained():
 
 
 def save_all(run_dir, trained, accuracies, best=Best()):  # noqa: B008
-    """A save after every look at the validation split, each a process of its own."""
+    """Saves after each validation with a new ``Checkpoints``; returns kept steps."""
     config, shapes, state = trained
     for step, accuracy in accuracies:
         checkpoints = Checkpoints(run_dir, config, shapes)
@@ -116,7 +116,7 @@ def test_every_bit_and_every_place_counts(dtype):
     seen.add(checksum({"x": raw.view(dtype)[::-1], "y": np.arange(3)}))
     assert len(seen) == 1 + 8 * raw.size + 1
     shaped = raw.view(dtype).reshape(2, -1)
-    assert checksum([np.arange(3), shaped]) in seen  # neither order nor shape do
+    assert checksum([np.arange(3), shaped]) in seen  # order and shape do not matter
     assert checksum([np.array([True])]) != checksum([np.array([False])])
 
 

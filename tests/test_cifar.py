@@ -1,4 +1,4 @@
-"""CIFAR-LT: the published subset, image by image, and pixels as they are."""
+"""Tests of CIFAR-LT: the published subset, image by image, with original pixels."""
 
 import subprocess
 import sys
@@ -19,7 +19,7 @@ from experiments.errors import UserError
 
 CONFIG = get_config("cifar10_lt", "sgd")
 
-# What published code does with the labels in the order of the original files.
+# The published code, for labels in the order of the original files.
 PUBLISHED = """
 import sys
 import numpy as np
@@ -36,7 +36,7 @@ for c in range(classes):
 
 
 def published_indices(labels, factor, seed, folder):
-    """The subset, made by code that shares nothing with ours, in its own process."""
+    """Computes the subset with independent code, in a separate process."""
     np.save(folder / "labels.npy", labels)
     done = subprocess.run(
         [
@@ -145,7 +145,7 @@ def test_the_real_number_of_images_gives_the_published_subset(cifar100, tmp_path
     train = load_dataset(config, cifar100).train
     labels = tfds_files.cifar_labels(100, 500, 0)
     kept = published_indices(labels, 0.01, 0, tmp_path)
-    # Through the tail and the order of the original files to TFDS's ids.
+    # TFDS's ids give each image's place in the original files.
     in_order = train.source
     _, ids = PreparedSet(cifar100, "cifar100").open("train", key="id")
     places = [int(name.removeprefix(b"train_")) for name in ids[in_order.indices]]

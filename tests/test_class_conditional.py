@@ -1,4 +1,4 @@
-"""CC-SAM's gradient in its forms: a list, side by side, written out, or a loop."""
+"""Tests of CC-SAM's gradient: a list of functions, vmapped, unrolled, or a loop."""
 
 from contextlib import contextmanager
 from functools import cache, partial
@@ -53,7 +53,7 @@ def assert_same(got, want, rtol=1e-5):
 
 @contextmanager
 def backend(form):
-    """What decides on the form."""
+    """Sets the backend and limit that select the form."""
     with pytest.MonkeyPatch.context() as patch:
         name = "gpu" if form == "gpu" else "cpu"
         patch.setattr(jax, "default_backend", lambda: name)
@@ -159,7 +159,7 @@ def test_the_plain_gradient_to_the_bit(form, zero):
     both = jax.jit(lambda p: (compute(form, p, **zero), plain(p)))
     (loss, grads), (want_loss, want) = both(PARAMS)
     np.testing.assert_allclose(loss, want_loss, rtol=1e-6)
-    if form == "list":  # sums its classes in an order of its own
+    if form == "list":  # sums its classes in a different order
         assert_same(grads, want, 1e-6)
     else:
         jax.tree.map(np.testing.assert_array_equal, grads, want)
@@ -224,7 +224,7 @@ def test_gradients_have_the_dtype_of_the_parameters(form, dtype):
 
 
 def wide_loss(params, y, classes):
-    """Many classes on the cheap: a layer, and ids for classes."""
+    """Computes losses of many classes with one cheap layer."""
     losses = jnp.sum(jnp.tanh(jnp.ones((64, 128)) @ params) ** 2, axis=1)
     return fsam.per_class_losses(losses, y, classes)
 
@@ -259,13 +259,13 @@ def test_the_loop_skips_absent_classes_when_it_runs(present):
         fn = jax.jit(engine(observed, RADII))
         jax.block_until_ready(fn(PARAMS, jnp.asarray(ref.Y) % present))
     jax.effects_barrier()
-    # Once at theta, then there and at theta + epsilon for every class present.
+    # Once at theta, then per class present once at theta and once at theta + epsilon.
     assert len(runs) == 1 + 2 * present
 
 
 @pytest.mark.parametrize("mask", [None, True])
 def test_what_the_loop_skips_keeps_its_plain_gradient(mask):
-    def losses(params):  # the second is zero, and has a slope
+    def losses(params):  # the second is zero, its gradient not
         return jnp.stack([params[0] ** 2, params[1]])
 
     with backend("gpu"):
@@ -325,7 +325,7 @@ def test_memory_of_the_loop_does_not_grow_with_the_classes():
     with backend("gpu"):
         few, many = temporary(4), temporary(64)
     one_gradient = 128 * 128 * 4
-    # 60 classes more would be 60 gradients more; the losses themselves are small.
+    # Growth with the classes would add 60 gradients; the losses are small.
     assert many - few < one_gradient
 
 
@@ -352,7 +352,7 @@ def test_nor_in_double_precision(x64):
 
 
 def test_what_waits_depends_on_the_whole_pass():
-    """A compiler that saw through it would drop what it waits for."""
+    """XLA must not remove the pass that ``after`` waits for."""
 
     def waiting(x):
         return after({"a": jnp.sin(x)}, 0.1)

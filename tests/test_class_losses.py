@@ -1,4 +1,4 @@
-"""The losses to measure: batches, derivatives, what they refuse."""
+"""Tests of ``sharpness.class_losses``: batches, derivatives, errors."""
 
 import gc
 import weakref

@@ -1,4 +1,4 @@
-"""Words for prompts, in the order of the labels."""
+"""Tests of class names for prompts, in label order."""
 
 import pytest
 
@@ -37,7 +37,7 @@ def test_cifar100s_names_are_in_the_order_of_the_alphabet():
     own = readable_names("cifar100", CIFAR100, None)
     assert own == tuple(name.replace("_", " ") for name in CIFAR100)
     assert list(CIFAR100) == sorted(CIFAR100) and len(set(CIFAR100)) == 100
-    # By their labels in the original files.
+    # Labels as in the original files.
     assert (own[0], own[8], own[58], own[99]) == (
         "apple",
         "bicycle",

@@ -1,4 +1,4 @@
-"""Class counts to weights and radii, and per-example losses to per-class losses."""
+"""Tests of weights and radii from class counts, and of per-class losses."""
 
 from functools import partial
 
@@ -244,7 +244,7 @@ def test_labels_for_counts_are_warned_of(name):
     labels = np.repeat([0, 1, 2], [30, 10, 1])
     with pytest.warns(UserWarning, match=r"look like labels: 41 .* from 0 to 2\."):
         FUNCTIONS[name](labels)
-    FUNCTIONS[name]([0, 30, 10, 1])  # a class without examples is one
+    FUNCTIONS[name]([0, 30, 10, 1])  # counts may contain zero
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])

@@ -1,4 +1,4 @@
-"""Reading CLIP's weights, words and sizes, and what is said when that fails."""
+"""Tests of reading CLIP's weights, tokenizer and sizes, and of the errors."""
 
 import json
 
@@ -85,7 +85,7 @@ def test_weights_with_openais_names_are_the_same_model(tmp_path):
     (tmp_path / "openai").mkdir()
     clip = write_clip(tmp_path / "hugging_face", width=64)
     architecture = clip.architecture
-    # Their heads are 64 wide, their MLPs four times the width, the end token is last.
+    # OpenAI's heads are 64 wide, its MLPs four times the width, the end token is last.
     architecture = type(architecture)(
         vision=type(architecture.vision)(Transformer(64, 2, 1, 256), 32, 8),
         text=type(architecture.text)(Transformer(64, 2, 1, 256), 519, CONTEXT),
@@ -176,7 +176,7 @@ def test_a_model_of_the_hub_is_read_where_the_hub_put_it(folder, monkeypatch):
     assert_same_trees(there.vision(), open_clip(str(folder)).vision())
 
 
-# Words.
+# Tokenizer.
 
 
 def tokenizer(folder):
@@ -217,7 +217,7 @@ def test_tokenizers_that_do_not_fit_are_explained(folder, tmp_path):
         tokenizer(folder)
 
 
-# Columns.
+# Class embeddings.
 
 
 @pytest.mark.slow
@@ -251,7 +251,7 @@ def test_many_prompts_are_encoded_in_parts(folder):
     )
 
 
-# What the command line may ask for.
+# Command-line options.
 
 
 def config(**changes):

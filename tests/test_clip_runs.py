@@ -1,4 +1,4 @@
-"""CLIP in the experiments' own loop: trained, resumed, split, judged, exported."""
+"""Tests of CLIP runs: training, resuming, sharding, zero-shot evaluation, export."""
 
 import json
 
@@ -31,7 +31,7 @@ from experiments.training.criterion import make_loss
 from experiments.training.optimizer import make_optimizer
 from experiments.training.step import init_state, make_train_step
 
-# Digits for photographs, enlarged on the device.
+# Digits instead of photographs, enlarged on the device.
 DIGITS = {
     "data": "digits",
     "image_size": 8,
@@ -80,7 +80,7 @@ def run_dir(weights, tmp_path_factory):
 
 @pytest.mark.slow
 def test_the_command_trains_the_recipe(weights, tmp_path):
-    """As it is: bfloat16, AdaptFormer, and a head from prompts."""
+    """The recipe is unchanged: bfloat16, AdaptFormer, a head from prompts."""
     folder = tmp_path / "run"
     status, said = train_command(weights, folder)
     assert status == 0, said
@@ -123,7 +123,7 @@ def test_missing_weights_leave_no_folder(tmp_path):
 
 
 def read_tree(path):
-    """Nested dicts of a safetensors file, and what else is to be known."""
+    """Returns the nested dicts and the metadata of a safetensors file."""
     with safetensors.safe_open(path, "numpy") as file:
         arrays = {name: file.get_tensor(name) for name in file.keys()}
         about = {name: json.loads(text) for name, text in file.metadata().items()}
@@ -156,7 +156,7 @@ def test_a_split_network_learns_the_same(tuner, tmp_path):
 
 
 def memory_of_a_step(config):
-    """Bytes of a compiled step: its arguments, and what it needs beside them."""
+    """Returns the state, and the argument and temporary bytes of a compiled step."""
     model = make_model(config, 10, channels=3)
     tx = make_optimizer(config, np.full(10, 5), 1)
     loss = make_loss(config, np.full(10, 5))
@@ -184,11 +184,11 @@ def test_memory_for_frozen_weights_is_paid_once(tmp_path):
     full, all_arguments, beside_all = memory_of_a_step(
         config_for(tmp_path, tuners=("full",))
     )
-    # The weights once; momentum, gradients and perturbed weights of what is trained.
+    # All weights once; momentum, gradients and perturbed weights of trained ones only.
     assert size_in_bytes(tuned.opt_state) < 0.1 * tower
     assert tower < arguments < 1.2 * tower
     assert beside < 0.8 * tower
-    # Where everything is trained: momentum among the arguments, gradients beside them.
+    # If all weights are trained: momentum in the arguments, gradients in temporaries.
     assert all_arguments > 1.9 * tower
     assert beside_all > beside + 1.5 * tower
 
@@ -227,7 +227,7 @@ def test_merged_weights_do_what_the_tuned_network_did(run_dir, tmp_path):
     logits, _ = probe.apply({"head": head}, {}, images, train=False)
     np.testing.assert_allclose(logits, wanted, rtol=1e-4, atol=1e-4)
     assert about["head_scale"] == 25.0 and len(about["class_names"]) == 10
-    # Training moved them: the model it began with says something else.
+    # Training changed the logits: the initial model gives different ones.
     base = make_model(config.replace(tuners=()), 10, channels=3)
     before, _ = base.apply({"head": head}, {}, images, train=False)
     assert not np.allclose(before, wanted, rtol=1e-2, atol=1e-2)

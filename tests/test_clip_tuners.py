@@ -1,4 +1,4 @@
-"""What tunes CLIP: how many parameters, where they act, what is frozen."""
+"""Tests of CLIP's tuners: parameter counts, where they act, what is frozen."""
 
 import math
 
@@ -28,7 +28,7 @@ from experiments.models.clip.tuners import (
 )
 
 CLASSES = (10, 100, 1000, 8142)
-# Of the published code, for CLIP ViT-B/16 and those numbers of classes.
+# Parameters in the published code, for CLIP ViT-B/16 and those class numbers.
 SIZES = {
     "adaptformer": (46_104, 101_436, 617_868, 4_749_324),
     "adapter": (46_092, 101_424, 617_856, 4_749_312),
@@ -71,7 +71,7 @@ def test_the_towers_have_as_many_parameters_as_published(name, visual, rest):
     images = shapes_of(lambda: VisionTower(vision, jnp.float32, nnx.Rngs(0)))
     texts = shapes_of(lambda: TextTower(text, jnp.float32, nnx.Rngs(0)))
     assert size(images) + vision.transformer.width * embedding == visual
-    # And the scale of the cosines.
+    # Plus the scale of the cosines.
     assert size(texts) + text.transformer.width * embedding + 1 == rest
 
 
@@ -131,7 +131,7 @@ def test_trained_and_frozen_are_two_trees_with_everything_once(tuner):
 def test_every_trained_parameter_changes_something(tuner):
     model = network(tuner)
     params, _ = model.init(jax.random.key(0))
-    # Away from zero, where products of two matrices have no gradient by one of them.
+    # Move off zero, where a product of two matrices has no gradient for one of them.
     keys = iter(jax.random.split(jax.random.key(1), 100))
     params = jax.tree.map(
         lambda x: x + 0.1 * jax.random.normal(next(keys), x.shape), params
@@ -194,7 +194,7 @@ def test_frozen_weights_can_be_given_as_arguments():
     assert not np.allclose(changed, logits_of(model, params))
 
 
-# Each tuner against what its docstring says, in NumPy.
+# Each tuner against its docstring's equations, in NumPy.
 
 
 def numbers(*shape, seed=0):

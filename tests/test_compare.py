@@ -1,4 +1,4 @@
-"""The comparison: what it trains, what it leaves behind, how it tunes and refuses."""
+"""Tests of the comparison: training, output files, tuning and errors."""
 
 import dataclasses
 import json
@@ -25,7 +25,7 @@ from experiments.training.checkpoint import last_network
 
 @pytest.fixture
 def tiny(monkeypatch):
-    """The recipe with a network that trains in no time."""
+    """Gives the recipe a network that trains quickly."""
     small = digits_lt.RECIPE.base.replace(**TINY)
     recipe = dataclasses.replace(digits_lt.RECIPE, base=small)
     monkeypatch.setitem(RECIPES, "digits_lt", recipe)
@@ -63,7 +63,7 @@ def test_methods_share_data_and_epochs_and_leave_a_table(tiny, tmp_path):
         "per_class_accuracy.png",
     }
 
-    # Every run is one of experiments.train, with its network.
+    # Every run has the files of experiments.train, including the network.
     kept = folder / "runs" / "focal_sam-seed1"
     assert read_manifest(kept)["seeds"] == {"training": 1, "subset": 1}
     step, params, _ = last_network(kept)
@@ -71,7 +71,7 @@ def test_methods_share_data_and_epochs_and_leave_a_table(tiny, tmp_path):
     (finished,), _ = find_runs([kept])
     assert finished.seeds == (1, 1)
 
-    # What is there is not trained again, and what a kill left unfinished is.
+    # Finished runs are not trained again; a run that a kill interrupted is.
     before = (kept / "metrics.jsonl").stat().st_mtime_ns
     shutil.rmtree(folder / "runs" / "sgd-seed1")
     (folder / "runs" / "sgd-seed1.tmp").mkdir()
@@ -143,7 +143,7 @@ def test_tuning_takes_the_best_on_validation(tiny, monkeypatch, tmp_path):
     assert all(len(trial["validation"]) == 2 for trial in trials)
     assert "learning_rate 0.05" in output
 
-    # Trials are not made again, and are what is chosen by.
+    # Saved trials are not repeated, and determine the choice.
     trials[0]["validation"] = [1.0, 1.0]
     write_json(tmp_path / "run" / "tuning.json", {"trials": trials})
     results, output = run(tmp_path / "run", seeds=2, resume=True, **options)
@@ -176,7 +176,7 @@ def test_a_group_of_seeds_is_scored_on_the_split_that_is_asked_for(tiny):
         outcomes = seeds.run_group(config, trainer, group, datasets, split, lambda: 0.0)
         return outcomes[0].scores["accuracy_per_class"]
 
-    # With the splits exchanged the same answers come under the other name.
+    # With the splits exchanged, the same results have the other name.
     exchanged = [d._replace(validation=d.test, test=d.validation) for d in datasets]
     for split, other in (("validation", "test"), ("test", "validation")):
         assert found(split, datasets) == found(other, exchanged)

@@ -1,4 +1,4 @@
-"""Compiled programs are right, and kept from run to run where the user wants it."""
+"""Tests that compiled programs are correct and cached where the user wants it."""
 
 import os
 import subprocess
@@ -25,7 +25,7 @@ exit_with(main)
 
 
 def run(home, **environment):
-    """Compiles something in a process whose user lives in ``home``."""
+    """Compiles a program in a process whose home folder is ``home``."""
     inherited = {
         k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"
     }
@@ -48,7 +48,7 @@ def test_programs_are_kept_in_the_users_cache(tmp_path):
     kept = entries(folder)
     assert kept
     assert run(tmp_path).returncode == 0
-    assert entries(folder) == kept  # the second time they were found
+    assert entries(folder) == kept  # the second run found them
 
 
 def test_a_folder_of_the_users_own_is_used(tmp_path):
@@ -86,9 +86,9 @@ print(int(square(rows)[-1]))
 
 
 def last_square(how, **environment):
-    """2^30, unless XLA gets it wrong."""
+    """Returns 2^30, unless XLA miscompiles it."""
     inherited = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
-    inherited["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "0"  # as users compile
+    inherited["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "0"  # the users' setting
     done = subprocess.run(
         [sys.executable, "-c", SUM, how],
         env=inherited | {"JAX_PLATFORMS": "cpu", **environment},

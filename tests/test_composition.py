@@ -1,4 +1,4 @@
-"""Inside Optax's wrappers and Flax's optimizer: it works, or it explains itself.
+"""Tests in Optax's wrappers and Flax's optimizer: it works, or raises a clear error.
 
 A test names the rows of ``docs/compositions.md`` that it checks.
 """
@@ -46,7 +46,7 @@ CHECKED = []
 
 
 def row(composition):
-    """Marks the test of a row, given by its first cell."""
+    """Registers a tested row by its first cell."""
     CHECKED.append(composition)
     return lambda test: test
 
@@ -82,7 +82,7 @@ def update(tx, state=None, f=ALL, params=PARAMS, grads=None):
 
 
 def corrected(tx, f=ALL, params=PARAMS):
-    """The gradient of the method, alone."""
+    """Returns only the gradient of ``update``."""
     return update(tx, f=f, params=params)[0]
 
 
@@ -201,7 +201,7 @@ def test_an_injected_mask_is_static_or_explained(name):
     static = optax.inject_hyperparams(BUILDERS[name], static_args="mask")(**options)
     assert_same(corrected(static), corrected(BUILDERS[name](**options)))
     by_accident = options | {"mask": lambda p: jax.tree.map(lambda p: p.ndim < 2, p)}
-    for dropped in (options, by_accident):  # False, and True, for the count
+    for dropped in (options, by_accident):  # ``mask(count)`` is False, then True
         with pytest.raises((TypeError, ValueError), match='static_args="mask"'):
             update(optax.inject_hyperparams(BUILDERS[name])(**dropped))
 
@@ -212,7 +212,7 @@ def test_an_injected_mask_is_static_or_explained(name):
 @row("`chain(focal_sam(...), apply_if_finite(opt, n))`")
 @every_transform
 def test_apply_if_finite_after_the_method_catches_the_second_gradient(name):
-    def barrier(params):  # finite here, NaN a little uphill
+    def barrier(params):  # finite here, NaN after the ascent
         inside = params * jnp.where(params < 1.01, 1.0, jnp.nan)
         return jnp.stack([jnp.sum(inside), *jnp.zeros(3)])[jnp.array([3, 2, 1, 0])]
 
@@ -366,7 +366,7 @@ def test_a_line_search_needs_a_loss_that_takes_what_is_not_for_it(name):
         return ALL(optax.apply_updates(params, updates)).sum()
 
     assert after_a_step(lambda p, evaluation: ALL(p).sum(), PARAMS) < ALL(PARAMS).sum()
-    if Version(optax.__version__) >= Version("0.2.8"):  # others let it pass
+    if Version(optax.__version__) >= Version("0.2.8"):  # older ones do not raise
         with pytest.raises(TypeError, match="not consumed by `value_fn`"):
             after_a_step(lambda p: ALL(p).sum(), PARAMS)
 
@@ -374,7 +374,7 @@ def test_a_line_search_needs_a_loss_that_takes_what_is_not_for_it(name):
 # --- calls ----------------------------------------------------------------------------
 
 
-@row("`focal_sam(..., mask=m)` with nothing in `m`")
+@row("`focal_sam(..., mask=m)` with nothing selected")
 @every_transform
 @pytest.mark.parametrize("mask", [False, {"body": False, "head": False}])
 def test_a_mask_that_selects_nothing_is_explained(name, mask):
@@ -416,7 +416,7 @@ def test_what_reuse_ascent_would_lose_is_explained():
     np.testing.assert_allclose(optax.tree.norm(updates), 0.01, rtol=1e-5)
 
 
-# --- wrappers that keep parameters of their own ---------------------------------------
+# --- wrappers that keep their own parameters ------------------------------------------
 
 
 @row("`schedule_free(chain(focal_sam(...), sgd(lr)), lr)`")

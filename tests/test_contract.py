@@ -1,4 +1,4 @@
-"""What every transform promises to Optax: finite, typed, compiled once, donated."""
+"""Tests of Optax's contract: finite values, dtypes, one compilation, donation."""
 
 import gc
 import weakref
@@ -21,7 +21,7 @@ TRANSFORMS = {
     "cc_sam": partial(fsam.cc_sam, ref.COUNTS, alpha=0.7),
 }
 FOCAL_WEIGHTS = tuple((1 - n / 100) ** 2 for n in ref.COUNTS)
-# What costs less and gives other numbers promises the same to Optax.
+# The approximations must keep the same contract.
 ALL = TRANSFORMS | {
     "reuse_ascent": partial(fsam.reuse_ascent, FOCAL_WEIGHTS, lam=0.8),
     "reuse_ascent as sam": fsam.reuse_ascent,
@@ -42,14 +42,14 @@ ALL |= {
         groups=[0, 1, 1, 2],
     ),
 }
-# The same without a class to climb for: class weights, or radii, that are all zero.
+# The same without perturbation: all class weights, or all radii, are zero.
 NOTHING_TO_CLIMB = {
     "sam": partial(fsam.sam, rho=0.0),
     "imbsam": partial(fsam.imbsam, ref.COUNTS, tail_threshold=0),
     "focal_sam": partial(fsam.focal_sam, ref.COUNTS, gamma=1e9),
     "cc_sam": partial(fsam.cc_sam, ref.COUNTS, rho=0.0),
 }
-# By default one of each kind: by weights, balls, groups, older gradients.
+# By default one of each kind: class weights, balls, groups, reused gradients.
 KINDS = (
     "focal_sam",
     "scheduled weights",
@@ -92,7 +92,7 @@ def update(tx, params, f=network, **extra):
 
 
 def slopes(size):
-    """A loss with the gradient ``size``, times 1, 2, 3, 4 for the four classes."""
+    """Makes losses of four classes with gradients of 1, 2, 3, 4 tenths of ``size``."""
 
     def f(params):
         total = sum(p.astype(jnp.float32).sum() for p in jax.tree.leaves(params))
@@ -107,7 +107,7 @@ def described(tree):
     return structure, [(jnp.shape(x), x.dtype, x.weak_type) for x in leaves]
 
 
-# --- nothing to climb -----------------------------------------------------------------
+# --- no perturbation ------------------------------------------------------------------
 
 
 @each_in_a_dtype(ALL)
@@ -280,7 +280,7 @@ def test_the_second_step_compiles_nothing(name, x64):
 @pytest.mark.parametrize(
     "name",
     [n for n in ALL if n not in ("cc_sam", "sse_sam", "class_conditional", "looksam")],
-)  # which want jit
+)  # these always compile without jit
 def test_the_second_update_without_jit_compiles_nothing(name, caplog):
     tx, params = ALL[name](rho=0.1), parameters()
     grads = gradient(network, params)
@@ -379,7 +379,7 @@ def test_nothing_keeps_what_a_loss_function_closes_over(name, form, compiled):
 
     weight = np.ones(ref.CLASSES, np.float32)
     held = weakref.ref(weight)
-    gc.freeze()  # What was there before need not be looked through.
+    gc.freeze()  # Excludes existing objects from the collection.
     run(weight)
     del weight
     gc.collect()

@@ -1,4 +1,4 @@
-"""What a training step costs: compiled FLOPs and memory, next to plain SGD."""
+"""Tests of the compiled FLOPs and memory of a training step, relative to SGD."""
 
 from functools import cache, partial
 
@@ -14,11 +14,11 @@ from experiments.configs import get_config
 from experiments.models import make_model, resnet_cifar
 
 FORWARD, BACKWARD = 1, 2
-# In units of a forward pass; all first derivatives at θ come from one forward pass.
+# In forward passes. All gradients at θ share one forward pass.
 SGD = FORWARD + BACKWARD
 SAM = 2 * FORWARD + 2 * BACKWARD
 FOCAL_SAM = 2 * FORWARD + 3 * BACKWARD
-# Neither number depends on how well LLVM works, and that takes most of the time.
+# LLVM's optimisations take most of the time and change neither FLOPs nor memory.
 FAST = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 METHODS = {
@@ -43,7 +43,7 @@ FORMS = ["transform", "evaluated", "engine"]
 
 
 def train_step(method, form, loss_fn, num_classes):
-    """``(step, init)`` with ``loss_fn(params, *batch) -> (losses, aux)``."""
+    """Returns ``(step, init)``, for ``loss_fn(params, *batch) -> (losses, aux)``."""
     counts = 1000 // np.arange(1, num_classes + 1)
     momentum = optax.sgd(0.1, momentum=0.9)
 
@@ -126,7 +126,7 @@ def test_a_resnet_step_computes_no_more_than_promised(method, form, limit):
         ("sam", "evaluated", 2.05),
         ("focal_sam", "evaluated", 2.70),
         ("focal_sam", "engine", 2.70),
-        # The compiler does not merge passes with BatchNorm's sums over devices in them.
+        # XLA does not merge passes that contain BatchNorm's sums over devices.
         ("focal_sam", "transform", 3.05),
     ],
 )
@@ -136,8 +136,8 @@ def test_a_resnet_step_on_eight_devices_computes_no_more_either(method, form, li
     assert resnet_flops(method, form, **sizes) <= limit * sgd
 
 
-# One backward less than the methods they stand for. The caller's goes to waste, and the
-# compiler sees that.
+# One backward pass less than the methods they approximate. The caller's gradient is
+# unused, and XLA removes it.
 REUSE_ASCENT = [("reuse_ascent as sam", 1.40), ("reuse_ascent as focal_sam", 2.05)]
 
 
@@ -180,8 +180,8 @@ def test_a_step_that_reuses_the_ascent_is_cheaper(method, limit):
     assert flops(method, "transform") <= limit * flops("sgd", "transform")
 
 
-# From JAX 0.10 on the two backwards at θ are computed one after the other, not side by
-# side: 1.14 times the memory of SGD, before that 2.05.
+# From JAX 0.10 on, the two backward passes at θ run one after the other: 1.14 times the
+# memory of SGD. In older versions they run concurrently: 2.05 times.
 FOCAL_SAM_MEMORY = 1.25 if jax.__version_info__ >= (0, 10) else 2.2
 
 
@@ -204,7 +204,7 @@ def _scratch(program):
 
 @cache
 def resnet_gradient(depth):
-    """The compiled gradient of a ResNet, and the bytes of one array of every layer."""
+    """Returns a ResNet's compiled gradient, and the bytes of one array per layer."""
     batch, pixels, width = 32, 32 * 32, 16
     model = resnet_cifar(depth=depth, num_classes=10)
     params, batch_stats = jax.eval_shape(model.init, jax.random.key(0))
@@ -217,17 +217,17 @@ def resnet_gradient(depth):
         return jnp.square(logits).sum()
 
     program = gradient.lower(params, batch_stats, images).compile(compiler_options=FAST)
-    # A stage has a third of the layers, and arrays half as large as the one before.
+    # Each stage has a third of the layers; its arrays are half the previous size.
     layers = (1 + 1 / 2 + 1 / 4) * (depth - 2) / 3
     return program, layers * batch * pixels * width * images.dtype.itemsize
 
 
 @pytest.mark.slow
 def test_a_resnet_holds_few_arrays_a_layer_for_its_backward_pass():
-    """What goes into a convolution and what comes out, and for every second the sum.
+    """Each convolution stores its input and output, every second one a sum too.
 
-    On CPU what goes in is held with its axes in another order, which the sum after a
-    block is not. With x - mean in BatchNorm there would be one more a layer.
+    On CPU, the input is stored with permuted axes, but the sum after a block is not.
+    Storing x - mean in BatchNorm would add one array per layer.
     """
     program, an_array_a_layer = resnet_gradient(depth=20)
     assert _scratch(program) <= 2.75 * an_array_a_layer
@@ -236,7 +236,7 @@ def test_a_resnet_holds_few_arrays_a_layer_for_its_backward_pass():
 @pytest.mark.slow
 @pytest.mark.parametrize("cost", ["flops", "bytes accessed"])
 def test_a_block_costs_the_same_however_many_come_before(cost):
-    """As it would not if XLA computed its input anew from all of them."""
+    """The cost would grow if XLA recomputed its input from all of them."""
     costs = [resnet_gradient(depth)[0].cost_analysis()[cost] for depth in (14, 20, 26)]
     first, second = np.diff(costs)
     np.testing.assert_allclose(second, first, rtol=1e-3)
@@ -258,7 +258,7 @@ DENSE_BATCH = (
 
 
 def dense(num_classes, scanned):
-    """Equal layers, in a loop that is compiled as one or written out."""
+    """Makes a loss of equal layers, in a scan or unrolled."""
 
     def loss_fn(layers, x, y):
         unroll = 1 if scanned else DEPTH
@@ -281,7 +281,7 @@ def flops(*args, **kwargs):
 
 
 def products(jaxpr):
-    """Matrix products that run, those in the body of a scan once for each turn."""
+    """Counts executed matrix products, those in a scan body once per iteration."""
     total = 0
     for equation in jaxpr.eqns:
         turns = equation.params["length"] if equation.primitive.name == "scan" else 1
@@ -304,7 +304,7 @@ def _is_jaxpr(value):
         ("sam", "evaluated", SAM),
         ("focal_sam", "evaluated", FOCAL_SAM),
         ("reuse_ascent as sam", "evaluated", SAM),
-        # These trace the plain gradient twice, and leave it to the compiler to merge.
+        # These trace the plain gradient twice, and rely on XLA to merge both.
         ("sam", "transform", SGD + SAM),
         ("focal_sam", "transform", SGD + FOCAL_SAM - BACKWARD),
     ],
@@ -329,9 +329,9 @@ def test_between_exact_steps_looksam_runs_the_plain_pass_alone(form, inside):
     assert (between, exact) == (0, inside * DEPTH)
 
 
-# The compiler counts the body of a loop once, however often it turns: for all methods
-# alike, so that ratios are right.
-# After jax.grad the compiler merges the two forward passes in either.
+# XLA counts a loop body once for any number of iterations. It does so for all methods,
+# so ratios are right. After jax.grad, XLA merges the two forward passes in both
+# variants.
 @pytest.mark.by_default(scanned=(True,))
 @pytest.mark.parametrize("scanned", [True, False], ids=["scan", "written out"])
 @pytest.mark.parametrize("form", FORMS)
@@ -370,7 +370,7 @@ def test_sse_sam_computes_a_pullback_a_forward_and_a_backward_for_two_groups():
 
 @pytest.mark.slow
 def test_microbatches_save_memory_where_they_are_rematerialised():
-    """Without ``jax.checkpoint`` every part keeps its activations."""
+    """Without ``jax.checkpoint`` every micro-batch keeps its activations."""
     of_a_part = dense(10, scanned=False)
     x, y = (leaf.update(shape=(4096, *leaf.shape[1:])) for leaf in DENSE_BATCH)
 
@@ -392,7 +392,7 @@ def test_microbatches_save_memory_where_they_are_rematerialised():
     assert scratch(jax.checkpoint) < 0.35 * scratch(lambda f: f)
 
 
-# Activations are then eight times as large as parameters.
+# Activations are now eight times as large as parameters.
 WIDE_BATCH = (
     jax.ShapeDtypeStruct((8 * BATCH, WIDTH), jnp.float32),
     jax.ShapeDtypeStruct((8 * BATCH,), jnp.int32),
@@ -409,8 +409,8 @@ def wide_batch_scratch(method, num_classes):
 def test_cc_sams_loop_makes_activations_anew_to_hold_less(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     sam = wide_batch_scratch("sam", 6)
-    # With the activations at theta kept for all classes it would be 3.8, and with a
-    # second backward pass there, for those that are present, 1.76.
+    # The ratio would be 3.8 if activations at theta were kept for all classes, and 1.76
+    # with a second backward pass at theta for the classes present.
     assert wide_batch_scratch("cc_sam", 6) <= 1.15 * sam
 
 
@@ -424,13 +424,13 @@ def test_cc_sams_loop_holds_little_more_than_sam_and_a_gradient(monkeypatch):
 
 @pytest.mark.slow
 def test_cc_sams_classes_written_out_are_not_in_memory_at_once():
-    # Side by side it would be three times as much.
+    # Concurrent passes would need three times as much.
     few, many = (wide_batch_scratch("cc_sam", n) for n in (2, 6))
     assert many <= 1.3 * few
 
 
 def test_passes_wait_for_all_parameters(monkeypatch):
-    """Here those that come first in the tree are the first to get their gradient."""
+    """Here the first parameters of the tree get their gradients first."""
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     layers = dense(6, scanned=False)
     params = {"head": LAYERS.update(shape=(1, WIDTH, WIDTH)), "layers": LAYERS}
@@ -484,5 +484,5 @@ def test_split_parameters_need_no_more_sums_over_devices_than_by_hand(name):
     def sums(step):
         return jax.jit(step).lower(weights, x).compile().as_text().count(" all-reduce(")
 
-    # One more for the losses of the classes, which the state reports.
+    # The per-class losses in the state are summed over devices too.
     assert sums(ours) <= sums(by_hand) + 2

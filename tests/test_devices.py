@@ -21,7 +21,7 @@ BOTH_AXES = ("data", "model")
 
 
 def transform(make, *args, shared=False, **kwargs):
-    """One update from the given gradients: ``(updates, info)``."""
+    """Makes a step: one update from given gradients, ``(updates, info)``."""
 
     def with_axis(**axis):
         tx = make(*args, **kwargs, **axis)
@@ -39,7 +39,7 @@ def transform(make, *args, shared=False, **kwargs):
 
 
 def evaluated(make, *args, **kwargs):
-    """One update from an evaluation, which makes the gradients, whatever is tracked."""
+    """Makes a step: one update from an evaluation, which computes the gradients."""
 
     def with_axis(**axis):
         tx = make(*args, **kwargs, **axis)
@@ -62,13 +62,13 @@ def evaluated(make, *args, **kwargs):
 
 
 def approximation(make):
-    """The second of two updates from the same place: the first only prepares it."""
+    """Makes a step: the second of two updates at the same parameters."""
 
     def with_axis(**axis):
         tx = make(**axis)
 
         def step(grads, params, loss_fn):
-            # Shared by the devices, also where the parameters are marked as varying.
+            # Shared by the devices, even if the parameters are marked as varying.
             state = tx.init(problem()[0])
             for _ in range(2):
                 updates, state = tx.update(
@@ -87,7 +87,7 @@ def looksam(**axis):
 
 
 def engine(make, *args, **kwargs):
-    """``(loss, gradient)``; an engine needs no gradients from outside."""
+    """Makes a step: ``(loss, gradient)`` of an engine, without given gradients."""
 
     def with_axis(**axis):
         return lambda _, params, loss_fn: make(loss_fn, *args, **kwargs, **axis)(params)
@@ -113,7 +113,7 @@ SYNCHRONISED = {
     ),
     "evaluated sam": evaluated(fsam.sam, rho=0.5, mask={"in": True, "out": False}),
 }
-# The first and the last of these by one backward pass.
+# Two of these with one shared backward pass.
 SHARED = {
     "shared focal_sam": transform(
         fsam.focal_sam, COUNTS, rho=0.5, gamma=2.0, lam=0.8, shared=True
@@ -137,14 +137,14 @@ METHODS = SYNCHRONISED | {
 
 @pytest.fixture
 def method(request, monkeypatch):
-    """The name of a method; "on gpu" compiles the loop over classes that runs there."""
+    """Returns a method's name; "on gpu" selects the GPU's loop over classes."""
     if "on gpu" in request.param:
         monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     return request.param
 
 
 every_method = pytest.mark.parametrize("method", METHODS, indirect=True)
-# One of each kind: what climbs by weights, by balls, and by an older gradient.
+# One of each kind: ascent by class weights, in balls, by a reused gradient.
 KINDS = ("focal_sam", "cc_sam", "reuse_ascent")
 some_by_default = pytest.mark.by_default(method=KINDS[:2])
 
@@ -187,7 +187,7 @@ def on_the_whole(step, params, batch):
 
 @cache
 def numbers_of_one_device(method):
-    # Of all passes that there could be, also where some are shared.
+    # Without shared passes, even for methods that share some.
     if method == "evaluated looksam":
         method = "evaluated focal_sam"  # The first step is exact.
     name = method.removeprefix("shared ").removeprefix("evaluated ")
@@ -195,7 +195,7 @@ def numbers_of_one_device(method):
 
 
 def assert_same(actual, wanted):
-    """Equal in norm, leaf by leaf; ``actual`` may have one more axis, of devices."""
+    """Compares norms leaf by leaf; ``actual`` may have an extra axis of devices."""
     assert jax.tree.structure(actual) == jax.tree.structure(wanted)
     for got, want in zip(jax.tree.leaves(actual), jax.tree.leaves(wanted), strict=True):
         got, want = np.asarray(got), np.asarray(want)
@@ -204,7 +204,7 @@ def assert_same(actual, wanted):
 
 
 def assert_different(actual, unwanted):
-    """In every matrix."""
+    """Checks that every matrix differs."""
     for got, other in zip(*map(jax.tree.leaves, (actual, unwanted)), strict=True):
         if np.ndim(got) == 2:
             assert np.linalg.norm(got - other) > 1e-2 * np.linalg.norm(other)
@@ -217,36 +217,37 @@ def mesh(*shape, explicit=False):
     return Mesh(devices, names, axis_types=(kind,) * len(shape))
 
 
-# A transform wants the mean gradient over the devices as its updates. How a training
-# step gets that depends on what JAX tracks and on what is differentiated, the mean loss
-# or the device's own. Each recipe returns it, the parameters and the loss function.
+# A transform needs the gradient averaged over the devices as its updates. How to
+# compute it depends on whether JAX tracks varying values, and on whether the mean loss
+# or the device's own is differentiated. Each recipe returns it, the parameters and the
+# loss function.
 
 
 def mean_of_own_gradients(params, batch, averaged_over=()):
-    """Where JAX tracks nothing, gradients stay on their device."""
+    """Averages per-device gradients: without tracking, JAX does not sum them."""
     loss_fn = loss_of(batch, averaged_over)
     return jax.lax.pmean(gradient(loss_fn, params), "data"), params, loss_fn
 
 
 def mean_of_own_gradients_of_mean_loss(params, batch):
-    """They do so even if the loss was averaged."""
+    """Does the same with an averaged loss."""
     return mean_of_own_gradients(params, batch, averaged_over="data")
 
 
 def gradient_of_mean_loss(params, batch):
-    """Where JAX tracks what varies, the gradient of the mean is the mean."""
+    """With tracking, the gradient of the mean loss is the mean gradient."""
     mean_loss = loss_of(batch, "data")
     return gradient(mean_loss, params), params, mean_loss
 
 
 def summed_gradients_divided(params, batch):
-    """There gradients of shared parameters arrive summed over the devices."""
+    """With tracking, gradients of shared parameters arrive summed over devices."""
     summed = gradient(loss_of(batch), params)
     return jax.tree.map(lambda g: g / DEVICES, summed), params, loss_of(batch)
 
 
 def mean_of_gradients_of_varying_parameters(params, batch):
-    """Unless the parameters are marked as varying."""
+    """Marks the parameters as varying, to get unsummed gradients."""
     return mean_of_own_gradients(jax.lax.pcast(params, "data", to="varying"), batch)
 
 
@@ -260,14 +261,14 @@ def by_vmap(per_device, params, batch):
 
 
 def by_shard_map(per_device, params, batch, devices=(DEVICES,), rows="data", **options):
-    """JAX proves that the result is one for all devices, unless ``options`` differ."""
+    """Runs ``shard_map``; by default JAX proves that all devices have one result."""
     options = {"in_specs": (P(), P(rows)), "out_specs": P()} | options
     run = jax.shard_map(per_device, mesh=mesh(*devices), **options)
     return jax.jit(run)(params, batch)
 
 
 def by_shard_map_stacked(per_device, params, batch, **options):
-    """Stacks what every device came to."""
+    """Stacks the results of all devices."""
 
     def stacked(*args):
         return jax.tree.map(lambda a: a[None], per_device(*args))
@@ -290,7 +291,7 @@ RUNS = [
 ]
 
 
-# Every method where JAX tracks nothing and where it does, one of each kind in all ways.
+# Every method once without and once with tracking, one of each kind in all ways.
 WAYS = [
     *itertools.product(METHODS, (RUNS[1], RUNS[5])),
     *itertools.product(KINDS, (*RUNS[:1], *RUNS[2:5], *RUNS[6:])),
@@ -324,7 +325,7 @@ def test_jit_needs_no_axis_name_where_arrays_are_sharded(method, spec):
     assert_same(result, numbers_of_one_device(method))
 
 
-# The state that LookSAM has here is made of parameters that are not sharded.
+# Not LookSAM: its state is made here from parameters that are not sharded.
 @some_by_default
 @pytest.mark.parametrize("method", [m for m in METHODS if "looksam" not in m])
 def test_nor_where_their_types_say_how_they_are_sharded(method):

@@ -1,4 +1,4 @@
-"""Digits-LT: sizes, ranks, and parts that do not overlap."""
+"""Tests of Digits-LT: sizes, class names, disjoint splits."""
 
 import subprocess
 import sys

@@ -27,7 +27,7 @@ def free_port():
 
 
 def wait_for(workers, logs):
-    """Waits for all, but not for the others once one has failed."""
+    """Waits until all have ended, or one has failed."""
     deadline = time.monotonic() + PATIENCE
     try:
         while any(worker.poll() is None for worker in workers):
@@ -46,10 +46,10 @@ def wait_for(workers, logs):
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    """What every process came to, one mapping from names to arrays each."""
+    """Returns the results of each process, as mappings from names to arrays."""
     folder = tmp_path_factory.mktemp("workers")
     environment = dict(os.environ, JAX_PLATFORMS="cpu")
-    environment.pop("XLA_FLAGS")  # Eight devices are for this process alone.
+    environment.pop("XLA_FLAGS")  # Only this process has eight devices.
     root = str(Path(__file__).parents[1])
     paths = [root, environment.get("PYTHONPATH", "")]
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))

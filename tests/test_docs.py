@@ -1,4 +1,4 @@
-"""The documentation: nothing public is missing, its code runs, and it builds."""
+"""Tests of the documentation: it is complete, its code runs, and it builds."""
 
 import inspect
 import re
@@ -15,12 +15,12 @@ import focal_sam_jax as fsam
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 REFERENCE = (DOCS / "api.rst").read_text()
-# The pages whose code is whole, in the order in which a reader meets them.
+# Pages whose code runs as it is, in reading order.
 RUNNING = ["index.md", "flax.md", "devices.md", "recipes.md", "sharpness.md"]
 
 
 def public_names():
-    """Every public name, and those of the public modules in place of theirs."""
+    """Yields all public names; a module is replaced by its own names."""
     for name in fsam.__all__:
         value = getattr(fsam, name)
         if inspect.ismodule(value):

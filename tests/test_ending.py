@@ -1,4 +1,4 @@
-"""How commands end, and what becomes of what they cannot print."""
+"""Tests of how commands end, and of unprintable output."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""What a user can do wrong: every message says what it got, wanted, and what to do."""
+"""Tests of error messages: what was passed, what is valid, what to do."""
 
 import re
 from functools import partial
@@ -42,7 +42,7 @@ def update(tx, f=losses_of, updates=PARAMS, params=PARAMS):
     return tx.update(updates, tx.init(params), params, per_class_loss_fn=f)
 
 
-# Everything that is handed a loss function, called with it and with options.
+# Everything that takes a loss function, called with it and with options.
 CALLS = {
     **{
         n: lambda f=losses_of, m=m, **o: update(m(**o), f)
@@ -58,7 +58,7 @@ every_call_with_classes = pytest.mark.parametrize(
 
 
 def refuses(error, call, *words):
-    """``call`` raises, at once or when traced, a message with all the words."""
+    """Checks that ``call`` raises a message with all words, also when traced."""
     pattern = "(?s)" + ".*".join(map(re.escape, words))
     with pytest.raises(error, match=pattern):
         call()
@@ -430,7 +430,7 @@ def test_a_mask_of_another_structure(call):
 
 @jax.tree_util.register_pytree_node_class
 class Module(dict):
-    """A tree that can be called, as modules of Equinox are."""
+    """A callable tree, like a module of Equinox."""
 
     def tree_flatten(self):
         return tuple(self.values()), tuple(self)

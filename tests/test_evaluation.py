@@ -1,4 +1,4 @@
-"""``evaluate``: the caller's loss and gradient, which the method goes on from."""
+"""Tests of ``evaluate``, which gives the caller's loss and gradient to a method."""
 
 import re
 from functools import partial
@@ -43,7 +43,7 @@ assert_same = partial(chex.assert_trees_all_close, rtol=1e-5, atol=1e-6)
 
 
 def two_updates(tx, f, evaluated, has_aux=False):
-    """The second step has what the first left behind, as the approximations need it."""
+    """Makes two updates, since the approximations reuse results of the first."""
     state, all_updates = tx.init(PARAMS), []
     for _ in range(2):
         here = fsam.evaluate(f, PARAMS, has_aux=has_aux)
@@ -206,7 +206,7 @@ def test_where_says_what_counts():
 @pytest.mark.parametrize("checked", [True, False, None], ids=["vma", "no vma", "vmap"])
 @pytest.mark.parametrize("second", [[0, 0, 0, 1, 0], [0] * 5], ids=["some", "none"])
 def test_where_counts_over_all_devices(checked, second):
-    """Of five examples on each of two devices, four and one count, or none."""
+    """Of five examples per device, four count on one, one or none on the other."""
     counts = jnp.array([1, 1, 1, 1, 0, *second], bool)
     tx = fsam.focal_sam(ref.COUNTS, rho=0.5, axis_name="data")
 
@@ -249,7 +249,7 @@ def test_where_may_be_a_list_and_parameters_of_numpy():
         ).loss
 
     np.testing.assert_allclose(loss(PARAMS)[0], example_losses(PARAMS)[:7].mean())
-    doubles = ref.parameters()  # float64, which JAX makes float32 of
+    doubles = ref.parameters()  # float64, which JAX converts to float32
     here = fsam.evaluate(example_losses, doubles, **BY_LABELS)
     tx = fsam.focal_sam(ref.COUNTS)
     got, _ = tx.update(here.grads, tx.init(doubles), doubles, evaluation=here)
@@ -286,7 +286,7 @@ def test_sam_takes_a_scalar_loss():
 
 @jax.tree_util.register_pytree_node_class
 class Wrapped:
-    """A container of one array, as variables of Flax NNX are."""
+    """A container of one array, like a variable of Flax NNX."""
 
     def __init__(self, value):
         self.value = value
@@ -324,11 +324,11 @@ def _value(node):
     return node.value
 
 
-# --- networks that do not mix examples ------------------------------------------------
+# --- networks without cross-example layers --------------------------------------------
 
 
 def alone(params):
-    """The losses of the examples, by a network that says that it does not mix them."""
+    """Computes per-example losses by a network that uses ``apply_per_example``."""
 
     def dense(p, x):
         return x @ p["kernel"] + p["bias"][None]
@@ -411,7 +411,7 @@ def test_labels_of_the_old_form_are_looked_at_in_every_path(weights):
             )
 
 
-# --- what can go wrong ----------------------------------------------------------------
+# --- errors ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Figures: what they show, for few classes and many, and what they put up with."""
+"""Tests of the figures: content, few and many classes, unusual inputs."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ SIZES = (2, 10, 30, 300)
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """The figures that were saved, in turn."""
+    """Collects the saved figures, in order."""
     kept = []
     for module in (figures, group_figures):
         real = module.save
@@ -103,7 +103,7 @@ def test_the_numbers_of_a_small_confusion_matrix_are_percent_of_rows(drawn, tmp_
     path = tmp_path / "matrix.png"
     figures.confusion_matrix(path, confusion, counts, names, groups, "title")
     texts = [text.get_text() for text in drawn[0].axes[0].texts]
-    # A class without examples has none.
+    # A class without examples has no numbers.
     assert texts[:6] == ["90", "10", "0", "50", "50", "0"]
     assert texts[6:] == [shot for shot in ("many", "medium", "few") if shot in groups]
 
@@ -112,14 +112,14 @@ def test_blocks_of_a_large_confusion_matrix_keep_every_example(drawn, tmp_path):
     size = 250
     counts, _, _, names, groups = results(size)
     confusion = np.zeros((size, size), int)
-    # All of the rarest class is taken for the most frequent.
+    # All examples of the rarest class are predicted as the most frequent.
     confusion[np.arange(size - 1), np.arange(size - 1)] = 4
     confusion[-1, 0] = 4
     path = tmp_path / "matrix.png"
     figures.confusion_matrix(path, confusion, counts, names, groups, "title")
     (mesh,) = (c for c in drawn[0].axes[0].collections if c.get_array() is not None)
     share = np.asarray(mesh.get_array())
-    # In blocks of three, and a last one of one class.
+    # Blocks of three classes, and a last one of one.
     assert share.shape == (84, 84)
     np.testing.assert_allclose(share.sum(axis=1), 100)
     np.testing.assert_allclose(np.diagonal(share), [100] * 83 + [0])
@@ -144,7 +144,7 @@ def large(size):
 
 
 def labels(figure):
-    """What stands below the bars of the figure of accuracies."""
+    """Returns the labels below the bars of the accuracy figure."""
     return [text.get_text() for text in figure.axes[1].get_xticklabels()]
 
 

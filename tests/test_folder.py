@@ -22,7 +22,7 @@ CONFIG = get_config("cifar10_lt", "sgd").replace(imbalance="natural", image_size
 
 
 def write_images(folder, counts, ending=".png"):
-    """Images of 20 by 30 pixels; the red of each is its number in the class."""
+    """Writes images of 20 by 30 pixels; red is the index in the class."""
     for name, count in counts.items():
         (folder / name).mkdir(parents=True, exist_ok=True)
         for i in range(count):

@@ -52,7 +52,7 @@ def per_class_loss(params, x=ref.X, y=ref.Y):
 
 
 def one_by_one(y=ref.Y):
-    """The same as a list of functions, one a class."""
+    """Returns a list of functions, one per class."""
     return [lambda p, c=c: per_class_loss(p, y=y)[c] for c in range(ref.CLASSES)]
 
 
@@ -111,7 +111,7 @@ def weighted_engine(params, labels, weights, rho, lam):
 @few_examples
 @given(some_seed, some_labels, some_rho)
 def test_equal_weights_are_one_weight(seed, labels, rho):
-    # Known to be equal when traced, and not: the two take different ways.
+    # One weight is known when traced, an array is not: code paths differ.
     with jax.enable_x64(True):
         params = ref.parameters(seed)
         _, got = uniform_engine(params, labels, rho)

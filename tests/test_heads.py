@@ -1,4 +1,4 @@
-"""The cosine head: cosines, whatever the lengths, and nothing of nothing."""
+"""Tests of the cosine head: any lengths of vectors, and zero vectors."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ from experiments.models.heads import CosineHead
 
 @pytest.fixture(scope="module")
 def cosine_head():
-    """The columns at first, shape (6, 4), and the last layer as a function."""
+    """Returns the initial columns, shape (6, 4), and the head as a function."""
     model = functional(
         lambda rngs: CosineHead(6, 4, rngs, scale=1.0, dtype=jnp.float32)
     )

@@ -1,4 +1,4 @@
-"""IDX files: what is read, what is refused, and a network trained on them."""
+"""Tests of IDX files: reading, errors, and a network trained on them."""
 
 import gzip
 import json
@@ -115,7 +115,7 @@ def test_fashion_mnist_is_cut_as_published(tmp_path):
     assert dataset.class_counts.tolist() == FASHION
     assert len(dataset.train.labels) == 14_886
     assert dataset.class_names[0] == "T-shirt/top"
-    # As in published code: NumPy's legacy stream, class by class.
+    # As in published code: NumPy's legacy generator, class by class.
     labels = from_idx(tmp_path / "fashion_mnist").train.labels
     stream = np.random.RandomState(0)
     first = np.flatnonzero(labels == 0)

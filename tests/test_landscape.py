@@ -33,7 +33,7 @@ def test_every_filter_of_a_direction_is_as_long_as_the_networks():
 
 
 def test_a_layer_scaled_up_is_seen_alike():
-    # Batch normalisation, say, would undo the scale.
+    # The loss ignores the scale, like BatchNorm.
     def loss(params):
         weights = params["w"] / jnp.linalg.norm(params["w"], axis=0, keepdims=True)
         return jnp.stack([jnp.sum(weights[0] ** 2), jnp.sum(weights[1] ** 2)])

@@ -1,4 +1,4 @@
-"""Who may import whom, and who may talk to the world."""
+"""Tests of imports, and of access to flags, environment, output, clocks."""
 
 import ast
 import graphlib
@@ -17,7 +17,7 @@ EXPERIMENTS = sorted((ROOT / "experiments").rglob("*.py"))
 ALLOWED = {"jax", "optax", "chex", "numpy", "focal_sam_jax"} | sys.stdlib_module_names
 COMMANDS = {"train", "compare", "report", "benchmark", "analyze", "prepare"}
 COMMANDS |= {"predict", "zero_shot", "export"}
-# What the commands share: the way in and out, and what is shown on the way.
+# Shared by the commands: options, exit status, progress and terminal.
 FRONT = COMMANDS | {"cli", "ending", "progress", "terminal"}
 WORLD = {"argparse", "tyro", "getopt", "optparse", "click", "absl"}
 DECLARES_FLAGS = ROOT / "experiments" / "config.py"
@@ -29,7 +29,7 @@ def name_of(path):
 
 
 def room_of(path):
-    """The file or folder at the top of the experiments that a module is in."""
+    """Returns the top-level file or folder of the experiments for a module."""
     return path.relative_to(ROOT / "experiments").with_suffix("").parts[0]
 
 
@@ -40,7 +40,7 @@ every_module_below = pytest.mark.parametrize(
 
 
 def imports(path):
-    """The modules that a file imports, wherever in it, with their full names."""
+    """Yields the full names of modules that a file imports, anywhere in it."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -54,7 +54,7 @@ def packages(path):
 
 
 def modules_after(statement):
-    """Names of all that a fresh interpreter has loaded after ``statement``."""
+    """Returns the modules that a fresh interpreter has loaded after ``statement``."""
     program = f"import sys; {statement}; print(*sys.modules)"
     paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
@@ -91,7 +91,7 @@ def test_imports_make_no_circle(files):
     list(graphlib.TopologicalSorter(arrows).static_order())
 
 
-# A module of the library imports from floors below its own.
+# A module of the library imports only from lower floors.
 FLOORS = [
     {"_checks", "_devices", "_shared_backward"},
     {"_class_weights", "_perturbation"},
@@ -117,7 +117,7 @@ def test_the_library_has_floors():
                 assert floor_of[module] < floor_of[name_of(path)], f"{path}: {name}"
 
 
-# A room of the experiments imports from itself and from floors below its own.
+# A room of the experiments imports only from itself and from lower floors.
 ROOMS = [
     {"errors", "metrics", "terminal"},
     {"config", "devices"},
@@ -127,7 +127,7 @@ ROOMS = [
     {"training", "figures"},
     {"reporting"},
     {"sharpness", "comparison", "progress", "cli", "ending"},
-    COMMANDS | {"__init__"},  # which Python runs before any of them
+    COMMANDS | {"__init__"},  # Python runs this before any of them
 ]
 
 
@@ -143,7 +143,7 @@ def test_the_experiments_have_floors():
                 assert floor_of[room] < floor_of[own], f"{path}: {name}"
 
 
-# The way of a step, from the command to the arithmetic.
+# Modules of a step, from the command to the arithmetic.
 STEP = ["train", "training.loop", "training.trainer", "training.step"]
 
 

@@ -19,7 +19,7 @@ def load(folder, **changes):
 
 
 def write_lists(folder, **lists):
-    """Lists, and an image for every path in them."""
+    """Writes lists, and an image for every path."""
     for name, lines in lists.items():
         (folder / f"{name}.txt").write_text("\n".join(lines) + "\n")
         for line in lines:

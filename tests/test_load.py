@@ -1,4 +1,4 @@
-"""From a configuration to its data: what holds wherever images come from."""
+"""Tests of loading a configuration's data, for all image sources."""
 
 import multiprocessing
 import operator

@@ -1,4 +1,4 @@
-"""Cutting a tail and setting examples aside: published numbers and invariants."""
+"""Tests of long-tailed cuts and held-out splits: published numbers, invariants."""
 
 import subprocess
 import sys
@@ -25,7 +25,7 @@ CIFAR10_COUNTS = {
     200: [5000, 2775, 1540, 854, 474, 263, 146, 81, 45, 25],
 }
 
-# What code of the field does, spelled out: its own loop, and the global generator.
+# The published algorithm: an explicit loop and NumPy's global generator.
 PUBLISHED = """
 import sys
 import numpy as np

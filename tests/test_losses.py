@@ -108,7 +108,7 @@ def test_by_hand():
     # (1/4)^2 * 0.28768207 and (3/4)^2 * 1.3862944
     focal = [0.01798013, 0.77979058]
     np.testing.assert_allclose(losses.focal(logits, labels), focal, rtol=1e-6)
-    # Weighed, the probability stays what it was: 2 * (1/4)^2 * 0.28768207.
+    # A class weight keeps the probability: 2 * (1/4)^2 * 0.28768207.
     weighed = losses.focal(logits, labels, class_weights=[2.0, 1.0])
     np.testing.assert_allclose(weighed, [0.03596026, 0.77979058], rtol=1e-6)
     # Priors 1/4, 3/4 make both scores 3/4: ln 2 each.
@@ -117,7 +117,7 @@ def test_by_hand():
     # tau = 0 and D = (1, (16/1)^(1/4) = 2): the logits are (ln 3, 0 / 2), as before.
     scaled = losses.vector_scaling(logits, labels, [16, 1], gamma=0.25, tau=0.0)
     np.testing.assert_allclose(scaled, [0.28768207, 1.3862944], rtol=1e-6)
-    # The other way round D = (2, 1): the odds are sqrt 3, ln(1 + 3^-.5), ln(1 + 3^.5).
+    # Exchanged counts: D = (2, 1), odds of sqrt 3, losses ln(1 + 3^-.5), ln(1 + 3^.5).
     scaled = losses.vector_scaling(logits, labels, [1, 16], gamma=0.25, tau=0.0)
     np.testing.assert_allclose(scaled, [0.45574653, 1.0050525], rtol=1e-6)
     # Margins 1/4, 1/2, scale 2, equal logits: ln(1 + e^.5), ln(1 + e^1).
@@ -341,7 +341,7 @@ def test_a_masked_class_is_as_if_it_were_not_there(name):
     logits, labels = (np.array([[1.0, -0.5, 2.0], [0.3, 0.7, -1.0]]), np.array([1, 2]))
     counts = np.array([0, 5, 9])
     if name in ("ldam", "focal", "cross_entropy"):
-        counts = np.array([5, 5, 9])  # one more class with the counts of another
+        counts = np.array([5, 5, 9])  # a class with the counts of another
     masked = np.where(np.arange(3) == 0, -np.inf, logits)
     got, slope = jax.value_and_grad(
         lambda x: jnp.sum(LOSSES[name](x, labels, counts) * jnp.array([1.0, 2.0]))

@@ -1,4 +1,4 @@
-"""What a manifest says of a run outlives the options of the program that wrote it."""
+"""Tests that manifests stay readable when the options of the program change."""
 
 import json
 
@@ -22,7 +22,7 @@ from experiments.records.manifest import (
 from experiments.reporting.groups import find_groups
 
 CONFIG = get_config("cifar100_lt", "focal_sam")
-# What a run of before had, when nothing was asked of these options.
+# Options that only old manifests contain, with their defaults.
 GONE = {"five_crops": False, "randaugment": 0, "cutout": 0, "mixup": 0.0}
 GONE["bottleneck"] = None
 
@@ -114,5 +114,5 @@ def test_other_images_than_a_run_began_with_are_named(now, words):
     check_same_data(manifest, began)
     with pytest.raises(UserError, match=f"not those that the run began with .*{words}"):
         check_same_data(manifest, dataset(**now))
-    del manifest["train_hash"]  # as a run of before
+    del manifest["train_hash"]  # as in old manifests
     check_same_data(manifest, dataset(train_hash="2"))

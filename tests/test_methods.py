@@ -1,4 +1,4 @@
-"""The methods in front of either optimizer."""
+"""Tests of the methods with either optimizer."""
 
 import jax
 import jax.numpy as jnp
@@ -59,7 +59,7 @@ def test_a_method_changes_what_the_optimizer_gets(method, optimizer):
     assert np.all(np.isfinite(weights(method)))
     if method != "sgd":
         assert not np.allclose(weights(method, rho=0.5), plain, rtol=1e-3)
-        # Balls of no size are no change.
+        # A zero radius changes nothing.
         without = weights(method, rho=0.0, head_rho=0.0)
         np.testing.assert_allclose(without, plain, rtol=1e-4)
 
@@ -89,7 +89,7 @@ def test_looksam_in_every_step_is_the_method():
 @pytest.mark.slow
 def test_looksam_keeps_to_the_schedule_of_the_radius():
     def of(*values):
-        # Epochs are of two steps: the exact ones, 0 and 4, are in the first and third.
+        # Epochs have two steps; exact steps, 0 and 4, are in the first and third epoch.
         return weights(
             "sam",
             approximation="looksam",

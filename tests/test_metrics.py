@@ -51,7 +51,7 @@ def test_a_class_that_nobody_asked_for_has_no_accuracy():
 
 @st.composite
 def answers(draw):
-    """Labels, answers, confidences and training counts of a test set."""
+    """Draws labels, predictions, confidences and training counts of a test set."""
     num_classes = draw(st.integers(2, 8))
     size = draw(st.integers(1, 60))
     classes = st.lists(st.integers(0, num_classes - 1), min_size=size, max_size=size)
@@ -112,7 +112,7 @@ def test_the_order_of_classes_does_not_matter(drawn, random):
 
 
 def calibration_of(confidence, right, bins=15):
-    """The sums over bins, example by example."""
+    """Sums over bins, example by example."""
     sums = np.zeros((3, bins))
     for c, r in zip(confidence, right, strict=True):
         sums[:, min(int(c * bins), bins - 1)] += 1, c, r
@@ -151,7 +151,7 @@ def test_calibration_error_of_known_answers():
     assert expected_calibration_error(sure_and_right) == 0
     sure_and_wrong = calibration_of([1.0, 1.0], [False, False])
     assert expected_calibration_error(sure_and_wrong) == 1
-    # Errors of two bins do not make up for each other.
+    # Errors of two bins do not cancel.
     both = calibration_of([0.25, 0.75], [True, False])
     assert expected_calibration_error(both) == 0.75
 

@@ -168,7 +168,7 @@ def test_digits_take_grey_and_coloured_images(channels):
 
 
 def convolutions(function, *args):
-    """The types of what the convolutions of a function take, a pair for each."""
+    """Returns the input dtypes of each convolution in a function."""
     equations = jax.make_jaxpr(function)(*args).eqns
     return [
         {variable.aval.dtype for variable in equation.invars}
@@ -199,7 +199,7 @@ def test_convolutions_run_in_the_precision_asked_for(make, dtype, count):
     forward = convolutions(loss, params, batch_stats, images)
     assert forward == [{jnp.dtype(dtype)}] * count
     gradient = jax.grad(loss, has_aux=True)
-    # Forward, by the kernel, and by the input except for that of the first.
+    # Forward, kernel gradient, and input gradient except for the first.
     both = convolutions(gradient, params, batch_stats, images)
     assert both == [{jnp.dtype(dtype)}] * (3 * count - 1)
     grads, (logits, after) = jax.eval_shape(gradient, params, batch_stats, images)
@@ -223,14 +223,14 @@ def test_logits_in_bfloat16_are_near_those_in_float32(digits_net, head, train):
     narrow, narrow_after = run(jnp.bfloat16)
     assert dtypes((narrow, narrow_after)) == FLOAT32
     error = jnp.abs(narrow - logits).max() / jnp.abs(logits).max()
-    assert 1e-5 < error < 0.05  # not the same, and not another network
+    assert 1e-5 < error < 0.05  # different, but close
     differences = jax.tree.map(lambda a, b: jnp.abs(a - b).max(), after, narrow_after)
     assert max(jax.tree.leaves(differences)) < 0.02
 
 
 def test_batch_norm_at_bfloat16_subtracts_in_float32():
     norm = BatchNorm(1)
-    norm.mean[...] = jnp.array([256.5])  # between neighbours of bfloat16
+    norm.mean[...] = jnp.array([256.5])  # between two bfloat16 numbers
     norm.eval()
     x = jnp.full((1, 1, 1, 1), 256.0, jnp.bfloat16)
     y = norm(x)

@@ -21,7 +21,7 @@ def free_port():
 
 
 def start_two(run_dir, *options, **environment):
-    """Both processes, of one device each."""
+    """Starts two processes of one device."""
     address = f"127.0.0.1:{free_port()}"
     joining = ["--coordinator", address, "--num-processes", 2, "--process-id"]
     options = [*JOB, *options, "--run-dir", run_dir]

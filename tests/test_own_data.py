@@ -1,4 +1,4 @@
-"""A folder of one's own images, from the first look at it to a trained network."""
+"""Tests of a folder of own images, from reading it to a trained network."""
 
 import json
 import os
@@ -194,7 +194,7 @@ def test_all_unreadable_files_are_named_or_left_out_at_once(tmp_path, size):
     assert "BytesIO" not in str(refused.value)
 
     config = parse(["--data", data, "--skip-unreadable"]).config
-    for tell in (print, None):  # as when a run is analysed
+    for tell in (print, None):  # None as in an analysis
         dataset = load_dataset(config, tmp_path, tell=tell)
         assert len(dataset.train.labels) + len(dataset.test.labels) == 26
     assert any("header of an image: 3 files" in note for note in dataset.notes)
@@ -215,7 +215,7 @@ def test_headers_are_read_once_and_it_is_said_how_far_it_is(tmp_path, monkeypatc
         load_dataset(config, tmp_path, tell=said.append)
         assert len(read) == 15
     assert "train: the headers of 2 of" in " ".join(said)
-    os.utime(tmp_path / "in" / "a" / "0.png")  # of one split, which is read again
+    os.utime(tmp_path / "in" / "a" / "0.png")  # only its split is read again
     load_dataset(config, tmp_path, tell=said.append)
     assert 15 < len(read) < 30
 

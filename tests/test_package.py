@@ -1,4 +1,4 @@
-"""What is packed: the library and nothing else, which works where nothing else is."""
+"""Tests that the package holds only the library, and needs only its dependencies."""
 
 import json
 import os
@@ -27,7 +27,7 @@ DEPENDENCIES = {"jax", "optax", "chex"}
 
 
 def run(*command, cwd):
-    """What a command says, without the paths and devices that the tests were given."""
+    """Runs a command without the tests' paths and devices; returns its output."""
     hidden = {"PYTHONPATH", "XLA_FLAGS"}
     inherited = {k: v for k, v in os.environ.items() if k not in hidden}
     done = subprocess.run(
@@ -57,7 +57,7 @@ def sdist(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def wheel(sdist, tmp_path_factory):
-    """Built from the sdist, which must hold all that it takes."""
+    """Builds from the sdist, which must hold everything needed."""
     source, folder = (tmp_path_factory.mktemp(name) for name in ("source", "wheel"))
     with tarfile.open(sdist) as archive:
         archive.extractall(source, filter="data")
@@ -69,7 +69,7 @@ def wheel(sdist, tmp_path_factory):
 def test_the_sdist_holds_the_library_alone(sdist):
     with tarfile.open(sdist) as archive:
         names = {member.name for member in archive if not member.isdir()}
-    # The builder adds .gitignore, to leave out the same when it builds from the sdist.
+    # The builder adds .gitignore, so that builds from the sdist omit the same files.
     others = {"LICENSE", "README.md", "pyproject.toml", "PKG-INFO", ".gitignore"}
     assert names == {f"{FULL_NAME}/{name}" for name in LIBRARY | others}
 
@@ -91,7 +91,7 @@ def test_the_wheel_says_what_it_is_and_needs(wheel):
 
 
 def needs(packed):
-    """Names of what a distribution requires whatever extras are asked for."""
+    """Yields the names of a distribution's requirements, without extras."""
     for requirement in map(Requirement, packed.requires or []):
         if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
             yield canonicalize_name(requirement.name)
@@ -107,9 +107,9 @@ def with_all_that_they_need(names):
 
 
 def bare_environment(folder):
-    """An environment with the dependencies alone, and its interpreter.
+    """Makes an environment with only the dependencies; returns its interpreter.
 
-    They are links to those that are installed here: the same versions, and no download.
+    The dependencies are links to installed ones: same versions, no download.
     """
     venv.create(folder, with_pip=True)
     (packages,) = folder.glob("lib/python*/site-packages")
@@ -141,7 +141,7 @@ print(json.dumps(report))
 @pytest.mark.slow
 def test_the_wheel_works_where_its_dependencies_alone_are(wheel, tmp_path):
     python = bare_environment(tmp_path / "bare")
-    # Without an index pip fails if the wheel needs anything that is not there.
+    # Without an index, pip fails if the wheel needs anything else.
     install = ["pip", "--isolated", "install", "--no-index", wheel]
     run(python, "-I", "-m", *install, cwd=tmp_path)
     others = ["flax", "experiments", "tests", "matplotlib", "orbax", "torch"]

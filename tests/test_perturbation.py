@@ -1,4 +1,4 @@
-"""The ascent step: its length, its direction, its dtype, and where it does not go."""
+"""Tests of the ascent step: its length, its direction, its dtype, its mask."""
 
 from functools import partial
 
@@ -19,7 +19,7 @@ ALL = jax.tree.map(lambda _: True, TREE)
 few_examples = settings(deadline=None, max_examples=25)
 low_precision = pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 
-# Wide, but with squares inside float32.
+# Wide, but squares fit in float32.
 numbers = st.floats(-1e3, 1e3, width=32).filter(lambda v: v == 0 or abs(v) > 1e-3)
 some_tree = st.fixed_dictionaries(
     {
@@ -83,7 +83,7 @@ def test_the_size_of_the_gradient_does_not_matter(params, gradient, factor):
 @few_examples
 @given(some_tree, some_tree, st.sampled_from([0.125, 4.0, 64.0]))
 def test_the_adaptive_step_scales_with_the_parameters(params, gradient, factor):
-    # ASAM: theta -> A theta has the gradient g / A, and a step that is A times as long.
+    # ASAM: scaling theta by A divides the gradient by A and multiplies the step by A.
     climb = partial(perturb, rho=0.5, adaptive=True)
     here = climb(params, gradient).params
     there = climb(

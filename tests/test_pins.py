@@ -1,4 +1,4 @@
-"""What CI installs is pinned, and a version that stands in two places is the same."""
+"""Tests that CI's packages are pinned, and that versions given twice agree."""
 
 import re
 import tomllib
@@ -14,7 +14,7 @@ EXTRAS = PROJECT["optional-dependencies"]
 CONSTRAINTS = (ROOT / "constraints.txt").read_text()
 PINS = dict(re.findall(r"^([\w.-]+)==([\w.]+)$", CONSTRAINTS, re.MULTILINE))
 PINS = {canonicalize_name(name): version for name, version in PINS.items()}
-# TensorFlow is for preparing data alone, which CI does not do.
+# TensorFlow is only for preparing data, which CI does not do.
 PINNED = ["dependencies", *sorted(EXTRAS.keys() - {"prepare"})]
 
 

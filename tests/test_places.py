@@ -22,7 +22,7 @@ PARTS = {"train": "train", "val": "validation", "test": "test"}
 
 @pytest.fixture(scope="module", params=["by_letter", "by_class"])
 def places(tmp_path_factory, request):
-    """A folder of data sets, with lists in one of the two forms that are about."""
+    """Makes a folder of data sets, with lists in one of two published forms."""
     folder = tmp_path_factory.mktemp("places")
     tfds_files.write_places(folder, by_class=request.param == "by_class", shards=2)
     return folder

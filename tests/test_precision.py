@@ -1,4 +1,4 @@
-"""Few digits: of parameters, of losses, of gradients; and what is lost for them."""
+"""Tests of low-precision parameters, losses and gradients, and their errors."""
 
 from functools import partial
 
@@ -30,7 +30,7 @@ def test_bfloat16_rounds_most_of_a_perturbation_away():
     cosine = along * jnp.linalg.norm(wanted) / jnp.linalg.norm(moved)
     np.testing.assert_allclose(jnp.mean(moved != 0), 0.22, atol=0.02)
     np.testing.assert_allclose([cosine, along], [0.63, 0.52], atol=0.03)
-    # Weights of all digits, converted in the loss, move on average as they should.
+    # float32 weights, converted in the loss, move correctly on average.
     moved = (weights + wanted).astype("bfloat16").astype("float32")
     moved -= weights.astype("bfloat16").astype("float32")
     np.testing.assert_allclose(jnp.dot(moved, wanted) / 0.05**2, 1.0, atol=0.02)
@@ -135,7 +135,7 @@ def test_nor_where_a_batch_is_large(dtype):
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("form", ["classes", "examples", "alone"])
 def test_no_digit_of_the_class_weights_is_lost(dtype, form):
-    # 0.999 is 1 in bfloat16, and a batch of ten divides by what neither has.
+    # bfloat16 rounds 0.999 to 1; neither dtype has 1/10, for the batch of ten.
     params = jax.tree.map(jnp.float32, ref.parameters())
     weights = jnp.array([0.999, 0.9951, 0.7, 0.3331])
 

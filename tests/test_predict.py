@@ -1,4 +1,4 @@
-"""From a trained network to what it says of images."""
+"""Tests of a trained network's predictions for images."""
 
 import csv
 
@@ -22,7 +22,7 @@ COLOURS = {"blue": (0, 0, 200), "green": (0, 200, 0), "red": (200, 0, 0)}
 
 
 def write(folder, counts, seed):
-    """Noisy images of one colour a class, of various sizes."""
+    """Writes noisy images, one colour per class, various sizes."""
     rng = np.random.default_rng(seed)
     for name, count in counts.items():
         (folder / name).mkdir(parents=True)

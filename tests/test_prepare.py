@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def prepare(*arguments, before="", **environment):
-    """Runs the command in a process of its own, after some other statements."""
+    """Runs the command in a separate process, after the statements ``before``."""
     program = (
         f"import sys; sys.argv[0] = 'prepare'\n{before}\n"
         "from experiments.ending import exit_with\n"
@@ -107,7 +107,7 @@ def test_help_names_the_data_sets():
 
 
 def original_cifar10(per_batch):
-    """An archive like the original one, with other images: name, pixels and labels."""
+    """Returns an archive like the original one, and its pixels and labels by name."""
     rng = np.random.default_rng(0)
     files = {"batches.meta.txt": "\n".join(tfds_files.CIFAR10_NAMES).encode() + b"\n\n"}
     batches = {}
@@ -127,7 +127,7 @@ def original_cifar10(per_batch):
 
 
 def put_in_downloads(data_dir, archive):
-    """Where TFDS looks for what it has downloaded before."""
+    """Writes the archive where TFDS looks for downloads."""
     from tensorflow_datasets.core.download import checksums, resource
 
     url = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
@@ -162,7 +162,7 @@ def test_the_real_builder_prepares_cifar10(tmp_path):
 
 def test_no_network_is_explained(tmp_path):
     pytest.importorskip("tensorflow", reason="needs focal_sam_jax[prepare]")
-    # A proxy that is not there; and no second try, for which TFDS waits long.
+    # A proxy that does not exist, and no retry, for which TFDS waits long.
     proxy = {"HTTPS_PROXY": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
     once = (
         "from tensorflow_datasets.core.download import downloader\n"
@@ -199,5 +199,5 @@ def test_tensorflow_reads_the_tfrecord_files_of_the_fixtures(tmp_path):
     tf = pytest.importorskip("tensorflow", reason="needs focal_sam_jax[prepare]")
     folder = tfds_files.write_cifar(tmp_path, "cifar10", file_format="tfrecord")
     (path,) = folder.glob("*train.tfrecord*")
-    # TensorFlow looks at the checksums.
+    # TensorFlow verifies the checksums.
     assert sum(1 for _ in tf.data.TFRecordDataset(str(path))) == 120

@@ -1,4 +1,4 @@
-"""ResNets that start from weights on disk, and that leave theirs for other programs."""
+"""Tests of ResNets that start from weights on disk, and of exported weights."""
 
 import json
 from pathlib import Path
@@ -50,7 +50,7 @@ CLASSES = 3
 
 
 def drawn(model, seed=0):
-    """Weights and statistics of a network from NumPy, which compiles nothing."""
+    """Draws weights and statistics of a network with NumPy, without compiling."""
     rng = np.random.default_rng(seed)
     shapes = jax.eval_shape(model.init, jax.random.key(0))
     return jax.tree.map(
@@ -200,7 +200,7 @@ def config_with(folder, *options):
 
 
 def started(config, run_dir):
-    """A run whose checkpoint is its start, and that start."""
+    """Writes a run's initial state as checkpoint and returns it."""
     dataset = load_dataset(config, Path())
     trainer = make_trainer(config, dataset, device_mesh(), 2)
     state = trainer.init(jax.random.key(0))

@@ -1,4 +1,4 @@
-"""The benchmark's PyTorch side: its networks, its accounting, the authors' code."""
+"""Tests of the benchmark in PyTorch: networks, cost counts, the authors' code."""
 
 import jax
 import jax.numpy as jnp
@@ -41,7 +41,7 @@ TINY = Workload("vit_digits", 4, "float32")
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    torch.set_num_threads(1)  # more of them wait for each other on a busy machine
+    torch.set_num_threads(1)  # more threads wait for each other on busy machines
 
 
 def load(module, params):
@@ -75,7 +75,7 @@ def test_the_transformer_gives_the_same_logits_and_gradients(trained, x64):
     params, stats = model.init(jax.random.key(0))
     rng = np.random.default_rng(0)
 
-    def noisy(leaf):  # what starts from zero would hide mistakes
+    def noisy(leaf):  # initial zeros would hide mistakes
         return np.asarray(leaf, np.float64) + 0.1 * rng.normal(size=leaf.shape)
 
     params, frozen = jax.tree.map(noisy, (params, model.frozen))
@@ -118,7 +118,7 @@ def test_both_frameworks_count_about_the_same_flops(model):
     workload = Workload(model, 2, "float32")
     ours = jax_step(workload, "sgd").costs["flops"]
     theirs = torch_step(workload, "sgd", compiled=False).costs["flops"]
-    # Ours counts what is not a product as well, and leaves the padding out.
+    # JAX also counts other operations than products, and omits the padding.
     assert 0.8 < ours / theirs < 1.3
 
 
@@ -148,7 +148,7 @@ def test_what_is_held_is_counted_once():
     step = method_step(task)
     loss = torch.nn.CrossEntropyLoss(reduction="none")
     step(task.module, task.optimizer, loss, task.images, task.labels)
-    # Gradients and momenta have come.
+    # Gradients and momenta were added.
     assert task.held_bytes == 3 * parameters + batch
 
 
@@ -242,7 +242,7 @@ def focal_sam_step(args, model, criterion, inputs, targets, optimizer, cls_num_l
 
 
 def clone(folder, step=STEP, utils="import a_package_that_is_not_there"):
-    """A folder laid out as the authors' repository is."""
+    """Writes a folder like the authors' repository."""
     folder.mkdir()
     (folder / "focal_sam.py").write_text(OPTIMIZER)
     (folder / "train_step.py").write_text(step)
@@ -277,7 +277,7 @@ def test_another_folder_is_refused(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # PyTorch uses its own past
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # raised inside PyTorch
 def test_compiled_steps_agree_with_eager_ones():
     losses = {}
     for compiled in (False, True):

@@ -1,4 +1,4 @@
-"""CLIP against transformers, with random weights saved to disk by it."""
+"""Tests of CLIP against transformers, with random weights that it saved."""
 
 from dataclasses import replace
 
@@ -50,7 +50,7 @@ GELU = {
     "vision_config": {**TINY["vision_config"], "hidden_act": "gelu"},
     "text_config": {**TINY["text_config"], "hidden_act": "gelu"},
 }
-# As wide as ViT-B/16, and less deep.
+# As wide as ViT-B/16, but less deep.
 WIDE = {
     "vision_config": {"patch_size": 16, "num_hidden_layers": 2},
     "text_config": {"num_hidden_layers": 2},
@@ -58,12 +58,12 @@ WIDE = {
 
 
 def saved(config, folder, **options):
-    """A model of transformers with random weights, and its folder."""
+    """Saves a transformers model with random weights; returns it."""
     torch.manual_seed(0)
     with torch.no_grad():
         model = transformers.CLIPModel(transformers.CLIPConfig(**config)).eval()
         for name, weights in model.named_parameters():
-            # Far from what they start with, so that nothing cancels by symmetry.
+            # Far from the initial values, so that nothing cancels by symmetry.
             if weights.ndim == 1:
                 weights.add_(0.1 * torch.randn_like(weights))
             elif "embedding" in name:
@@ -136,7 +136,7 @@ def test_features_and_logits_are_those_of_transformers(config, options, tmp_path
     of_texts /= jnp.linalg.norm(of_texts, axis=1, keepdims=True)
     np.testing.assert_allclose(of_texts, wanted.text_embeds.numpy(), atol=1e-5)
     network = zero_shot_clip(sizes, clip.vision(), np.asarray(of_texts), jnp.float32)
-    # Ours has the scale that CLIP's training ends with.
+    # Our network uses 100, CLIP's final scale.
     scale = 100 / model.logit_scale.exp().item()
     logits = outputs(network, images)
     assert_close(logits, scale * wanted.logits_per_image)

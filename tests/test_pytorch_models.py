@@ -30,7 +30,7 @@ from experiments.models import (  # noqa: E402
 CLASSES = 7
 
 
-# Ours and theirs, by name, and the side of the images.
+# Our and PyTorch's network, and the image side, by name.
 NETWORKS = {
     "resnet32": (
         lambda: resnet_cifar(32, CLASSES),
@@ -62,11 +62,11 @@ NETWORKS = {
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    torch.set_num_threads(1)  # more of them wait for each other on a busy machine
+    torch.set_num_threads(1)  # more threads wait for each other on busy machines
 
 
 def randomised(module):
-    """In float64, with BatchNorm weights and statistics that are not their defaults."""
+    """Converts to float64 and draws BatchNorm weights, biases and statistics."""
     generator = torch.Generator().manual_seed(1)
     for name, tensor in module.double().state_dict().items():
         if name.endswith(("running_mean", "bias")):
@@ -84,7 +84,7 @@ def error_of(ours, theirs):
 
 
 def assert_parity(name, model, module, torch_logits, to_state, side):
-    """Compares evaluation, then training with the running statistics it leaves."""
+    """Compares evaluation, then training with its updated running statistics."""
     images = np.random.default_rng(0).normal(size=(2, side, side, 3))
     weights = jax.tree.map(jnp.asarray, from_pytorch(to_state(module), model))
     apply = jax.jit(model.apply, static_argnames="train")
@@ -126,7 +126,7 @@ def test_weights_go_back_as_they_came(name):
         np.testing.assert_array_equal(back[array], state[array])
 
 
-# Where they are installed, those that exported weights are for.
+# Packages that exported weights are for, if installed.
 ELSEWHERE = {
     "torchvision": lambda package: package.models.resnet50(num_classes=CLASSES),
     "timm": lambda package: package.create_model("resnet50", num_classes=CLASSES),

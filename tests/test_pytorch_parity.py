@@ -1,4 +1,4 @@
-"""Twenty steps in float64, here and in PyTorch, from the same weights."""
+"""Tests of twenty float64 steps in JAX and PyTorch, from the same weights."""
 
 import jax
 import jax.numpy as jnp
@@ -95,7 +95,7 @@ def loss(logits, labels, epoch):
 
 
 def depth(method):
-    """The published network once, and a small one for the other methods."""
+    """Returns the published depth for Focal-SAM, a small one otherwise."""
     return 32 if method == "focal_sam" else 8
 
 
@@ -121,14 +121,14 @@ def train_in_jax(params, batch_stats, method):
 @pytest.mark.parametrize("method", JAX_METHODS)
 def test_twenty_steps_end_at_the_same_weights(method, x64, as_users_compile):
     torch.manual_seed(0)
-    torch.set_num_threads(1)  # more of them wait for each other on a busy machine
+    torch.set_num_threads(1)  # more threads wait for each other on busy machines
     module = resnet.ResNet(depth(method), CLASSES).double()
     params, batch_stats = jax.tree.map(jnp.asarray, resnet.to_jax(module))
     ours = train_in_jax(params, batch_stats, method)
     theirs = train_in_pytorch(module, method)
     assert jax.tree.structure(ours) == jax.tree.structure(theirs)
     far = optax.tree.norm(optax.tree.sub(ours, params)) / optax.tree.norm(params)
-    assert far > 0.01  # they did go somewhere
+    assert far > 0.01  # the weights changed
     pairs = zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True)
     error = max(np.linalg.norm(a - b) / np.linalg.norm(b) for a, b in pairs)
     print(f"{method}: relative error {error:.1e}, the largest over all arrays")

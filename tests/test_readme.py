@@ -1,9 +1,11 @@
-"""The README's Python, run as it stands, and its promises about commands."""
+"""Tests of the README: Python blocks, test command, links and citation."""
 
 import re
 from pathlib import Path
 
 import pytest
+
+import focal_sam_jax as fsam
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -27,6 +29,15 @@ def test_continuous_integration_runs_the_test_command_of_the_readme():
 def test_links_to_files_lead_somewhere():
     for target in re.findall(r"\]\((?!http|#)([^)]+)\)", README):
         assert (ROOT / target).exists(), target
+
+
+def test_the_version_stands_in_the_change_log_and_the_citation_file():
+    yaml = pytest.importorskip("yaml", reason="needs focal_sam_jax[experiments]")
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    date = citation["date-released"]
+    first = re.search(r"^## .*$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert citation["version"] == fsam.__version__
+    assert first[0] == f"## [{fsam.__version__}] - {date}"
 
 
 def test_the_citation_file_names_the_same_paper():

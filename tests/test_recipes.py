@@ -1,4 +1,4 @@
-"""Every recipe, shrunk and run; what their docstrings and names promise."""
+"""Tests that every recipe runs, and matches its docstring and name."""
 
 import importlib
 import itertools
@@ -54,8 +54,8 @@ def shrunk(name, method, loss):
 
 @pytest.fixture(scope="module")
 def tiny_clip(tmp_path_factory):
-    """From a recipe for CLIP to the same with a tiny model, and names of the classes
-    where it needs them."""
+    """Returns a function that gives a CLIP recipe a tiny model, and class names if it
+    needs them."""
     pytest.importorskip("tokenizers", reason="needs focal_sam_jax[clip]")
     from clip_files import write_clip
 
@@ -75,9 +75,9 @@ def tiny_clip(tmp_path_factory):
     return changed
 
 
-# A loss does not know which method runs, a method not which loss, and neither knows the
-# data: every loss and every method in turn is enough.
-BASE = [name for name in RECIPES if "_if" not in name]  # those differ in their tail
+# Losses, methods and data do not depend on each other: one test of every loss and every
+# method is enough.
+BASE = [name for name in RECIPES if "_if" not in name]  # those differ in imbalance
 _KINDS = [("focal_sam", loss) for loss in LOSSES]
 _KINDS += [(method, "ldam") for method in METHODS if method != "focal_sam"]
 
@@ -151,7 +151,7 @@ def test_other_factors_differ_in_the_tail_alone(name, factor):
 
 
 def run_steps(config, dataset, steps, looks):
-    """Trains for so many steps and evaluates so many batches of the test split."""
+    """Trains ``steps`` steps and evaluates ``looks`` batches of the test split."""
     trainer, feed, key = make(config, dataset)
     state = trainer.init(jax.random.key(0))
     for inputs, count in itertools.islice(feed.epoch(0), steps):

@@ -1,4 +1,4 @@
-"""The report: which runs it takes, how it groups and names them, and its numbers."""
+"""Tests of the report: choice, grouping and names of runs, and its numbers."""
 
 import dataclasses
 import io
@@ -255,7 +255,7 @@ def test_tables_fit_a_terminal():
 def test_the_time_of_a_step_leaves_out_the_epoch_that_compiles(tmp_path):
     write_run(tmp_path / "run", accuracy=0.8)
     ((run,), _) = find_runs([tmp_path])
-    # 0.902 s to 0.920 s an epoch from the second on, and 30 s in the first.
+    # The first epoch takes 30 s, each later one 0.902 s to 0.920 s.
     assert step_seconds(run.rows) == pytest.approx(0.911 / STEPS_PER_EPOCH)
 
 
@@ -376,7 +376,7 @@ def test_a_users_mistake_is_explained(runs, tmp_path, prepare, words):
 
 
 def test_a_report_beside_the_runs_is_no_run(runs, tmp_path):
-    """As with runs/*, the second time."""
+    """A second ``runs/*`` matches the report."""
     make_report(runs, out=runs / "report")
     results, _ = make_report(*sorted(runs.iterdir()), out=tmp_path / "out")
     assert results["left_out"] == {str(runs / "report"): "holds no run"}

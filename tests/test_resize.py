@@ -106,7 +106,7 @@ def test_parts_are_drawn_as_on_the_host():
     host = [host_crop.random_box(width, height, rng) for _ in range(draws)]
     first_column, first_row, column, row = np.array(host).T
     host_tall, host_wide = row - first_row, column - first_column
-    # Sides are rounded to whole pixels, which moves both a little beyond their bounds.
+    # Sides are rounded to whole pixels, so both can exceed their bounds a little.
     share, ratio = tall * wide / (height * width), wide / tall
     assert 0.07 < share.min() < 0.1 < 0.9 < share.max() <= 1
     assert 0.7 < ratio.min() < 0.8 < 1.25 < ratio.max() < 1.42

@@ -1,4 +1,4 @@
-"""A run that is killed, stopped or tampered with: nothing is lost, nothing is wrong."""
+"""Tests that killed, stopped or damaged runs lose nothing and stay correct."""
 
 import random
 import re
@@ -24,13 +24,13 @@ from experiments.train import parse, run
 from experiments.training.checkpoint import Checkpoints
 from experiments.training.loop import StopSignal
 
-# Every epoch saves, and averaged weights are in the state.
+# Saves every epoch; averaged weights are in the state.
 EVERY = [*FLAGS, "--eval-every", "5", "--ema", "0.9", "--checkpoint-every", "1"]
 SHORT, JOB = [*EVERY, "--epochs", "9"], [*EVERY, "--epochs", "60"]
 
 
 def undisturbed(job, run_dir):
-    """A run that nothing disturbs."""
+    """Trains without interruption."""
     status, said = finish(start("train", *job, "--run-dir", run_dir))
     assert status == 0, said
     return run_dir
@@ -85,10 +85,10 @@ def test_a_run_killed_many_times_ends_bit_for_bit_the_same(
         while rows(run_dir) <= begun and process.poll() is None:
             assert time.monotonic() < deadline
             time.sleep(0.001)
-        if kills % 2:  # As soon as a save has begun and not ended,
+        if kills % 2:  # Kill during a save,
             while not unfinished_saves(run_dir) and process.poll() is None:
                 pass
-        else:  # or at any moment.
+        else:  # or at a random time.
             time.sleep(draw.uniform(0, 0.5))
         assert process.poll() is None, finish(process)
         process.send_signal(signal.SIGKILL)
@@ -126,7 +126,7 @@ def test_every_signal_saves_in_the_middle_of_an_epoch(whole, tmp_path):
 
 
 class Stops:
-    """Checkpoints of a run in which nothing is agreed on."""
+    """Fake checkpoints; ``reached_preemption`` must not be called."""
 
     def reached_preemption(self, step):
         raise AssertionError
@@ -134,7 +134,7 @@ class Stops:
 
 @pytest.fixture
 def hears_ctrl_c():
-    """Also where the tests run in the background, deaf to it."""
+    """Handles SIGINT, even if background tests ignore it."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -153,7 +153,7 @@ def test_a_second_ctrl_c_ends_at_once(hears_ctrl_c):
 
 
 def test_a_signal_that_is_ignored_stays_so():
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup has it
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
     try:
         with StopSignal(Stops(), print) as stop:
             signal.raise_signal(signal.SIGHUP)
@@ -168,7 +168,7 @@ def copy(whole, tmp_path):
 
 
 def go_on(run_dir):
-    """In this process, which has compiled it before."""
+    """Resumes in this process, which already compiled it."""
     options = [*JOB, "--run-dir", str(run_dir), "--resume"]
     run(parse(options), Console(quiet=True))
 
@@ -208,7 +208,7 @@ def test_a_damaged_checkpoint_is_named_and_left_alone(copy, damage):
     assert "\n" not in said and f"{checkpoint} is damaged" in said
     assert everything_in(copy / "checkpoints") == before
 
-    # The command in the message makes it go on from the checkpoint before.
+    # After the command in the message, it resumes from the previous checkpoint.
     (move,) = re.findall("after `(mv .*)` the same command", said)
     subprocess.run(move, shell=True, check=True)
     go_on(copy)
@@ -226,7 +226,7 @@ def test_a_foreign_checkpoint_is_refused_and_left_alone(copy, tmp_path):
         go_on(copy)
     assert everything_in(copy / "checkpoints") == before
 
-    # Nor does a new run begin in a folder that holds checkpoints.
+    # A new run does not start in a folder that holds checkpoints.
     (copy / "manifest.json").unlink()
     (copy / "metrics.jsonl").unlink()
     with pytest.raises(UserError, match="already holds a run"):

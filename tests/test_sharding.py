@@ -1,4 +1,4 @@
-"""One code path on one device and on eight."""
+"""Tests of sharding: one device and eight devices."""
 
 import jax
 import numpy as np

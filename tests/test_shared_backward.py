@@ -1,4 +1,4 @@
-"""One backward pass for two gradients: the numbers of two passes, for less."""
+"""Tests that one shared backward pass gives both gradients at lower cost."""
 
 from functools import cache, partial
 
@@ -37,20 +37,20 @@ def normalised(x, axes):
 
 
 def convolved(kernel, x):
-    """A convolution, then two groups of channels normalised over the whole image."""
     return jax.lax.conv_general_dilated(
         x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
 
 
 def scaled(theta, x):
+    """Normalises two channel groups over the whole image, then scales."""
     groups = x.reshape(*x.shape[:3], 2, -1)
     x = normalised(groups, (1, 2, 4)).reshape(x.shape)
     return x * theta["scale"].reshape(1, 1, 1, -1) + theta["bias"].reshape(1, 1, 1, -1)
 
 
 def logits(params, x):
-    """GroupNorm, a kernel that is used twice, LayerNorm, and a head half frozen."""
+    """Applies GroupNorm, a kernel used twice, LayerNorm, a head with frozen bias."""
     x = apply(convolved, params["in"], x)
     for _ in range(2):
         x = x + jnp.tanh(apply(convolved, params["twice"], apply(scaled, params, x)))
@@ -254,7 +254,7 @@ def test_a_vision_transformer_gets_the_same_gradients(make):
     model = make()
     params, _ = model.init(jax.random.key(0))
     keys = iter(jax.random.split(jax.random.key(1), 200))
-    # Away from zero, where products of two matrices have no gradient.
+    # Move off zero, where products of two matrices have no gradient.
     params = jax.tree.map(
         lambda p: p + 0.1 * jax.random.normal(next(keys), p.shape), params
     )
@@ -269,7 +269,7 @@ def test_a_vision_transformer_gets_the_same_gradients(make):
     assert_same(got, want)
 
 
-# --- what it costs --------------------------------------------------------------------
+# --- cost -----------------------------------------------------------------------------
 
 FORMS = ["transform", "engine"]
 MEDIUM = Vision(Transformer(128, 2, 4, 512), image_size=16, patch_size=4)
@@ -316,7 +316,7 @@ def test_a_step_computes_little_more_than_one_of_sam(form, tuner, limit, unshare
     assert flops(tuner, "focal_sam", form, shared=False) >= unshared * sam
 
 
-# --- what breaks the promise ----------------------------------------------------------
+# --- misuse ---------------------------------------------------------------------------
 
 
 def misuse(f, labels=(0, 1, 2), x=None):

@@ -1,4 +1,4 @@
-"""How much losses rise: against formulas, against each other, and in every form."""
+"""Tests of sharpness: against formulas, against each other, in every form."""
 
 import jax
 import jax.numpy as jnp
@@ -59,7 +59,7 @@ def test_an_ascent_finds_the_maximum_on_the_sphere(x64):
     slope = jnp.array([0.1, 1.0, 1.0])
     losses, w = small.quadratic(jnp.asarray(CURVED), slope), jnp.zeros(3)
     rho = 0.8
-    # Of the trust region: (mu I - A) e = b with the multiplier that makes |e| = rho.
+    # Trust region: (mu I - A) e = b, with the multiplier mu for which |e| = rho.
     low, high = 4.0 + 1e-9, 1e3
     for _ in range(200):
         mu = (low + high) / 2
@@ -146,7 +146,7 @@ def test_the_average_of_a_quadratic_is_its_trace(x64):
     )
     wanted = 0.4**2 / (2 * 30) * float(jnp.trace(matrix))
     assert abs(mean[0] - wanted) < 4 * error[0]
-    # The slope, whatever its size, leaves no error.
+    # A slope of any size adds no error.
     assert error[0] < 0.1 * wanted
 
 

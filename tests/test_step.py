@@ -1,4 +1,4 @@
-"""One step of training: what is kept, what is skipped, what is averaged."""
+"""Tests of a training step: state, skipped steps, averages."""
 
 import jax
 import jax.numpy as jnp
@@ -101,7 +101,7 @@ def test_the_step_at_which_a_long_row_began_is_kept():
     state, step = make(max_skipped=3)
     for value in [1, np.nan, 1, np.nan, np.nan, np.nan, 1, np.nan, np.nan, np.nan]:
         state = step(state, *batch(value))
-    # Steps count from 0; the first row of three began with step 3.
+    # Steps count from 0; the first three consecutive skips began with step 3.
     assert tuple(state.skipped) == (7, 3, 3)
 
 
@@ -134,7 +134,7 @@ def test_the_average_is_exponential_and_what_is_evaluated():
         state, plain = step(state, *batch()), plain_step(plain, *batch())
         weights.append(state.params["w"])
         means.append(state.batch_stats["mean"])
-        # Of the steps alone, from the first on: nothing is left of the start.
+        # All steps so far count; the initial values have no weight.
         shares = 0.75 ** np.arange(steps)[::-1]
         params, batch_stats = state.evaluated
         for found, all_so_far in ((params["w"], weights), (batch_stats["mean"], means)):

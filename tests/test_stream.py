@@ -1,4 +1,4 @@
-"""Large images on their way from the disk: the same ones whoever carries them."""
+"""Tests of streamed images: the same with any number of processes."""
 
 import io
 import itertools
@@ -50,7 +50,7 @@ def noise(width, height, seed=0):
 
 
 class Images:
-    """Twenty-two images that tell their class by their red channel."""
+    """Twenty-two images whose red channel encodes their class."""
 
     upright = False
 
@@ -144,7 +144,7 @@ def test_images_are_turned_where_their_source_says_so():
     assert shown.size == (10, 20)
     assert shown.getpixel((5, 2)) == (255, 255, 255)
     assert shown.getpixel((5, 17)) == (0, 0, 0)
-    # What makes no sense turns nothing.
+    # Invalid EXIF turns nothing.
     broken = encode(stored, "PNG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")
     assert decode_rgb(broken, "it", upright=True).size == (20, 10)
 
@@ -155,7 +155,7 @@ def test_what_is_no_image_is_named(encoded):
         decode_rgb(encoded, "n01/x.png", upright=True)
 
 
-# With other bytes in its header an image may claim to be of any size.
+# With a damaged header, an image may claim any size.
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @given(st.sampled_from(["PNG", "JPEG", "GIF"]), st.data())
 @settings(max_examples=200, deadline=None)
@@ -184,7 +184,7 @@ def test_the_middle_square_is_that_of_pillow(
     image = noise(width, height)
     resize = size + margin
     scale = resize / min(width, height)
-    # What Resize and CenterCrop of torchvision do.
+    # As Resize and CenterCrop of torchvision do.
     wide, high = (
         resize if side == min(width, height) else int(side * scale + 1e-9)
         for side in (width, height)
@@ -230,7 +230,7 @@ def test_parts_have_the_published_distribution():
     columns, rows = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
     areas, ratios = columns * rows / 1e6, np.log(columns / rows) / np.log(4 / 3)
     assert areas.min() > 0.079 and areas.max() > 0.95
-    # Up to 3/4 of the area every ratio fits, and both are uniform.
+    # Up to 3/4 of the area every ratio fits: both are uniform.
     fitting = areas < 0.75
     quantiles = np.linspace(0.1, 0.9, 9)
     expected = 0.08 + quantiles * 0.67
@@ -309,7 +309,7 @@ def test_an_epoch_shows_every_example_at_most_once(batch_size):
     for epoch in epochs:
         assert len(set(epoch)) == len(epoch)
     assert len({epoch.tobytes() for epoch in epochs}) == 3
-    if len(epochs[0]) < SIZE:  # others are left out in turn
+    if len(epochs[0]) < SIZE:  # epochs omit different ones
         assert len({frozenset(epoch.tolist()) for epoch in epochs}) > 1
 
 
@@ -425,7 +425,7 @@ def test_nobody_is_left_when_training_ends_or_breaks_off(workers):
         raise ZeroDivisionError
     assert_nobody_is_left()
     assert list(stream) == []
-    stream.close()  # once more does no harm
+    stream.close()  # may be repeated
 
 
 def test_nobody_is_left_when_an_evaluation_is_over():
@@ -470,7 +470,7 @@ for _ in range(4):
 
 
 def run_parent(how):
-    """What a process with two workers of its own said, and their numbers."""
+    """Runs a process with two workers; also returns the workers' ids."""
     root = Path(__file__).parents[1]
     paths = [str(root), str(root / "tests"), os.environ.get("PYTHONPATH", "")]
     done = subprocess.run(

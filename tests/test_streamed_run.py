@@ -18,7 +18,7 @@ COUNTS = {"ash": 30, "birch": 12, "cedar": 5}
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory):
-    """A small network on a folder of images, a colour a class."""
+    """Writes images, a colour per class; returns options for a small network."""
     folder = tmp_path_factory.mktemp("trees")
     rng = np.random.default_rng(0)
     for colour, (name, count) in enumerate(COUNTS.items()):
@@ -60,7 +60,7 @@ def test_it_learns_and_counts_every_image(whole):
     ("signal_", "workers"), [(signal.SIGTERM, 0), (signal.SIGKILL, 1)]
 )
 def test_a_stream_resumes_where_it_was(job, whole, tmp_path, signal_, workers):
-    """Whichever way it was stopped, and whether threads or processes read."""
+    """Tests both signals, and reading in threads or processes."""
     run_dir = tmp_path / "run"
     options = [*job, "--workers", workers, "--run-dir", run_dir]
     process = start("train", *options)

@@ -1,4 +1,4 @@
-"""What TensorBoard's own reader finds in the event files of a run."""
+"""Tests of a run's event files with TensorBoard's own reader."""
 
 import json
 
@@ -32,7 +32,7 @@ def result(which, epoch, accuracy):
 
 
 def train(run_dir, epochs, *, more=(), after=0):
-    """Writes both files as a run does that goes on after so many epochs."""
+    """Writes both files like a run that resumes after ``after`` epochs."""
     board = TensorBoard(run_dir, keep_until_step=after * STEPS_PER_EPOCH)
     metrics = run_dir / "metrics.jsonl"
     kept = [row for epoch in range(1, after + 1) for row in epoch_rows(epoch)]
@@ -43,7 +43,7 @@ def train(run_dir, epochs, *, more=(), after=0):
             file.write(json.dumps(row) + "\n")
         board.append(row)
     board.close()
-    # The file's name holds the second, and no real run goes on within the same.
+    # The file's name holds the second; no real run resumes within the same one.
     (file,) = run_dir.glob("events.out.tfevents.[1-9]*")
     earlier = len(list(run_dir.glob("events.out.tfevents.0*")))
     file.rename(run_dir / f"events.out.tfevents.{earlier:010}.host")

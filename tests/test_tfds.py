@@ -1,4 +1,4 @@
-"""Reading what TFDS has prepared: both formats, every process, every mistake."""
+"""Tests of reading TFDS's data: both formats, several processes, errors."""
 
 import io
 import multiprocessing
@@ -37,7 +37,7 @@ def cifar(tmp_path_factory):
 
 @pytest.fixture
 def own_cifar(cifar, tmp_path):
-    """The same, for one test to spoil."""
+    """Makes a copy for one test to change."""
 
     def copy(kind):
         shutil.copytree(cifar[kind] / "cifar10", tmp_path / "cifar10")
@@ -216,7 +216,7 @@ def test_labels_are_read_once_and_then_kept(own_cifar, kind):
     data_dir = own_cifar(kind)
     images, ids = open_train(data_dir)
     (kept,) = (data_dir / CACHE_FOLDER).iterdir()
-    # What stands in the file is what is handed out, so it was not read anew.
+    # Changed labels in the file show that the records are not read again.
     with np.load(kept) as arrays:
         changed = dict(arrays)
     changed["labels"] = changed["labels"][::-1]
@@ -266,7 +266,7 @@ def test_a_damaged_file_of_labels_is_written_anew(own_cifar):
 
 def test_a_folder_that_cannot_be_written_to_is_no_obstacle(own_cifar):
     data_dir = own_cifar("tfrecord")
-    # A file where the folder should be: nothing can be written, whoever asks.
+    # A file instead of the folder: no user can write there.
     (data_dir / CACHE_FOLDER).write_text("")
     images, ids = open_train(data_dir)
     assert len(images) == len(ids) == 60

@@ -1,4 +1,4 @@
-"""The data sets that TFDS prepares: which parts are used, and what is explained."""
+"""Tests of the data sets that TFDS prepares: splits used, and errors."""
 
 import io
 import shutil
@@ -32,7 +32,7 @@ def load(data_dir, data, **changes):
 
 
 def toy(data_dir, features, splits, name="toy", configs=(), config=None):
-    """A data set that is nobody's, with the features and examples that a test wants."""
+    """Writes an unregistered data set with the given features and examples."""
     with tfds.core.registered.skip_registration():
         members = {
             "VERSION": tfds.core.Version("1.0.0"),

@@ -1,4 +1,4 @@
-"""The main job: what it leaves behind, how it resumes, how it refuses."""
+"""Tests of the train command: output files, resuming, errors."""
 
 import json
 import shutil

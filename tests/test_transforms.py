@@ -1,4 +1,4 @@
-"""The four transforms: the oracle's numbers, schedules, and the exact identities."""
+"""Tests of the transforms: the oracle's numbers, schedules, and exact identities."""
 
 from functools import partial
 
@@ -25,7 +25,7 @@ GROUPS = np.array([[0.0, 1, 0, 1], [0, 0, 1, 0], [1, 0, 0, 0]])
 
 
 def any_weights(params, rho, **options):
-    """Written in the other form: a part of every class stays, the rest climbs."""
+    """Computes the other form: 1 - 0.7 w_c unperturbed, 0.7 w_c perturbed."""
     before, uphill = ref.weighted(params, ANY_WEIGHTS)
     epsilon, norm = ref.ascent(params, uphill, rho, **options)
     after, climbed = ref.weighted(ref.add(params, epsilon), ANY_WEIGHTS)
@@ -95,7 +95,7 @@ some_rho = st.floats(0.001, 1.0)
 
 
 def loss_of(labels=ref.Y, ids=None, classes=ref.CLASSES):
-    """Parameters to per-class losses, the classes called by ``ids``."""
+    """Makes the per-class loss function; ``ids`` renames the classes."""
     ids = labels if ids is None else ids
 
     def per_class_loss(params):
@@ -359,7 +359,7 @@ def test_names_of_classes_do_not_matter(params, labels, counts, rho, order):
 @few_examples
 @given(some_params, some_labels, some_counts, some_rho, st.integers(1, 10_000))
 def test_only_ratios_of_counts_matter(params, labels, counts, rho, factor):
-    # ImbSAM compares with a threshold and CC-SAM takes n - 1: those scale there.
+    # For ImbSAM the threshold scales too; for CC-SAM, n - 1 scales, not n.
     with jax.enable_x64(True):
         double = jax.tree.map(np.float64, params)
         counts = counts.astype(np.float64) + 1

@@ -1,7 +1,7 @@
 """Small data sets on disk, in TFDS's own format with the real names and features.
 
-TFDS's builders write them: only where their images come from is replaced. Images are
-noise around a colour that follows from the class, so that a network can learn them.
+TFDS's builders write them; only the source of the images is replaced. Images are noise
+around the colour of their class, so that a network can learn them.
 """
 
 import functools
@@ -32,12 +32,13 @@ def write_cifar(
     file_format: str = "array_record",
     shards: int = 1,
 ) -> Path:
-    """CIFAR-10 or CIFAR-100 with so many images a class; the real one has 500 and 100
-    (CIFAR-100) or 5000 and 1000.
+    """Writes CIFAR-10 or CIFAR-100.
+
+    The real sets have 5000 training and 1000 test images per class, or 500 and 100.
 
     Returns:
-      The folder of the data set. Its ids number the images as TFDS does, by their place
-      in the original files, where classes come in random order.
+      The folder of the data set. As in TFDS, its ids are the places of the images in
+      the original files, where classes are in random order.
     """
     classes = CLASSES[name]
 
@@ -75,8 +76,10 @@ def write_imagenet_lt(
     file_format: str = "array_record",
     shards: int = 1,
 ) -> Path:
-    """ImageNet-LT with so many training images of each of its 1000 classes, one to
-    validate and one to test."""
+    """Writes ImageNet-LT with one validation and one test image per class.
+
+    Class c of the 1000 classes has ``train_counts(c)`` training images.
+    """
 
     def examples(split, count, seed):
         rng = np.random.default_rng(seed)
@@ -101,8 +104,10 @@ def write_i_naturalist2018(
     file_format: str = "array_record",
     shards: int = 1,
 ) -> Path:
-    """iNaturalist 2018 with so many training images of each of its 8142 species, 300
-    images to validate and 20 to test, whose labels are -1."""
+    """Writes iNaturalist 2018 with ``train_counts(c)`` training images of species c.
+
+    There are 8142 species, 302 validation images, and 20 test images with label -1.
+    """
 
     def examples(split, labels, seed):
         rng = np.random.default_rng(seed)
@@ -136,18 +141,18 @@ def write_places(
     shards: int = 1,
     by_class: bool = False,
 ) -> Path:
-    """Places365 and the lists that make Places-LT of it.
+    """Writes Places365 and the lists of Places-LT.
 
-    Of each of the 365 classes the lists choose so many training images, one to
-    validate and one to test; there are ``spare`` more of each that they do not choose.
+    For each of the 365 classes, the lists contain the training images, one validation
+    and one test image.
 
     Args:
       data_dir: folder of data sets.
-      train_counts: training images of a class.
-      spare: images a class that are not chosen.
+      train_counts: number of listed training images of a class.
+      spare: number of unlisted training images per class.
       size: side of the images, in pixels.
       file_format: ``array_record`` or ``tfrecord``.
-      shards: files a split.
+      shards: number of files per split.
       by_class: write the lists' paths as ``train/arena-hockey/00000001.jpg``, not as
         ``data_256/a/arena/hockey/00000001.jpg``.
     """
@@ -215,7 +220,7 @@ def coloured_noise(
 
 
 def encode(image: np.ndarray, kind: str) -> io.BytesIO:
-    """A file in memory; PNG keeps every pixel, JPEG does not."""
+    """Encodes to a file in memory; PNG is lossless, JPEG is not."""
     file = io.BytesIO()
     options = {"compress_level": 0} if kind == "PNG" else {}
     Image.fromarray(image).save(file, kind, **options)
@@ -231,15 +236,15 @@ def write(
     shards: int = 1,
     change: Callable = lambda builder: None,
 ) -> Path:
-    """Any data set that TFDS has a builder for, from examples with keys.
+    """Writes any data set that TFDS has a builder for.
 
     Args:
       data_dir: folder of data sets.
-      name: of the data set.
-      splits: keys and examples by name of split; images as files in memory.
+      name: name of the data set.
+      splits: keys and examples by split name; images are files in memory.
       file_format: ``array_record`` or ``tfrecord``.
-      shards: files a split.
-      change: what else to do to the builder.
+      shards: number of files per split.
+      change: function that modifies the builder.
 
     Returns:
       The folder of the data set.
@@ -272,7 +277,7 @@ def prepare(
 
 
 def to_tfrecord(folder: Path) -> None:
-    """Makes an ArrayRecord data set a TFRecord one: the same records in the same order.
+    """Converts an ArrayRecord data set to TFRecord: same records, same order.
 
     TFDS itself needs TensorFlow to write TFRecord files.
     """

@@ -36,7 +36,7 @@ def make(config, dataset, *, mesh=ONE, seed=0, device_loop=False, split_state=Fa
 
 
 def train(trainer, feed, key, *, epochs=1, seed=0):
-    """The state after so many epochs."""
+    """Returns the state after ``epochs`` epochs."""
     state = trainer.init(jax.random.key(seed))
     for epoch in range(epochs):
         for inputs, steps in feed.epoch(epoch * feed.steps_per_epoch):

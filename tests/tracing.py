@@ -1,15 +1,14 @@
-"""How often JAX traces a function, and so compiles it.
+"""A counter of how often JAX traces, and so compiles, a function.
 
-Not by the size of the cache of ``jax.jit``: in a long run of many tests it was once
-empty after two calls.
+The cache size of ``jax.jit`` is unreliable: in a long test run it was once empty after
+two calls.
 """
 
 from functools import wraps
 
 
 def counted(function):
-    """``function``, whose attribute ``traces`` grows with every call: under ``jit``,
-    with every trace."""
+    """Adds a counter ``traces`` of calls; under ``jit``, it counts traces."""
 
     @wraps(function)
     def counting(*args, **kwargs):
