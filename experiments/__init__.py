@@ -11,7 +11,7 @@ if _missing:
         "repository run pip install -e '.[experiments]'."
     )
 
-# Only now, since it imports some of them.
+# Imported last, because it imports some of these packages.
 from experiments.ending import begin  # noqa: E402
 
 begin()

@@ -1,4 +1,4 @@
-"""How sharp networks are for head and tail: ``python -m experiments.analyze``."""
+"""Sharpness of networks for head and tail: ``python -m experiments.analyze``."""
 
 import sys
 from dataclasses import asdict, dataclass, field
@@ -44,8 +44,8 @@ _HEAD, _TAIL = "many", "few"
 class Job:
     """Measures how sharp the loss of head and tail classes is in finished runs.
 
-    The last checkpoint of every run, on the training set it learned from. Runs that
-    differ in their seeds alone make a row; landscapes are of the first seed.
+    The last checkpoint of every run is measured on its training set. Runs that differ
+    only in their seeds form one row; landscapes show the first seed.
     """
 
     run_dirs: RunDirs = ()
@@ -101,7 +101,7 @@ def run(job: Job, console: Console) -> Path:
 
 
 def _groups(paths: tuple[Path, ...], console: Console) -> list[Group]:
-    """The runs to compare, which must have learned from the same data."""
+    """Returns the groups to compare; their data set and class counts must match."""
     by_data, left_out = find_groups(paths)
     for folder, why in left_out.items():
         console.print(f"left out: {folder}, {why}", markup=False, soft_wrap=True)
@@ -125,7 +125,7 @@ def _groups(paths: tuple[Path, ...], console: Console) -> list[Group]:
 def _measure_all(
     groups: list[Group], job: Job, console: Console
 ) -> tuple[list[Measured], dict[str, dict[str, list[Any]]], dict[str, Landscape]]:
-    """Numbers of all runs, spectra by group of classes and method, and landscapes."""
+    """Measures numbers, spectra by class group and group of runs, and landscapes."""
     mesh = devices.device_mesh(1)
     key, settings = jax.random.key(0), job.settings
     measured, planes = [], {}
@@ -204,7 +204,7 @@ def _draw(
 
 
 def main() -> None:
-    """The command."""
+    """Runs the command."""
     job = tyro.cli(Job, prog="python -m experiments.analyze", args=sys.argv[1:])
     compute_right_sums()
     keep_compiled()

@@ -1,4 +1,4 @@
-"""What all commands share: arguments, and how XLA compiles."""
+"""Code that all commands share: command-line arguments and XLA settings."""
 
 import argparse
 import dataclasses
@@ -46,13 +46,13 @@ Workers = Annotated[
     at_least(0),
 ]
 
-# The options that others depend on.
+# Options that the defaults of the others depend on.
 _FIRST = ("config", "method", "loss", "data", "epochs")
 _FIRST += ("model", "init_weights", "image_size", "data_dir", "subset_seed")
 _FOLDER = Path("~/.cache/focal_sam_jax/compiled")
-# Versions that on CPU compute some sums wrong or crash on them (jax-ml/jax#39103 and
-# #40412, #39257), and what leaves them, and single convolutions, to XLA itself. An
-# unknown flag would end the process: these versions know it.
+# jaxlib versions that on CPU compute some sums wrong or crash on them
+# (jax-ml/jax#39103 and #40412, #39257). The flag leaves these sums, and single
+# convolutions, to XLA itself. An unknown flag ends the process; these versions know it.
 _WRONG_SUMS = {"0.10.2", "0.11.0"}
 _FLAG = "--xla_cpu_experimental_ynn_fusion_type"
 _WITHOUT_THEM = f"{_FLAG}=-individual_convolution,-reduce"
@@ -63,22 +63,23 @@ _Job = TypeVar("_Job")
 def arguments_of(
     job: type[_Job], prog: str, arguments: list[str], recipe: str = "digits_lt"
 ) -> _Job:
-    """The job that a command line describes.
+    """Returns the job that a command line describes.
 
-    The recipe, the method, the loss, the data and the epochs are read first: they set
-    the defaults of the rest. Data of the user's own are not cut; without a recipe they
-    are looked at, and the nearest is taken. What a recipe does after so many epochs is
-    done in proportion in a shorter or longer run. A radius that is given is constant.
+    The recipe, method, loss, data and epochs are read first: they set the other
+    defaults. The user's own data are used as they are, without cutting a tail. If no
+    recipe is named for them, some of the data are read to choose one. With other
+    epochs, milestones and switches are scaled. A given ``--rho`` replaces a step
+    schedule of the radius by a constant.
 
     Args:
-      job: a dataclass whose first field is ``config``, and the only one without a
+      job: a dataclass whose first field is ``config``, its only field without a
         default.
-      prog: the command, for its help.
-      arguments: what follows the command.
-      recipe: where none is named and the data are not the user's own.
+      prog: name of the command, for its help.
+      arguments: the arguments after the command.
+      recipe: recipe to use if none is named and the data are not the user's own.
 
     Raises:
-      UserError: if an option is out of bounds, or has no effect beside the others.
+      UserError: if an option is out of bounds, or has no effect with the others.
     """
     given = {
         argument[2:].partition("=")[0].replace("-", "_")
@@ -144,7 +145,7 @@ def _in_sections(
 
 
 def _fitting(known: argparse.Namespace, method, loss, *, clip: bool) -> Config:
-    """The configuration that suits own data, which are looked at."""
+    """Returns a configuration for own data, after reading some of them."""
     seed, size = (
         int(number) if (number or "").isdecimal() else None
         for number in (known.subset_seed, known.image_size)
@@ -163,9 +164,9 @@ def _fitting(known: argparse.Namespace, method, loss, *, clip: bool) -> Config:
 
 
 def compute_right_sums() -> None:
-    """Keeps XLA's CPU backend from sums that it gets wrong, before JAX finds devices.
+    """Sets a flag that prevents wrong sums in XLA's CPU backend.
 
-    A choice of the user's own in ``XLA_FLAGS`` is left as it is.
+    Call it before JAX finds devices. The flag is not changed if ``XLA_FLAGS`` has it.
     """
     flags = os.environ.get("XLA_FLAGS", "")
     if jaxlib.__version__ in _WRONG_SUMS and _FLAG not in flags:
@@ -173,10 +174,10 @@ def compute_right_sums() -> None:
 
 
 def keep_compiled() -> None:
-    """Turns JAX's persistent compilation cache on, before anything is compiled.
+    """Turns JAX's persistent compilation cache on.
 
-    A folder of the user's own, ``JAX_COMPILATION_CACHE_DIR``, is left as it is, and
-    ``JAX_ENABLE_COMPILATION_CACHE=false`` turns the cache off.
+    Call it before anything is compiled. A folder in ``JAX_COMPILATION_CACHE_DIR`` is
+    kept, and ``JAX_ENABLE_COMPILATION_CACHE=false`` turns the cache off.
 
     Raises:
       UserError: if the folder cannot be made.

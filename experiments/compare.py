@@ -51,9 +51,9 @@ from experiments.training.trainer import Trainer
 class Job:
     """Trains every method with the same data and epochs, over several seeds.
 
-    A seed draws the long-tailed subset, the initial weights, the data order and the
-    augmentation. Differences are paired by seed. Every run is kept in a folder of its
-    own, as experiments.train leaves it, for experiments.report and experiments.analyze.
+    A seed decides the long-tailed subset, initial weights, data order and augmentation.
+    Differences are paired by seed. Every run is kept in its own folder, in the format
+    of experiments.train, for experiments.report and experiments.analyze.
     """
 
     config: Annotated[str, tyro.conf.arg(help="recipe")] = "digits_lt"
@@ -134,7 +134,7 @@ def run(job: Job, console: Console) -> Path:
         method: get_config(job.config, method, job.loss).with_epochs(epochs)
         for method in dict.fromkeys(job.methods)
     }
-    # Before the folder, which is not made if the data are not there.
+    # This comes first: if the data are missing, no folder is made.
     seed_dataset(next(iter(configs.values())), 0, job.data_dir)
     run_dir = job.run_dir or free_run_dir(Path("runs"), f"compare-{job.config}")
     make_run_dir(run_dir)
@@ -152,7 +152,7 @@ def run(job: Job, console: Console) -> Path:
 
 
 def _open(job: Job, run_dir: Path, configs: dict[str, Config]) -> None:
-    """Starts the records of a comparison, or finds those of the one to go on with."""
+    """Creates the records of a comparison, or checks those of the one to resume."""
     options = {
         "config": {name: as_json(config) for name, config in configs.items()},
         "tuned_anew": job.tune,
@@ -210,11 +210,11 @@ def _train_all(
     console: Console,
     device_loop: bool,
 ) -> None:
-    """Trains and keeps every run that is not there yet.
+    """Trains and saves every run that does not exist yet.
 
-    Rows are methods, and after them what trains for as long as Focal-SAM takes. Where
-    seeds are trained one by one, all rows run with a seed before the next begins, so
-    that a machine that slows down slows all of them down.
+    Rows are the methods, then the runs that train for as long as Focal-SAM takes. If
+    seeds are trained one by one, all rows run with one seed before the next begins, so
+    that a slowdown of the machine affects all rows.
     """
     as_long = same_compute.rows(configs, job.approximations)
     trainers: dict[str, Trainer] = {}
@@ -257,7 +257,10 @@ def _lengthened(
     datasets: list[Dataset],
     device_loop: bool,
 ) -> Config:
-    """With the epochs of the row's first run, or with as many as take as long."""
+    """Returns ``config`` with the epochs that take as long as Focal-SAM.
+
+    If seed 0 of the row is finished, its epochs are used.
+    """
     first = run_folder(run_dir, name, 0)
     if first.exists():
         return config.with_epochs(config_of(read_manifest(first)).epochs)
@@ -276,7 +279,7 @@ def _range(seeds: list[int]) -> str:
 
 
 def main() -> None:
-    """The command."""
+    """Runs the command."""
     job = tyro.cli(Job, prog="python -m experiments.compare", args=sys.argv[1:])
     compute_right_sums()
     keep_compiled()

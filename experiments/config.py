@@ -1,4 +1,4 @@
-"""What an experiment is: one frozen record, from which everything else follows."""
+"""Configuration of an experiment: one frozen dataclass that determines it."""
 
 import dataclasses
 import math
@@ -22,7 +22,7 @@ from experiments.errors import UserError
 Method = Literal["sgd", "sam", "imbsam", "cc_sam", "sse_sam", "focal_sam"]
 Approximation = Literal["none", "reuse_ascent", "looksam"]
 Loss = Literal["ce", "focal", "ldam", "vs", "la"]
-# Networks that PyTorch has too.
+# Networks that also exist in PyTorch.
 ResNet = Literal[
     "resnet20", "resnet32", "resnet44", "resnet56", "resnet50", "resnext50"
 ]
@@ -46,7 +46,7 @@ Augmentation = Literal[
 ]
 Interpolation = Literal["bilinear", "bicubic"]
 METHODS: tuple[Method, ...] = get_args(Method)
-# As they are written for people.
+# Names shown to users.
 METHOD_NAMES: dict[Method, str] = {
     "sgd": "SGD",
     "sam": "SAM",
@@ -60,64 +60,64 @@ LOSSES: tuple[Loss, ...] = get_args(Loss)
 
 _Mark = TypeVar("_Mark")
 
-# How data of the user's own begin: what they are, and where.
+# Prefixes of ``--data`` for the user's own data; a path or name follows.
 OWN_DATA = ("folder:", "lists:", "idx:", "tfds:")
 # Up to this size images are held in memory; larger ones are streamed from disk.
 IN_MEMORY_SIZE = 64
 
 
 class Bound(NamedTuple):
-    """What a number must be, in words, and whether it is."""
+    """A condition on a number: in words, and as a function that checks it."""
 
     words: str
     holds: Callable[[Any], bool]
 
 
 class OnlyWith(NamedTuple):
-    """Without one of ``values`` of another option, an option has no effect."""
+    """A mark: the option has no effect unless option ``name`` is in ``values``."""
 
     name: str
     values: tuple[str, ...]
 
 
 class Section(NamedTuple):
-    """Where the help lists an option, and those after it."""
+    """The help section of an option and of those after it."""
 
     title: str
 
 
 def about(help_text: str):
-    """What an option is, for the command line."""
+    """Returns the help text of an option."""
     return tyro.conf.arg(help=help_text)
 
 
 def at_least(low: float) -> Bound:
-    """From ``low`` on."""
+    """Returns the bound ``value >= low``."""
     return Bound(f"at least {low}", lambda value: value >= low)
 
 
 def above(low: float) -> Bound:
-    """More than ``low``."""
+    """Returns the bound ``value > low``."""
     return Bound(f"greater than {low}", lambda value: value > low)
 
 
 def at_most(high: float) -> Bound:
-    """Up to ``high``."""
+    """Returns the bound ``value <= high``."""
     return Bound(f"at most {high}", lambda value: value <= high)
 
 
 def below(high: float) -> Bound:
-    """Less than ``high``."""
+    """Returns the bound ``value < high``."""
     return Bound(f"less than {high}", lambda value: value < high)
 
 
 def only_with(name: str, *values: str) -> OnlyWith:
-    """An option that has no effect without one of these values of another."""
+    """Returns a mark: the option needs one of ``values`` in option ``name``."""
     return OnlyWith(name, values)
 
 
 def sections_of(options: type) -> dict[str, str]:
-    """The section of every field of a dataclass, in their order."""
+    """Returns the section of every field of a dataclass, in order."""
     marks, found, title = dict(_marks_of(options, Section)), {}, "run"
     for field in dataclasses.fields(options):
         title = marks[field.name].title if field.name in marks else title
@@ -126,11 +126,11 @@ def sections_of(options: type) -> dict[str, str]:
 
 
 def check_bounds(options: Any) -> None:
-    """Raises a ``UserError`` if an option is not within the bounds of its field.
+    """Raises a ``UserError`` if an option is out of its bounds or not finite.
 
     Args:
       options: a dataclass whose fields are ``Annotated`` with bounds; ``None`` is
-        always within them.
+        always valid.
     """
     for name, bound in bounds_of(type(options)):
         value = getattr(options, name)
@@ -143,11 +143,11 @@ def check_bounds(options: Any) -> None:
 
 
 def check_effects(config: "Config", given: Collection[str]) -> None:
-    """Raises a ``UserError`` if an option was given that has no effect, or none alone.
+    """Raises a ``UserError`` if a given option has no effect, or LDAM no cosine head.
 
     Args:
-      config: the options, given or not.
-      given: the names of those that were.
+      config: all options, given or default.
+      given: the names of the options that were given.
     """
     if config.loss == "ldam" and config.head != "cosine":
         raise UserError(
@@ -171,19 +171,19 @@ def check_effects(config: "Config", given: Collection[str]) -> None:
 
 
 def _numbers(value: Any) -> list[float]:
-    """The numbers that an option is, or holds."""
+    """Returns the numbers in the value of an option."""
     values = value if isinstance(value, tuple) else (value,)
     return [v for v in values if isinstance(v, int | float)]
 
 
 @cache
 def bounds_of(options: type) -> list[tuple[str, Bound]]:
-    """The bounds of a dataclass, each with the name of its field."""
+    """Returns the bounds of a dataclass, each with its field name."""
     return _marks_of(options, Bound)
 
 
 def _marks_of(options: type, kind: type[_Mark]) -> list[tuple[str, _Mark]]:
-    """What the fields of a dataclass are ``Annotated`` with, of one kind."""
+    """Returns the annotations of one kind, each with its field name."""
     return [
         (name, mark)
         for name, hint in get_type_hints(options, include_extras=True).items()
@@ -196,8 +196,8 @@ def _marks_of(options: type, kind: type[_Mark]) -> list[tuple[str, _Mark]]:
 class Config:
     """One training run. Durations are in epochs, accuracies are fractions.
 
-    The defaults are those of the recipe ``digits_lt``. A manifest that was written
-    before an option existed is read with its default.
+    The defaults are those of the recipe ``digits_lt``. If a manifest was written before
+    an option existed, the option has its default.
     """
 
     config: Annotated[str, about("recipe to start from; sets the defaults below")] = (
@@ -534,14 +534,14 @@ class Config:
 
     @property
     def eval_resize(self) -> int:
-        """Shorter side of an image before its middle is evaluated, in pixels."""
+        """Shorter side of an image before the evaluation crop, in pixels."""
         if self.test_resize is not None:
             return self.test_resize
         size = self.network_size
         return size if self.in_memory else round(size * 256 / 224)
 
     def with_epochs(self, epochs: int) -> "Config":
-        """A copy of another length; what happens during a run does so in proportion."""
+        """Returns a copy with ``epochs``; milestones and switches are scaled."""
 
         def moved(epoch: int) -> int:
             return round(epoch * epochs / self.epochs)
@@ -565,7 +565,7 @@ class Config:
         return self.replace(**changes)
 
     def replace(self, **changes) -> "Config":
-        """A copy with some fields changed."""
+        """Returns a copy with some fields changed."""
         return dataclasses.replace(self, **changes)
 
 

@@ -1,7 +1,7 @@
-"""Devices and processes: who takes part, and how arrays lie over them.
+"""Devices and processes, and the sharding of arrays over them.
 
-One mesh, with examples split along it. Everything is an array of the whole program, on
-however many devices and processes, so that the same ``jit`` serves one device and many.
+There is one mesh, and examples are split along its axis. All arrays are global, on any
+number of devices and processes, so that the same ``jit`` serves one device and many.
 """
 
 from collections.abc import Callable
@@ -26,16 +26,16 @@ def join_processes(
 ) -> None:
     """Joins the other processes of this run, if there are any.
 
-    Without arguments they are found on TPU pods and under SLURM, and elsewhere this is
-    the only one. It has to come before anything else of JAX.
+    Without arguments they are found on TPU pods and under SLURM; elsewhere this is the
+    only process. Call it before anything else in JAX.
 
     Args:
       coordinator: address and port of the first process, "host:port".
-      num_processes: how many there are.
-      process_id: which of them this is, from 0.
+      num_processes: number of processes.
+      process_id: index of this process, from 0.
 
     Raises:
-      UserError: if only some of the three are given, or the others are not found.
+      UserError: if only some of the three are given, or other processes are not found.
     """
     given = (coordinator, num_processes, process_id)
     if any(part is None for part in given) and any(part is not None for part in given):
@@ -50,7 +50,7 @@ def join_processes(
             raise UserError(
                 f"cannot join the other processes: {error}; see --coordinator."
             ) from error
-        # Nothing tells of a cluster: this process is alone.
+        # No cluster was found: this is the only process.
     except RuntimeError as error:
         raise UserError(
             f"cannot reach the other processes through {coordinator}: "
@@ -59,7 +59,7 @@ def join_processes(
 
 
 def is_first() -> bool:
-    """Whether this process writes records and speaks to the user.
+    """Returns whether this process writes records and messages to the user.
 
     Raises:
       UserError: if there are no devices.
@@ -69,7 +69,7 @@ def is_first() -> bool:
 
 
 def together(make: Callable[[], _Result]) -> _Result:
-    """What every process makes; where the first one cannot, all raise its error."""
+    """Returns what ``make`` returns; if it fails on the first process, all raise."""
     problem, result = None, None
     try:
         result = make()
@@ -82,7 +82,7 @@ def together(make: Callable[[], _Result]) -> _Result:
 
 
 def _find() -> list[jax.Device]:
-    """All devices, which JAX looks for when it is first asked."""
+    """Returns all devices; JAX searches for them at the first call."""
     try:
         return jax.devices()
     except (RuntimeError, AssertionError) as error:
@@ -94,7 +94,7 @@ def _find() -> list[jax.Device]:
 
 
 def agree(error: UserError | None) -> None:
-    """Raises on every process what went wrong on the first, if anything did.
+    """Raises an error on every process if the first process has one.
 
     Otherwise the others would wait for it for ever.
     """
@@ -104,10 +104,10 @@ def agree(error: UserError | None) -> None:
 
 
 def device_mesh(number: int | None = None) -> Mesh:
-    """A mesh of one axis over the first ``number`` devices, by default over all.
+    """Returns a one-axis mesh of the first ``number`` devices, by default of all.
 
     Raises:
-      UserError: if there are none, or not so many.
+      UserError: if there are too few devices, or several processes would not use all.
     """
     devices = _find()
     number = len(devices) if number is None else number
@@ -121,37 +121,37 @@ def device_mesh(number: int | None = None) -> Mesh:
 
 
 def loops_are_fast() -> bool:
-    """Whether many steps should be one device loop, and many seeds one ``vmap``.
+    """Returns whether to put many steps in a device loop, and many seeds in ``vmap``.
 
-    On GPU and TPU they should. XLA's CPU backend runs convolutions inside a loop, or
-    with a batch of kernels, many times slower than one after the other.
+    This is so on GPU and TPU. XLA's CPU backend runs convolutions inside a loop, or
+    with batched kernels, many times slower than one after the other.
     """
     return jax.default_backend() != "cpu"
 
 
 def described(mesh: Mesh) -> str:
-    """The devices in words, such as "4 NVIDIA H100"."""
+    """Returns the devices in words, such as "4 NVIDIA H100"."""
     return f"{mesh.size} {mesh.devices.flat[0].device_kind}"
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The whole array on every device."""
+    """Returns the sharding with the whole array on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def by_example(mesh: Mesh) -> NamedSharding:
-    """The first axis, that of the examples, split over the devices."""
+    """Returns the sharding that splits the first axis, the examples."""
     return NamedSharding(mesh, PartitionSpec(_AXIS))
 
 
 def of_state(shapes, mesh: Mesh, *, split: bool):
-    """The sharding of every array of a training state.
+    """Returns the sharding of every array of a training state.
 
     Args:
       shapes: the state's shapes, as ``jax.eval_shape`` gives them.
       mesh: the devices.
-      split: whether to split large arrays, each along its longest axis that the number
-        of devices divides, so that no device holds the whole state.
+      split: whether to split large arrays, each along its longest axis whose length is
+        a multiple of the number of devices, so that no device holds the whole state.
     """
 
     def sharding(leaf):
@@ -175,7 +175,7 @@ def check_batch_size(batch_size: int, mesh: Mesh) -> None:
 
 
 def local_rows(rows: tuple[np.ndarray, ...], mesh: Mesh) -> tuple[jax.Array, ...]:
-    """Arrays of the whole program from the rows that this host read of each."""
+    """Returns global arrays; ``rows`` are the parts that this host has read."""
     sharding = by_example(mesh)
     return tuple(
         jax.make_array_from_process_local_data(sharding, array) for array in rows
@@ -183,7 +183,7 @@ def local_rows(rows: tuple[np.ndarray, ...], mesh: Mesh) -> tuple[jax.Array, ...
 
 
 def with_sharding(shapes, layout):
-    """The shapes with the sharding of every array."""
+    """Returns the shapes with the sharding of every array."""
     return jax.tree.map(
         lambda leaf, of_leaf: jax.ShapeDtypeStruct(
             leaf.shape, leaf.dtype, sharding=of_leaf

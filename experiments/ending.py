@@ -1,4 +1,4 @@
-"""How commands end: their exit status, and one last line."""
+"""The end of commands: exit status and last line."""
 
 import errno
 import logging
@@ -16,11 +16,11 @@ _LOOP = "Event loop is closed"
 
 
 def begin() -> None:
-    """Says that a command has begun, and ends at Ctrl-C until :func:`exit_with`.
+    """Prints that a command starts; Ctrl-C ends it at once until :func:`exit_with`.
 
-    Its imports take seconds. Where this package is imported by others it does nothing.
+    Its imports take seconds. If other code imports this package, nothing is done.
     """
-    if sys.argv[0] != "-m":  # as Python calls a module that it is about to run
+    if sys.argv[0] != "-m":  # set by Python while it locates the module to run
         return
 
     def stop(*_) -> None:
@@ -33,13 +33,13 @@ def begin() -> None:
 
 
 def exit_with(main: Callable[[], None]) -> None:
-    """Runs a command: status 0 done, 2 the user's mistake, 1 anything else.
+    """Runs a command: status 0 done, 2 user error or full disk, 1 any other error.
 
-    A run that a signal stopped ends with 128 and the signal's number, as a process that
-    does not catch it: 143 after SIGTERM, 130 after Ctrl-C, 129 after SIGHUP.
+    A run stopped by a signal ends with 128 plus the signal's number, like a process
+    that does not catch it: 143 after SIGTERM, 130 after Ctrl-C, 129 after SIGHUP.
     """
     threads = _Threads()
-    if callable(signal.getsignal(signal.SIGINT)):  # not ignored, as nohup has it
+    if callable(signal.getsignal(signal.SIGINT)):  # the signal is not ignored
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         main()
@@ -60,7 +60,7 @@ def exit_with(main: Callable[[], None]) -> None:
         complain(
             f"error: no space is left{f' for {where}' if where else ''}: make some."
         )
-        # What threads have to say of it, now and when Python ends, would bury that.
+        # Exit at once, because error messages of threads would hide this line.
         os._exit(2)
     else:
         if threads.without_space:
@@ -70,10 +70,10 @@ def exit_with(main: Callable[[], None]) -> None:
 
 
 class _Threads(logging.Filter):
-    """Keeps threads from telling each on its own that no space is left.
+    """Filter and hooks that suppress the messages of threads about a full disk.
 
     Attributes:
-      without_space: whether one of them found none.
+      without_space: whether a thread found the disk full.
     """
 
     def __init__(self):
@@ -81,10 +81,10 @@ class _Threads(logging.Filter):
         self.without_space = False
         for_threads, usual = threading.excepthook, sys.unraisablehook
         threading.excepthook = lambda told: self._saw(told[1]) or for_threads(told)
-        # Of threads of TensorStore too, which do not know that a save has failed and
-        # its loop is closed.
+        # Also for threads of TensorStore, which do not know that a save has failed and
+        # its event loop is closed.
         sys.unraisablehook = lambda told: self._saw(told[1]) or usual(told)
-        for name in ("absl", "asyncio"):  # what Orbax and its loops log by
+        for name in ("absl", "asyncio"):  # the loggers of Orbax and its loops
             logging.getLogger(name).addFilter(self)
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -98,7 +98,7 @@ class _Threads(logging.Filter):
 
 
 def _without_space(error: BaseException | None) -> bool:
-    """Whether this came of a disk that is full, perhaps at some removes."""
+    """Returns whether a full disk caused this error, directly or indirectly."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             return True

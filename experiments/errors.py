@@ -1,18 +1,18 @@
-"""Why a command ends before its time, in words for the user."""
+"""Errors that end a command early, with a message for the user."""
 
 
 class UserError(Exception):
-    """Says in one sentence what came, what was wanted and what to do."""
+    """A user error; one sentence says what was given, what is needed and what to do."""
 
 
 class Stopped(Exception):
-    """The run was asked to end before its time, and says how to go on with it."""
+    """A signal stopped the run early; the message says how to resume it."""
 
     def __init__(self, message: str, signal: int):
         """
         Args:
-          message: for the user.
-          signal: the number of the signal that asked.
+          message: text for the user.
+          signal: number of the signal.
         """
         super().__init__(message)
         self.signal = signal

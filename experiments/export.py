@@ -40,7 +40,7 @@ from experiments.training.checkpoint import last_network
 from experiments.training.criterion import softmax_scale
 
 TUNED, HEAD = "tuned.safetensors", "head.safetensors"
-# The names of networks that timm calls otherwise.
+# timm's names of networks, where they differ.
 _TIMM = {"resnext50": "resnext50_32x4d"}
 
 
@@ -48,11 +48,11 @@ _TIMM = {"resnext50": "resnext50_32x4d"}
 class Job:
     """Writes the last checkpoint of a ResNet or CLIP run as safetensors.
 
-    A ResNet is written for torchvision and timm, with a config.json from which timm
-    also knows its classes and how images are prepared. A CLIP model is written whole,
-    as Hugging Face saves it, with what was tuned merged into it; with --separate only
-    what was trained, in tuned.safetensors. Last layers that these programs do not have,
-    CLIP's and cosine ones, lie beside it in head.safetensors.
+    A ResNet is written for torchvision and timm, with a config.json that tells timm its
+    classes and the preprocessing of images. A CLIP model is written whole, in Hugging
+    Face's format, with its tuned parts merged. Last layers that these programs lack,
+    CLIP's and cosine ones, are written to head.safetensors. With --separate, only what
+    was trained in CLIP is written, in tuned.safetensors.
     """
 
     run_dir: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(help="of the run")]
@@ -120,7 +120,7 @@ def _write_resnet(
     about = {name: json.dumps(value) for name, value in about.items()}
     save_safetensors(out / WEIGHTS, arrays, {"format": "pt", **about})
     size, names = config.network_size, list(manifest["class_names"])
-    # As timm keeps it.
+    # In timm's format.
     write_json(
         out / CONFIG,
         {
@@ -170,7 +170,7 @@ def _write_merged(out: Path, config: Any, params: Any, about: dict[str, Any]) ->
 
 
 def main() -> None:
-    """The command."""
+    """Runs the command."""
     prog = "python -m experiments.export"
     run(tyro.cli(Job, prog=prog, args=sys.argv[1:]), make_console())
 

@@ -1,4 +1,4 @@
-"""From sums over examples to accuracies and calibration; all shot thresholds."""
+"""Accuracies and calibration from sums over examples; all shot thresholds."""
 
 import math
 from typing import NamedTuple
@@ -7,7 +7,7 @@ import numpy as np
 
 
 class ShotThresholds(NamedTuple):
-    """Which classes are few-shot and which many-shot; medium lies between.
+    """Class sizes that separate few-shot, medium-shot and many-shot classes.
 
     Attributes:
       few_below: few-shot classes have fewer training examples than this.
@@ -40,7 +40,7 @@ _BY_FACTOR = {
         200: ShotThresholds(few_below=10, many_above=60),
     },
 }
-# Of as many classes, with 6000 images of the largest where CIFAR-10 has 5000.
+# Fashion-MNIST has as many classes; its largest has 6000 images, not 5000.
 _BY_FACTOR["fashion_mnist"] = _BY_FACTOR["cifar10"]
 _DIGITS = ShotThresholds(few_below=10, many_above=40)
 _LARGE = ShotThresholds(few_below=20, many_above=100)
@@ -49,16 +49,16 @@ _LARGE = ShotThresholds(few_below=20, many_above=100)
 def shot_thresholds(
     data: str, imbalance_factor: float, imbalance: str
 ) -> ShotThresholds:
-    """The thresholds that go with a data set.
+    """Returns the thresholds of a data set.
 
-    Where a tail is cut out of CIFAR or Fashion-MNIST they depend on its imbalance
-    factor, and a factor without thresholds of its own takes those of the nearest, by
-    ratio. ImageNet-LT, iNaturalist, Places-LT and all other data share one pair.
+    For a tail cut out of CIFAR or Fashion-MNIST they depend on its imbalance factor. A
+    factor without its own thresholds uses those of the nearest factor, by ratio. The
+    digits have their own; ImageNet-LT and all other data share one pair.
 
     Args:
       data: name of the data set, as in the configuration.
       imbalance_factor: examples of the largest class over those of the smallest.
-      imbalance: how the tail is cut, "exp", "step" or "natural", which is not at all.
+      imbalance: how the tail is cut: "exp", "step", or "natural" for no cut.
     """
     if data == "digits":
         return _DIGITS
@@ -70,7 +70,7 @@ def shot_thresholds(
 
 
 def shot_of_class(class_counts: np.ndarray, thresholds: ShotThresholds) -> np.ndarray:
-    """The name of each class's group, an array of strings ``(num_classes,)``."""
+    """Returns the name of each class's group, strings, ``(num_classes,)``."""
     return np.select(
         [class_counts > thresholds.many_above, class_counts < thresholds.few_below],
         ["many", "few"],
@@ -81,18 +81,18 @@ def shot_of_class(class_counts: np.ndarray, thresholds: ShotThresholds) -> np.nd
 def accuracies(
     confusion: np.ndarray, class_counts: np.ndarray, thresholds: ShotThresholds
 ) -> dict[str, float | list[float | None] | None]:
-    """Accuracy overall, of each group and of each class, as fractions.
+    """Computes overall, group and per-class accuracy, as fractions.
 
     The accuracy of a group is the unweighted mean over its classes. A class without
-    examples has ``None`` and counts in no mean; a group without classes that have
+    examples has ``None`` and counts in no mean; a group without a class that has
     examples has ``None`` too.
 
     Args:
-      confusion: examples of every class, in rows, by the class that they were taken
-        for, int, ``(num_classes, num_classes)``; at least one in all.
-      class_counts: *training* examples of each class, which make the groups, int,
+      confusion: number of examples by true class (rows) and predicted class (columns),
+        int, ``(num_classes, num_classes)``; at least one example in all.
+      class_counts: *training* examples of each class, which define the groups, int,
         ``(num_classes,)``.
-      thresholds: of the groups.
+      thresholds: thresholds of the groups.
     """
     right, asked = np.diagonal(confusion), confusion.sum(axis=1)
     of_class = right / np.where(asked, asked, 1)
@@ -111,17 +111,18 @@ def accuracies(
 
 
 def expected_calibration_error(calibration: np.ndarray) -> float:
-    r"""How far confidence is from accuracy, a fraction.
+    r"""Computes the expected calibration error, a fraction.
 
-    The confidence of an answer is its softmax probability. With :math:`B_m` the
-    examples whose confidence falls into the m-th bin, of n in all,
+    The confidence of a prediction is its softmax probability. With :math:`B_m` the
+    examples whose confidence falls into the m-th bin, of n examples in all,
 
     .. math::
       \mathrm{ECE} = \sum_m \frac{|B_m|}{n} |\mathrm{acc}(B_m) - \mathrm{conf}(B_m)|
 
     Args:
-      calibration: of every bin the number of examples, the sum of their confidences and
-        the number of right answers, float, ``(3, bins)``; at least one example in all.
+      calibration: for every bin the number of examples, the sum of their confidences
+        and the number of correct predictions, float, ``(3, bins)``; at least one
+        example in all.
 
     References:
       Guo et al., `On Calibration of Modern Neural Networks

@@ -1,4 +1,4 @@
-"""What a trained network says of images: ``python -m experiments.predict --help``."""
+"""Predictions of a trained network: ``python -m experiments.predict --help``."""
 
 import csv
 import sys
@@ -26,9 +26,9 @@ from experiments.training.trained import Trained, load_run, without_labels
 class Job:
     """Writes the predicted class of every image, and its probability, as CSV.
 
-    Of a folder all images below it are taken. Where they lie in folders that are called
-    as the classes are, accuracy is told too, and the confusion matrix drawn beside the
-    CSV file.
+    A folder stands for all images below it. If all images are in folders with the names
+    of classes, the accuracy is printed too, and the confusion matrix is drawn beside
+    the CSV file.
     """
 
     run_dir: Annotated[
@@ -47,7 +47,7 @@ class Job:
 
 
 def run(job: Job, console: Console) -> None:
-    """Reads, asks and writes."""
+    """Reads images, predicts and writes."""
     matrix = job.out.with_name(f"{job.out.stem}_confusion_matrix.png")
     for path in (job.out, matrix):
         if path.exists():
@@ -70,10 +70,9 @@ def run(job: Job, console: Console) -> None:
 
 
 def _find(places: tuple[Path, ...]) -> tuple[list[Path], list[str], int]:
-    """The images, what the folder that each is in is called, and files left out.
+    """Returns the images, their class folders, and the number of files left out.
 
-    That is the folder right below the one that was named; of a file, the folder it is
-    in.
+    A class folder is directly below the given folder; for a given file it is "".
     """
     paths, folders, left_out = [], [], 0
     for place in places:
@@ -96,7 +95,7 @@ def _find(places: tuple[Path, ...]) -> tuple[list[Path], list[str], int]:
 
 
 def _class_folder(image: str) -> str:
-    """The first folder of a relative path; nothing where there is none."""
+    """Returns the first folder of a relative path, or "" if there is none."""
     folder, _, rest = image.partition("/")
     return readable(folder) if rest else ""
 
@@ -140,7 +139,7 @@ def _judge(
 
 
 def main() -> None:
-    """The command."""
+    """Runs the command."""
     job = tyro.cli(Job, prog="python -m experiments.predict", args=sys.argv[1:])
     compute_right_sums()
     keep_compiled()

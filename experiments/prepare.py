@@ -19,7 +19,7 @@ from experiments.data.sources.tfds_folder import (
 from experiments.ending import exit_with
 from experiments.errors import UserError
 
-# TFDS needs the second one without saying so.
+# TFDS needs the second one without declaring it.
 _NEEDED = ("tensorflow_datasets", "importlib_resources", "array_record", "tensorflow")
 
 
@@ -38,7 +38,7 @@ class Job:
 
 
 def run(job: Job) -> None:
-    """Prepares what is not there yet."""
+    """Prepares missing data sets."""
     for name in job.names:
         if name not in TFDS_NAMES and not name.startswith("tfds:"):
             raise UserError(
@@ -96,7 +96,7 @@ def _prepare(name: str, data_dir: Path) -> None:
 
 
 def _import_tfds():
-    """TFDS, with TensorFlow, which it downloads and writes with."""
+    """Returns TFDS, which needs TensorFlow to download and write."""
     for package in _NEEDED:
         if importlib.util.find_spec(package) is None:
             raise UserError(
@@ -120,7 +120,7 @@ def _check_imagenet_archives(data_dir: Path) -> None:
 
 
 def main() -> None:
-    """The command."""
+    """Runs the command."""
     run(tyro.cli(Job, prog="python -m experiments.prepare", args=sys.argv[1:]))
 
 

@@ -1,4 +1,4 @@
-"""What a run shows while it lasts, and at its end."""
+"""Progress of a run, and the table of its results."""
 
 import time
 from datetime import timedelta
@@ -20,23 +20,23 @@ from experiments.config import Config
 from experiments.metrics import SHOTS
 from experiments.training.evaluate import shots
 
-# Seconds between two lines where nobody watches a bar: after an epoch, and in one.
+# Minimum seconds between lines without a terminal: after an epoch, and within one.
 _AN_EPOCH, _IN_AN_EPOCH = 10, 60
 
 
 class RunProgress:
-    """A bar of steps with its time, and the latest numbers beside it.
+    """A progress bar over steps, with times and the latest numbers.
 
-    Where the output is no terminal, lines: one an epoch, if it takes long enough.
+    Without a terminal, lines are printed: after epochs, and within long ones.
     """
 
     def __init__(self, console: Console, epochs: int, steps: int, batch_size: int):
         """
         Args:
-          console: where it is shown.
-          epochs: of the run.
-          steps: of the run.
-          batch_size: images in a step.
+          console: console to print to.
+          epochs: number of epochs of the run.
+          steps: number of steps of the run.
+          batch_size: images per step.
         """
         self._console = console
         self._epochs, self._total = epochs, steps
@@ -66,7 +66,7 @@ class RunProgress:
         self._progress.stop()
 
     def show(self, step: int, new: dict[str, Any]) -> None:
-        """Moves the bar, and takes in new numbers."""
+        """Advances the bar to ``step`` with new numbers."""
         self._seen |= new
         description = self._description(step)
         if self._console.is_terminal:
@@ -98,7 +98,7 @@ class RunProgress:
 def result_table(
     results: dict[str, dict[str, Any]], class_counts: np.ndarray, config: Config
 ) -> Table:
-    """Test accuracies by group, a column for each of the states that were evaluated."""
+    """Returns test accuracies by group, in a column for each evaluated state."""
     table = Table(
         title="Test accuracy",
         caption="groups: mean over their classes; overall: of all test images",

@@ -1,6 +1,6 @@
-"""Chance, a function of the seed, of a purpose, and of the step or epoch alone.
+"""Random keys, which depend only on the seed, a purpose, and the step or epoch.
 
-So a resumed run draws what it would have drawn.
+So a resumed run draws the same numbers.
 """
 
 import jax
@@ -8,15 +8,15 @@ from jax.sharding import Mesh
 
 from experiments import devices
 
-# Every purpose has a stream of its own.
+# Every purpose has its own stream.
 INIT, ORDER, AUGMENT = range(3)
 
 
 def random_key(seed: int, mesh: Mesh) -> jax.Array:
-    """The random key of a seed, on every device."""
+    """Returns the random key of a seed, on every device."""
     return jax.jit(jax.random.key, out_shardings=devices.replicated(mesh))(seed)
 
 
 def stream(key: jax.Array, purpose: int) -> jax.Array:
-    """The key of a purpose."""
+    """Returns the key of a purpose."""
     return jax.random.fold_in(key, purpose)

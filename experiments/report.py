@@ -22,9 +22,9 @@ from experiments.terminal import attempt, make_console, show
 class Job:
     """Gathers runs of experiments.train into tables and figures.
 
-    Runs that differ in their seeds alone make a row. Results are of the test set after
-    the last epoch, and beside them, where there is a validation split, of the epoch
-    that is best on it. Differences are paired by seed.
+    Runs that differ only in their seeds form one row. Results are on the test set after
+    the last epoch and, with a validation split, after the epoch that is best on it.
+    Differences are paired by seed.
     """
 
     run_dirs: RunDirs = ()
@@ -48,7 +48,7 @@ def run(job: Job, console: Console) -> Path:
 
 
 def main() -> None:
-    """The command."""
+    """Runs the command."""
     job = tyro.cli(Job, prog="python -m experiments.report", args=sys.argv[1:])
     run(job, make_console())
 

@@ -1,4 +1,4 @@
-"""Where commands write: an output that may be closed, or know few letters."""
+"""Output of commands, which may be closed or lack characters."""
 
 import codecs
 import contextlib
@@ -14,7 +14,7 @@ _PLAIN = {"±": "+-", "−": "-", "–": "-", "×": "x", "…": "..."}
 
 
 def _plainer(error: UnicodeError) -> tuple[str, int]:
-    """Other letters for one that an encoding lacks, and where to go on."""
+    """Returns a substitute for a character without encoding, and the next index."""
     assert isinstance(error, UnicodeEncodeError)
     letter = error.object[error.start]
     code = letter.encode("ascii", "backslashreplace").decode("ascii")
@@ -25,18 +25,18 @@ codecs.register_error("plainer", _plainer)
 
 
 class _Output:
-    """A text stream where what cannot be written is lost, and costs nothing else.
+    """A text stream that drops what it cannot write, without an error.
 
-    The reader of a pipe may have gone, the terminal closed, the disk be full: what
-    counts is in the files of a run.
+    The reader of a pipe may be gone, the terminal closed, or the disk full. The results
+    are in the files of a run.
     """
 
     def __init__(self, stream: TextIO | None):
-        # There is none where a shell closed it, by >&-.
+        # There is none if a shell closed it by >&-.
         self._stream = stream or open(os.devnull, "w")  # noqa: SIM115
 
     def write(self, text: str) -> int:
-        # Closed, or interrupted in the middle by a signal of which it is to tell.
+        # It is closed, or a signal handler writes in the middle of a write.
         with contextlib.suppress(OSError, ValueError, RuntimeError):
             self._stream.write(self._encodable(text))
         return len(text)
@@ -54,13 +54,13 @@ class _Output:
 
 
 def make_console(**options: Any) -> Console:
-    """A console on standard output, for as long as there is one."""
+    """Returns a console on standard output, which may be closed."""
     output: Any = _Output(sys.stdout)
     return Console(file=output, **options)
 
 
 def show(part: Table | str, console: Console) -> None:
-    """A table, or a text as it is."""
+    """Prints a table, or a text as it is."""
     if isinstance(part, str):
         console.print(part, markup=False, highlight=False, soft_wrap=True)
     else:
@@ -68,7 +68,7 @@ def show(part: Table | str, console: Console) -> None:
 
 
 def attempt(draw: Callable[[], None], console: Console) -> None:
-    """Draws a figure; if it fails, the numbers are there, whatever that is."""
+    """Draws a figure; an error is only printed, so that the numbers are kept."""
     try:
         draw()
     except Exception as error:
@@ -77,13 +77,13 @@ def attempt(draw: Callable[[], None], console: Console) -> None:
 
 
 def complain(text: str) -> None:
-    """A line on standard error, where there is one."""
+    """Prints a line on standard error, if it is open."""
     output: Any = _Output(sys.stderr)
     print(text, file=output, flush=True)
 
 
 def let_go() -> None:
-    """Keeps Python from complaining at its end of an output that is closed."""
+    """Prevents an error message at exit about a closed output."""
     for stream in filter(None, (sys.stdout, sys.stderr)):
         try:
             stream.flush()

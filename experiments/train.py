@@ -62,9 +62,9 @@ from experiments.training.trainer import Trainer, make_trainer
 class Job:
     """Trains one network on long-tailed data and reports its last epoch.
 
-    Where a validation split was held out, its best epoch is reported beside it. Exit
-    status: 0 done; 2 a mistake of yours; 143, 130 and 129 saved, after SIGTERM, Ctrl-C
-    and SIGHUP; 1 anything else.
+    With a validation split, the epoch that is best on it is reported too. Exit status:
+    0 done; 2 user error or full disk; 143, 130 and 129 saved and stopped by SIGTERM,
+    Ctrl-C and SIGHUP; 1 any other error.
     """
 
     config: Config
@@ -106,7 +106,7 @@ class Job:
 
 
 def parse(arguments: list[str]) -> Job:
-    """The job that a command line describes."""
+    """Returns the job that a command line describes."""
     return arguments_of(Job, "python -m experiments.train", arguments)
 
 
@@ -133,7 +133,7 @@ def run(job: Job, console: Console) -> Path:
         device_loop=device_loop,
         split_state=job.split_state,
     )
-    # Before the folder, which is not made if the weights to start from are not there.
+    # This comes first: if the initial weights are missing, no run folder is made.
     state = None if job.resume else trainer.init(jax.random.key(config.seed))
     with ExitStack() as at_the_end:
         at_the_end.callback(feed.close)
@@ -143,7 +143,7 @@ def run(job: Job, console: Console) -> Path:
         checkpoints = Checkpoints(run_dir, config, trainer.shapes)
         at_the_end.callback(checkpoints.close)
         latest = checkpoints.latest()
-        # A run that was killed before its first checkpoint begins again.
+        # A run that was killed before its first checkpoint starts from step 0.
         if latest is not None:
             step, state, best = checkpoints.restore(latest)
             _check_length(config, step, feed.steps_per_epoch)
@@ -203,7 +203,7 @@ def _announce(
     place: str,
     notes: list[str],
 ) -> None:
-    """What is about to be trained, on what, and what the user should know of it."""
+    """Prints what will be trained, on which data and devices, and the notes."""
     what = (
         f": {len(dataset.train.labels)} images in {len(dataset.class_counts)} classes, "
         f"{len(dataset.test.labels)} to test on, "
@@ -223,7 +223,7 @@ def _counted(number: int, noun: str) -> str:
 def _notes(
     config: Config, dataset: Dataset, batch_size: int, *, begins: bool
 ) -> list[str]:
-    """What the user should know before the run begins, or goes on."""
+    """Returns what the user should know before the run starts or resumes."""
     notes = list(dataset.notes)
     if batch_size < config.batch_size:
         notes += [
@@ -266,12 +266,12 @@ def _open_run(
     trainer: Trainer,
     at_the_end: ExitStack,
 ) -> dict[str, list[Any]]:
-    """Starts the records of a new run, or finds those of the one to go on with.
+    """Creates the records of a new run, or checks those of the run to resume.
 
-    Until the end no other process can do so in that folder.
+    The folder is locked against other processes until ``at_the_end`` closes.
 
     Returns:
-      The options that are others than when the run began, then and now.
+      The options that changed since the run began, each with old and new value.
     """
     if not devices.is_first():
         return {}
@@ -280,7 +280,7 @@ def _open_run(
         at_the_end.enter_context(locked(run_dir))
         if job.resume and (run_dir / MANIFEST).exists():
             manifest = read_manifest(run_dir)
-            # Before the options, of which some may follow from the data.
+            # Checked before the options, because some options may depend on the data.
             check_same_data(manifest, dataset)
             return changed_options(manifest["config"], job.config)
         sizes = Sizes.of(trainer.shapes.params, trainer.frozen)
@@ -293,7 +293,7 @@ def _open_run(
 def _open_rows(
     run_dir: Path, config: Config, step: int, changed: dict[str, list[Any]]
 ) -> RowWriter:
-    """The rows of a run that goes on after so many steps, with these changes."""
+    """Records the changed options; opens the metrics, without rows after ``step``."""
     if changed and devices.is_first():
         record_changes(run_dir, config, step, changed)
     return RowWriter(run_dir, keep_until_step=step, writes=devices.is_first())
@@ -311,7 +311,7 @@ def _check_length(config: Config, step: int, steps_per_epoch: int) -> None:
 def _report(
     run: Run, state: TrainState, best: Best, run_dir: Path, console: Console
 ) -> dict[str, dict[str, Any]]:
-    """Evaluates the last state, and the best on validation, on the test split."""
+    """Evaluates the last state and the best validation state on the test split."""
     config, dataset = run.config, run.dataset
     to_judge = {"last": config.epochs * run.trainer.steps_per_epoch}
     if best.step:
@@ -345,7 +345,7 @@ def _draw(
     result: dict[str, Any],
     sums: EvalSums,
 ) -> None:
-    """The figures of a run."""
+    """Draws the figures of a run."""
     kind, _, name = config.data.partition(":")
     data = Path(name).name if f"{kind}:" in OWN_DATA else config.config
     title = f"{data}, {config.method}, seed {config.seed}"
@@ -362,7 +362,7 @@ def _draw(
 
 
 def main() -> None:
-    """The command."""
+    """Runs the command."""
     job = parse(sys.argv[1:])
     compute_right_sums()
     keep_compiled()

@@ -1,4 +1,4 @@
-"""How well CLIP does without training: ``python -m experiments.zero_shot --help``."""
+"""Zero-shot scores of CLIP: ``python -m experiments.zero_shot --help``."""
 
 import sys
 from dataclasses import dataclass
@@ -45,9 +45,9 @@ from experiments.training.start import class_prompts
 
 @dataclass(frozen=True)
 class Job:
-    """Evaluates CLIP on the test images by prompts alone, made of the class names.
+    """Evaluates CLIP on the test images with prompts made of the class names.
 
-    --head-init text takes one prompt a class, text_ensemble the mean of eighty.
+    --head-init text uses one prompt per class, text_ensemble the mean of eighty.
     """
 
     config: Config
@@ -99,7 +99,7 @@ def run(job: Job, console: Console) -> dict:
 
 
 def main() -> None:
-    """The command."""
+    """Runs the command."""
     prog = "python -m experiments.zero_shot"
     job = arguments_of(Job, prog, sys.argv[1:], recipe="clip_cifar100_lt")
     compute_right_sums()

@@ -1,1 +1,1 @@
-"""The methods timed, here and in PyTorch."""
+"""Timings of the methods in JAX and PyTorch."""

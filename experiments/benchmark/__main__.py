@@ -1,4 +1,4 @@
-"""Times the methods, here and in PyTorch: ``python -m experiments.benchmark``."""
+"""Times the methods in JAX and PyTorch: ``python -m experiments.benchmark``."""
 
 import datetime
 import importlib.metadata
@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-# Before JAX starts: it would take most of a GPU's memory, and PyTorch needs some. The
-# others keep PyTorch's profiler, which counts memory, from talking.
+# Set before JAX starts: JAX would allocate most of a GPU's memory, and PyTorch needs
+# some. The others silence PyTorch's profiler, which counts memory.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
@@ -42,13 +42,13 @@ from experiments.terminal import make_console
 Framework = Literal["jax", "torch", "torch_compile"]
 Section = Literal["steps", "epoch", "seeds", "growth"]
 _HOST_DEVICES = 8
-# An epoch takes as long as hundreds of steps.
+# Few rounds, because an epoch takes as long as hundreds of steps.
 _EPOCHS = 3
 
 
 @dataclass(frozen=True)
 class Job:
-    """Times every method, here and in PyTorch, in turns on one device.
+    """Times every method in JAX and PyTorch, in turns on one device.
 
     Networks, batch sizes and precisions are all combined. Writes JSON, the same as
     Markdown, and a figure.
@@ -195,7 +195,7 @@ def _contestants(
 
 
 def _frameworks(job: Job, method: Method) -> list[Framework]:
-    """Those asked for; what the method's last word means is known to JAX alone."""
+    """Returns the chosen frameworks; only JAX has focal_sam_unshared."""
     names = list(dict.fromkeys(job.frameworks))
     return names if method in METHODS else [name for name in names if name == "jax"]
 
@@ -254,15 +254,15 @@ _MEASURE = {"steps": _steps, "epoch": _epoch, "seeds": _seeds, "growth": _growth
 
 
 def main() -> None:
-    """The command."""
+    """Runs the command."""
     job = tyro.cli(Job, prog="python -m experiments.benchmark", args=sys.argv[1:])
-    # What was compiled before must not be found.
+    # Cached programs would hide the compile time.
     jax.config.update("jax_enable_compilation_cache", False)
     if "growth" in job.sections and "xla_force_host" not in os.environ.get(
         "XLA_FLAGS", ""
     ):
         jax.config.update("jax_num_cpu_devices", _HOST_DEVICES)
-    # A file has room for the tables; a terminal may not.
+    # In a file, lines may be as long as the tables need.
     run(job, make_console(width=None if sys.stdout.isatty() else 160))
 
 

@@ -1,4 +1,4 @@
-"""What is timed against what, and how: in turns, so that all share what disturbs."""
+"""Timing of contestants in turns, so that disturbances affect all of them."""
 
 import math
 import statistics
@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 
 
 class Contestant(NamedTuple):
-    """Something that is run again and again.
+    """A computation to be timed.
 
     Attributes:
-      name: what it is, the first fields of its row.
-      run: makes that many turns and waits until the last has ended.
-      costs: what is known of it without a clock, further fields of its row.
+      name: fields that identify it, the first of its row.
+      run: function that runs a given number of turns and waits for the last one.
+      costs: costs that are known without timing, further fields of its row.
     """
 
     name: dict[str, Any]
@@ -31,19 +31,19 @@ def interleave(
     clock: Callable[[], float],
     progress: Callable[[str], None],
 ) -> Timings:
-    """Times all of them, one after the other, in every round.
+    """Times all contestants, one after the other, in every round.
 
-    Every second round runs backwards, so that nobody always follows the same one.
+    Every second round runs backwards, so that none always follows the same one.
 
     Args:
-      contestants: each makes a turn first that is not counted.
-      repeats: rounds.
-      seconds: that a sample should take at least; short turns are repeated in it.
-      clock: tells the time in seconds.
+      contestants: contestants to time; each first runs a turn that is not counted.
+      repeats: number of rounds.
+      seconds: minimum time of a sample; short turns are repeated in it.
+      clock: function that returns the time in seconds.
       progress: called with the name of what runs next.
 
     Returns:
-      For every contestant the seconds of a turn in every round.
+      For every contestant the seconds per turn in every round.
     """
     turns = []
     for contestant in contestants:
@@ -70,12 +70,12 @@ def _turns(contestant, seconds, clock):
 
 
 def title(contestant: Contestant) -> str:
-    """Its name as words."""
+    """Returns the name of a contestant as text."""
     return " ".join(str(value) for value in contestant.name.values())
 
 
 def milliseconds(seconds: Sequence[float]) -> dict[str, float]:
-    """Median, least and most, as fields of a row."""
+    """Returns median, minimum and maximum as fields of a row."""
     return {
         "ms_median": 1e3 * statistics.median(seconds),
         "ms_min": 1e3 * min(seconds),

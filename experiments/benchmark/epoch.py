@@ -1,4 +1,4 @@
-"""A whole epoch of CIFAR-100-LT: order, pixels, augmentation and every step."""
+"""A whole epoch of CIFAR-100-LT: data order, images, augmentation and steps."""
 
 from pathlib import Path
 
@@ -21,12 +21,12 @@ _CLASSES, _LARGEST, _FACTOR = 100, 500, 100.0
 
 
 def epoch_config(workload: Workload, method: Method) -> Config:
-    """The recipe, but for network, batch size and precision."""
+    """Returns the recipe with the workload's network, batch size and precision."""
     return workload.config(method).replace(augment="crop_flip")
 
 
 def cifar100_lt(config: Config, data_dir: Path) -> tuple[Dataset, bool]:
-    """The training set, and whether it is real: else it is noise of the same size."""
+    """Returns the data, and whether they are real; if not, they are random pixels."""
     try:
         return load_dataset(config, data_dir), True
     except UserError:
@@ -34,7 +34,7 @@ def cifar100_lt(config: Config, data_dir: Path) -> tuple[Dataset, bool]:
 
 
 def synthetic(class_counts: np.ndarray) -> Dataset:
-    """Images of 32x32x3 random pixels, so many of each class, to train on."""
+    """Returns images of 32x32x3 random pixels, with the given class counts."""
     labels = np.repeat(np.arange(len(class_counts), dtype=np.int32), class_counts)
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (len(labels), 32, 32, 3), dtype=np.uint8)
@@ -45,7 +45,7 @@ def synthetic(class_counts: np.ndarray) -> Dataset:
 
 
 def jax_epoch(workload: Workload, method: Method, dataset: Dataset) -> Contestant:
-    """The experiments' own epoch; images and labels lie on the device."""
+    """Returns an epoch of the experiments; images and labels are on the device."""
     config, mesh = epoch_config(workload, method), devices.device_mesh(1)
     key = random_key(0, mesh)
     device_loop = devices.loops_are_fast()

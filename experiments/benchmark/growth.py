@@ -1,4 +1,4 @@
-"""What makes a step dearer: classes, examples, parameters, devices."""
+"""Cost of a step over the number of classes, examples, parameters or devices."""
 
 import math
 from collections.abc import Iterator
@@ -20,18 +20,18 @@ CLASSES = (10, 20, 100, 1000, 10_000)
 BATCH_SIZES = (16, 32, 64, 128, 256)
 DEPTHS: tuple[Network, ...] = ("resnet20", "resnet32", "resnet44", "resnet56")
 DEVICES = (1, 2, 4, 8)
-# Of a convolutional network, with CC-SAM on CPU: more take long to compile, and
+# For convolutional networks with CC-SAM on CPU: more classes take long to compile, and
 # convolutions in a loop are slow there.
 _CC_SAM_CLASSES_ON_CPU = 20
 
 
 class Point(NamedTuple):
-    """A step on the way.
+    """A measured step.
 
     Attributes:
       over: what grows, "classes", "batch_size", "parameters" or "devices".
-      workload: the rest.
-      devices: that share a batch.
+      workload: network, batch size, dtype and classes.
+      devices: number of devices that share a batch.
     """
 
     over: str
@@ -40,7 +40,7 @@ class Point(NamedTuple):
 
 
 def points(workload: Workload) -> Iterator[Point]:
-    """All that is measured; ``workload`` is what does not grow."""
+    """Yields all points; one quantity grows, the rest is as in ``workload``."""
     yield from (Point("classes", workload._replace(num_classes=c)) for c in CLASSES)
     yield from (
         Point("batch_size", workload._replace(batch_size=b)) for b in BATCH_SIZES
@@ -54,7 +54,7 @@ def points(workload: Workload) -> Iterator[Point]:
 
 
 def can_run(point: Point, method: Method) -> bool:
-    """Whether a step of that method compiles and runs in reasonable time."""
+    """Returns whether the step compiles and runs in reasonable time."""
     cc_sam = method in ("cc_sam", "cc_sam_head")
     convolutions_on_cpu = (
         point.workload.model.startswith("resnet") and jax.default_backend() == "cpu"
@@ -64,7 +64,7 @@ def can_run(point: Point, method: Method) -> bool:
 
 
 def growth_step(point: Point, method: Method) -> Contestant:
-    """The step of a method at a point, its batch split over the devices."""
+    """Returns the step of a method, with its batch split over the devices."""
     workload = point.workload
     step, state, (frozen, *batch) = build(workload, method)
     mesh = devices.device_mesh(point.devices)

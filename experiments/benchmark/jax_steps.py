@@ -1,4 +1,4 @@
-"""The steps of this project: the experiments' own, compiled for the device at hand."""
+"""Training steps of the experiments, compiled for the current device."""
 
 import time
 from collections.abc import Callable
@@ -13,15 +13,15 @@ from experiments.training.criterion import make_loss
 from experiments.training.optimizer import make_optimizer
 from experiments.training.step import TrainState, init_state, make_train_step
 
-# Only the schedules ask for it.
+# Only the schedules use it.
 _STEPS_PER_EPOCH = 169
 
 
 def jax_step(workload: Workload, method: Method) -> Contestant:
-    """The training step of a method.
+    """Returns the training step of a method.
 
-    Its costs are those the compiler states: FLOPs, all kinds of arithmetic counted, and
-    the bytes of what goes in, comes out and lives in between.
+    Its costs are those that the compiler states: FLOPs of all kinds of arithmetic, and
+    the bytes of arguments, results and temporary arrays.
     """
     step, state, arguments = build(workload, method)
     compiled, seconds = compile_step(step, state, *arguments)
@@ -33,7 +33,7 @@ def jax_step(workload: Workload, method: Method) -> Contestant:
 def build(
     workload: Workload, method: Method
 ) -> tuple[Callable[..., TrainState], TrainState, tuple[Any, ...]]:
-    """The step, a state to start from, and the rest of its arguments, on the device."""
+    """Returns the step, an initial state, and the other arguments, on the device."""
     config, counts = workload.config(method), workload.class_counts
     model = make_model(config, workload.num_classes, workload.channels)
     if method == "focal_sam_unshared":
@@ -47,7 +47,7 @@ def build(
 
 
 def compile_step(step, state, *arguments) -> tuple[jax.stages.Compiled, float]:
-    """The compiled step, and the seconds of tracing and compiling it."""
+    """Returns the compiled step, and the seconds to trace and compile it."""
     began = time.perf_counter()
     jitted = jax.jit(step, donate_argnums=0)
     compiled = jitted.lower(state, *arguments).compile()
@@ -55,10 +55,10 @@ def compile_step(step, state, *arguments) -> tuple[jax.stages.Compiled, float]:
 
 
 def compiled_costs(compiled: jax.stages.Compiled) -> dict[str, Any]:
-    """FLOPs of a call, the bytes that it moves, and the most that it holds at once."""
+    """Returns FLOPs, bytes moved and peak bytes of a call."""
     cost, memory = compiled.cost_analysis(), compiled.memory_analysis()
     held = memory.argument_size_in_bytes + memory.temp_size_in_bytes
-    # A donated argument lies where its result will.
+    # A donated argument shares memory with its result.
     made = memory.output_size_in_bytes - memory.alias_size_in_bytes
     return {
         "flops": cost["flops"],
@@ -68,7 +68,7 @@ def compiled_costs(compiled: jax.stages.Compiled) -> dict[str, Any]:
 
 
 def repeatedly(compiled, state, arguments) -> Callable[[int], None]:
-    """Runs on from state to state, and the host waits for the last one only."""
+    """Returns a function that runs steps in sequence and waits for the last."""
 
     def run(turns):
         nonlocal state

@@ -1,6 +1,6 @@
-"""How fast the device multiplies matrices and copies: what a step can be held against.
+"""Rates of matrix products and copies on the device, to compare a step with.
 
-The rates are measured, not read off a data sheet.
+The rates are measured, not taken from a data sheet.
 """
 
 from typing import Any
@@ -19,12 +19,12 @@ _LARGE_COPY = 2**30
 
 
 def limit_contestants(precisions: tuple[Precision, ...]) -> list[Contestant]:
-    """A product of square matrices in every precision, and a copy."""
+    """Returns a product of square matrices per precision, and a copy."""
     return [*map(_matmul, dict.fromkeys(precisions)), _copy()]
 
 
 def limit_rows(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """FLOP/s by precision and bytes/s, from the rows of the contestants."""
+    """Returns FLOP/s by precision and bytes/s, from the contestants' rows."""
     rates = {
         row["dtype"]: row["flops"] / (1e-3 * row["ms_min"])
         for row in rows
@@ -38,10 +38,10 @@ def limit_rows(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def distance(row: dict[str, Any], limits: dict[str, Any]) -> dict[str, Any]:
-    """What a step reaches: FLOP/s and bytes/s, and their share of the device's rates.
+    """Returns FLOP/s and bytes/s of a step, and their share of the device's rates.
 
-    Bytes are those that the compiler counts, what stays in a cache too, so that their
-    share can be above one.
+    The compiler counts the bytes, including those that stay in a cache, so their share
+    can be above one.
     """
     seconds = 1e-3 * row["ms_median"]
     flops_per_s = row["flops"] / seconds

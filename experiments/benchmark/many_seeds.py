@@ -16,7 +16,7 @@ SEEDS = (1, 2, 4, 8, 16)
 
 
 def seeds_step(workload: Workload, method: Method, seeds: int) -> Contestant:
-    """A step of so many seeds, each with its weights and its batch."""
+    """Returns a step of several seeds, each with its own weights and batch."""
     step, state, (frozen, *batch) = build(workload, method)
 
     def stack(tree):

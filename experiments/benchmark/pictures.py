@@ -33,11 +33,11 @@ _COLUMNS = 3
 
 
 def benchmark_figure(path: Path, results: dict[str, Any]) -> None:
-    """Times of steps and epochs as bars; growth and seeds as curves.
+    """Draws steps and epochs as bars; growth and seeds as curves.
 
     Args:
-      path: of the PNG.
-      results: as written to JSON; sections that were not measured are left out.
+      path: path of the PNG.
+      results: results as in the JSON; unmeasured sections are left out.
     """
     panels = list(_panels(results))
     lines = -(-len(panels) // _COLUMNS)
@@ -79,7 +79,7 @@ def _of(rows, group, fields):
 
 
 def _bars(rows: list[Row], field: str, label: str) -> Callable[[Axes], None]:
-    """A group of bars for every method, a bar for every framework."""
+    """Returns a function that draws a bar per framework for every method."""
 
     def draw(axes):
         methods = [method for (method,) in _groups(rows, ("method",))]
@@ -111,7 +111,7 @@ def _bars(rows: list[Row], field: str, label: str) -> Callable[[Axes], None]:
 def _curves(
     rows: list[Row], across: str, label: str, height: Callable[[Row], float]
 ) -> Callable[[Axes], None]:
-    """A curve for every method, both axes logarithmic."""
+    """Returns a function that draws a curve per method on log axes."""
 
     def draw(axes):
         for (method,) in _groups(rows, ("method",)):

@@ -1,4 +1,4 @@
-"""The sections of the benchmark: who competes in each, and the rows that come of it."""
+"""The sections of the benchmark: the contestants of each, and the resulting rows."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ class Timer(NamedTuple):
     progress: Callable[[str], None]
 
     def rows(self, contestants: Sequence[Contestant]) -> Rows:
-        """A row for each, in their order."""
+        """Times contestants; returns a row for each, in order."""
         timings = interleave(contestants, **self._asdict())
         return [
             {**contestant.name, **milliseconds(seconds), **contestant.costs}
@@ -30,7 +30,7 @@ class Timer(NamedTuple):
 def step_rows(
     contestants: Sequence[Contestant], timer: Timer
 ) -> tuple[Rows, dict[str, Any]]:
-    """Steps and the device's limits, timed in turns: rows, and the limits."""
+    """Times steps and the device's limits in turns; returns rows and limits."""
     precisions = tuple({c.name["dtype"]: None for c in contestants})
     measured = timer.rows([*contestants, *limits.limit_contestants(precisions)])
     rates = limits.limit_rows(measured[len(contestants) :])
@@ -42,9 +42,9 @@ def step_rows(
 
 
 def with_ratios(rows: Rows) -> Rows:
-    """Beside the time of each its ratio to that of SGD and SAM, where they are there.
+    """Adds the ratio of each time to those of SGD and SAM, if they are there.
 
-    All else is equal: what differs is the method.
+    All else is equal: only the method differs.
     """
     same = ("framework", "model", "batch_size", "dtype", "over", "value")
 
@@ -60,7 +60,7 @@ def with_ratios(rows: Rows) -> Rows:
 
 
 def seed_rows(workload: Workload, methods: Sequence[Method], timer: Timer) -> Rows:
-    """Steps of several seeds, with the ratio to the time of one."""
+    """Times steps of several seeds, with the ratio to one seed."""
     rows: Rows = []
     for method in methods:
         contestants = []
@@ -75,7 +75,7 @@ def seed_rows(workload: Workload, methods: Sequence[Method], timer: Timer) -> Ro
 
 
 def growth_rows(workload: Workload, methods: Sequence[Method], timer: Timer) -> Rows:
-    """Steps while one thing grows; the methods at a point compete with each other."""
+    """Times steps while one size grows; at each point, methods take turns."""
     rows: Rows = []
     for point in growth.points(workload):
         contestants = []
@@ -87,7 +87,7 @@ def growth_rows(workload: Workload, methods: Sequence[Method], timer: Timer) -> 
 
 
 def epoch_rows(contestants: Sequence[Contestant], timer: Timer) -> Rows:
-    """Epochs; one is long enough to need no repetition within a sample."""
+    """Times epochs; one is long enough without repetition in a sample."""
     rows = timer.rows(contestants)
     for row in rows:
         row["s_median"] = row["ms_median"] / 1e3

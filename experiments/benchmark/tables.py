@@ -6,12 +6,12 @@ from typing import Any
 from experiments.reporting.cells import markdown_lines
 
 Row = dict[str, Any]
-# A header, and the cell of a row below it.
+# A header, and a function from row to cell.
 Column = tuple[str, Callable[[Row], str]]
 
 
 def markdown(results: dict[str, Any]) -> str:
-    """All sections that were measured, each with what its numbers mean."""
+    """Returns Markdown of the measured sections, and explains their numbers."""
     device, versions = results["device"], results["versions"]
     known = [
         f"{name} {versions[name]}"

@@ -1,4 +1,4 @@
-"""What is measured: a network and a method, on a batch of random images."""
+"""Workloads: a network and a method, on a batch of random images."""
 
 from typing import Any, Literal, NamedTuple
 
@@ -8,8 +8,9 @@ from experiments.config import Config
 from experiments.configs import get_config
 from experiments.data.longtail import exponential_counts
 
-# CC-SAM perturbs the whole network, and in the published form the last layer alone.
-# Without cross-example layers Focal-SAM shares a backward pass, or does not.
+# CC-SAM perturbs the whole network; cc_sam_head, as published, only the last layer.
+# focal_sam shares a backward pass in networks without cross-example layers;
+# focal_sam_unshared does not.
 Method = Literal[
     "sgd", "sam", "imbsam", "cc_sam_head", "cc_sam", "focal_sam", "focal_sam_unshared"
 ]
@@ -46,13 +47,13 @@ _CHANGES: dict[str, dict[str, Any]] = {
 
 
 class Workload(NamedTuple):
-    """A training step, whoever makes it.
+    """A training step, in any framework.
 
     Attributes:
       model: the network.
-      batch_size: examples in a step.
-      dtype: of the computation; weights are in float32.
-      num_classes: of a long tail, from 500 examples to 5.
+      batch_size: examples per step.
+      dtype: dtype of the computation; weights are in float32.
+      num_classes: number of classes, which have 500 to 5 examples.
     """
 
     model: Network
@@ -66,7 +67,7 @@ class Workload(NamedTuple):
         return exponential_counts(self.num_classes, 500, 100.0)
 
     def config(self, method: Method = "focal_sam") -> Config:
-        """The experiment whose step this is: CIFAR-100-LT's, but for the network."""
+        """Returns CIFAR-100-LT's configuration with the changes of this workload."""
         known = method.removesuffix("_head").removesuffix("_unshared")
         recipe = get_config("cifar100_lt", known)
         return recipe.replace(
@@ -79,11 +80,11 @@ class Workload(NamedTuple):
 
     @property
     def channels(self) -> int:
-        """Of the images."""
+        """Channels of the images."""
         return 1 if self.model == "vit_digits" else 3
 
     def batch(self) -> tuple[np.ndarray, np.ndarray]:
-        """Images, float32, ``(batch, size, size, channels)``, and labels, int32."""
+        """Returns float32 images ``(batch, size, size, channels)`` and int32 labels."""
         rng = np.random.default_rng(0)
         size = self.config().network_size
         shape = (self.batch_size, size, size, self.channels)
@@ -94,7 +95,7 @@ class Workload(NamedTuple):
 
 
 def step_name(framework: str, workload: Workload, method: Method) -> dict[str, Any]:
-    """The fields of a row that say which step it is."""
+    """Returns the fields of a row that identify a step."""
     return {
         "framework": framework,
         "model": workload.model,

@@ -1,4 +1,4 @@
-"""The runs of a comparison on disk: each a folder as experiments.train leaves it."""
+"""The runs of a comparison on disk, in the folder format of experiments.train."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ RUNS = "runs"
 
 
 def run_folder(comparison: Path, row: str, seed: int) -> Path:
-    """Where a seed of a row is kept, once it is finished."""
+    """Returns the folder of the finished run of a row and seed."""
     return comparison / RUNS / f"{row.replace(', ', '-').replace(' ', '-')}-seed{seed}"
 
 
@@ -30,15 +30,15 @@ def save_run(
     outcome: Outcome,
     command: list[str],
 ) -> None:
-    """Writes manifest, metrics and last checkpoint; the folder is there whole or not.
+    """Writes manifest, metrics and last checkpoint, all or nothing.
 
     Args:
-      folder: of the run, which is not there yet.
-      config: of the run, with its seeds.
-      dataset: of the run.
-      frozen: the weights that training left as they were.
-      outcome: what it came to on the test set.
-      command: that was given.
+      folder: folder of the run, which does not exist yet.
+      config: configuration of the run, with its seeds.
+      dataset: data set of the run.
+      frozen: weights that training did not change.
+      outcome: outcome on the test set.
+      command: command line.
     """
     unfinished = folder.with_name(f"{folder.name}.tmp")
     shutil.rmtree(unfinished, ignore_errors=True)

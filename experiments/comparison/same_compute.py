@@ -1,4 +1,4 @@
-"""What a comparison trains for as long as Focal-SAM takes: what, and how long."""
+"""Runs that a comparison trains for as long as Focal-SAM takes."""
 
 from collections.abc import Callable, Sequence
 
@@ -7,14 +7,14 @@ from experiments.config import Approximation, Config
 from experiments.data.dataset import Dataset
 from experiments.reporting.runs import step_seconds
 
-# Enough for a median that a slow moment does not move.
+# Enough that one slow epoch does not change the median.
 _TIMED_EPOCHS = 5
 
 
 def rows(
     configs: dict[str, Config], approximations: Sequence[Approximation]
 ) -> dict[str, Config]:
-    """By name, the configurations to be lengthened: SGD, and Focal-SAM approximated.
+    """Returns by name the configurations to lengthen: SGD and approximations.
 
     An approximation has Focal-SAM's hyper-parameters.
     """
@@ -36,14 +36,14 @@ def lengthened(
     *,
     device_loop: bool,
 ) -> Config:
-    """With the epochs it can make in the time that ``config.epochs`` of others take.
+    """Returns ``config`` with epochs that take as long as a run of Focal-SAM.
 
     Args:
-      config: what a few epochs are run of, to see how long its steps take.
-      seconds: that a step of the others takes.
+      config: configuration; a few epochs are run to time its steps.
+      seconds: time of a step of Focal-SAM, which makes ``config.epochs`` epochs.
       group: the seeds to run, as in :func:`experiments.comparison.seeds.run_group`.
-      datasets: theirs.
-      clock: tells the time in seconds.
+      datasets: their data sets.
+      clock: function that returns the time in seconds.
       device_loop: as in :func:`experiments.comparison.seeds.make_group_trainer`.
     """
     timed = config.replace(epochs=_TIMED_EPOCHS, warmup=0)

@@ -25,13 +25,13 @@ from experiments.training.trainer import Trainer, make_trainer
 
 
 class Outcome(NamedTuple):
-    """What one seed came to after its last epoch.
+    """The result of one seed after its last epoch.
 
     Attributes:
-      scores: of the split that was asked for.
-      rows: of the metrics of its epochs. Where several seeds train in one program, each
-        has its share of the time.
-      state: of the network.
+      scores: scores on the chosen split.
+      rows: metrics of its epochs. If several seeds train in one program, each has an
+        equal share of the time.
+      state: final training state.
     """
 
     scores: dict[str, Any]
@@ -40,14 +40,14 @@ class Outcome(NamedTuple):
 
 
 def grouped(seeds: list[int], together: bool) -> list[list[int]]:
-    """The seeds that train in one program: all, or each by itself."""
+    """Returns groups of seeds that train in one program: all, or each alone."""
     return [seeds] if together else [[seed] for seed in seeds]
 
 
 def make_group_trainer(
     config: Config, datasets: list[Dataset], *, device_loop: bool
 ) -> Trainer:
-    """A trainer for :func:`run_group`, on one device; for images held in memory."""
+    """Returns a trainer for :func:`run_group`: one device, images in memory."""
     _, steps_per_epoch = _sizes(config, datasets)
     return make_trainer(
         config,
@@ -60,7 +60,7 @@ def make_group_trainer(
 
 
 def seed_dataset(config: Config, seed: int, data_dir: Path) -> Dataset:
-    """A long-tailed subset of the seed's own, with the same counts for every seed."""
+    """Loads the long-tailed subset of a seed; all seeds have the same class counts."""
     return load_dataset(config.replace(subset_seed=seed), data_dir)
 
 
@@ -74,7 +74,7 @@ def run_group(
 ) -> list[Outcome]:
     """Trains the seeds in one program and scores "validation" or "test".
 
-    ``clock`` tells the time in seconds.
+    ``clock`` returns the time in seconds.
     """
     keys = _pack([jax.random.key(seed) for seed in seeds])
     data = jax.device_put(_pack([dataset.train for dataset in datasets]))
@@ -92,7 +92,7 @@ def run_group(
         state = trainer.advance(state, inputs, keys, steps)
         jax.block_until_ready(state)
         seconds = (clock() - began) / len(seeds)
-        # Without the rest of the state, which the next epoch consumes.
+        # Without the large arrays, whose memory the next epoch reuses.
         light = state._replace(params=(), batch_stats=(), opt_state=(), average=())
         for of_seed, own in zip(rows, _unpack(light, len(seeds)), strict=True):
             numbers = epoch_numbers(config, steps, own, seconds)
@@ -117,14 +117,14 @@ def _sizes(config: Config, datasets: list[Dataset]) -> tuple[int, int]:
 
 
 def _pack(trees: list[Any]) -> Any:
-    """One tree whose arrays lead with the seeds; a lone seed has no such axis."""
+    """Stacks trees along a first axis of seeds; a single seed has no such axis."""
     if len(trees) == 1:
         return trees[0]
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
 def _unpack(tree: Any, size: int) -> list[Any]:
-    """The tree of every seed."""
+    """Returns the tree of every seed."""
     if size == 1:
         return [tree]
     return [jax.tree.map(lambda leaf, i=i: leaf[i], tree) for i in range(size)]

@@ -15,7 +15,7 @@ from experiments.comparison.seeds import (
 from experiments.config import Config
 from experiments.records.manifest import read_json, write_json
 
-# Reported seeds count from 0 and never come here.
+# Seeds for tuning only; reported seeds are smaller.
 SEEDS = [1000, 1001, 1002, 1003, 1004]
 
 Candidate = dict[str, float]
@@ -32,17 +32,17 @@ def tune(
     *,
     device_loop: bool,
 ) -> dict[str, Config]:
-    """The best candidate of each method by mean accuracy on the validation split.
+    """Chooses each method's candidate with the best mean validation accuracy.
 
     Args:
-      configs: what each method starts from.
-      grid: the candidates of each method: what they change in its configuration.
-      seeds: that every candidate is trained with.
+      configs: initial configuration of each method.
+      grid: candidates of each method: changes to its configuration.
+      seeds: seeds of every candidate.
       data_dir: folder of data sets.
-      path: JSON file to write all trials to, as they come in. Those that are there
-        already are not made again.
+      path: JSON file for all trials, written after each. Trials that it has already are
+        not repeated.
       report: called with the method, the candidate and its accuracy.
-      clock: tells the time in seconds.
+      clock: function that returns the time in seconds.
       device_loop: whether epochs are loops on the device, and all seeds train at once.
 
     Returns:
@@ -65,7 +65,7 @@ def tune(
                 write_json(path, {"trials": trials})
             means.append(float(np.mean(made[0]["validation"])))
             report(method, candidate, means[-1])
-        # The first of equals, which sums in floating point could tell apart.
+        # Rounded, because equal means may differ in floating point; the first wins.
         best = grid[method][int(np.argmax(np.round(means, 9)))]
         chosen[method] = start.replace(**best)
     return chosen

@@ -1,4 +1,4 @@
-"""One recipe a file: what, the command, its cost, the expected number, its source."""
+"""Recipes, one per file: content, command, cost, expected number and sources."""
 
 from experiments.config import Config, Loss, Method
 from experiments.configs import (
@@ -44,12 +44,12 @@ RECIPES: dict[str, Recipe] = {
 
 
 def get_recipe(name: str) -> Recipe:
-    """The recipe of that name."""
+    """Returns the recipe of that name."""
     if name not in RECIPES:
         raise UserError(f"--config must be one of {', '.join(RECIPES)}, got {name!r}.")
     return RECIPES[name]
 
 
 def get_config(name: str, method: Method, loss: Loss | None = None) -> Config:
-    """A recipe's configuration for one method, and a loss other than its own."""
+    """Returns a recipe's configuration for a method and, if given, another loss."""
     return get_recipe(name).config(method, loss)

@@ -2,20 +2,20 @@
 
     python -m experiments.train --config cifar100_lt --method focal_sam
 
-10,847 training images (500 to 5 a class), 10,000 balanced test images. `--loss` takes
-ce, ldam (with deferred re-weighting and a cosine head), vs and la.
+10,847 training images (500 to 5 per class), 10,000 balanced test images. `--loss` takes
+ce, focal, ldam (with deferred re-weighting and a cosine head), vs and la.
 
-Cost: 200 epochs of 169 steps. A Focal-SAM step takes about 1 s on two CPU cores, so
-this wants a GPU or TPU; on a CPU pass a small `--epochs`. CC-SAM passes over a hundred
-classes a step.
+Cost: 200 epochs of 169 steps. A Focal-SAM step takes about 1 s on two CPU cores, so use
+a GPU or TPU; on a CPU pass a small `--epochs`. CC-SAM loops over a hundred classes per
+step.
 
-Expected: Focal-SAM about 50.6 % overall, read off a figure of the published code that
+Expected: Focal-SAM about 50.6 % overall, read from a figure of the published code that
 does not state its loss. That code reports the best epoch on the test set; here it is
-the last, or the best on `--held-out` training images.
+the last epoch, or the best on `--held-out` training images.
 
-Other factors: `cifar100_lt_if10`, `_if20`, `_if50` and `_if200`, with everything but
-the tail as here. Images (of the rarest class), steps of an epoch, and what public lists
-of results quote for Focal-SAM, probably with cross-entropy (`--loss ce`):
+Other factors: `cifar100_lt_if10`, `_if20`, `_if50` and `_if200` differ only in the
+tail. Images (of the rarest class), steps per epoch, and the numbers in public lists of
+results for Focal-SAM, probably with cross-entropy (`--loss ce`):
 
     _if10    19,573 (50)    305 steps
     _if20    15,907 (25)    248 steps

@@ -2,21 +2,21 @@
 
     python -m experiments.train --config cifar10_lt --method focal_sam
 
-12,406 training images (5000 to 50 a class), 10,000 balanced test images. `--loss` takes
-ce, ldam (with deferred re-weighting and a cosine head), vs and la.
+12,406 training images (5000 to 50 per class), 10,000 balanced test images. `--loss`
+takes ce, focal, ldam (with deferred re-weighting and a cosine head), vs and la.
 
-Cost: 200 epochs of 193 steps. A Focal-SAM step takes about 1 s on two CPU cores, so
-this wants a GPU or TPU; on a CPU pass a small `--epochs`.
+Cost: 200 epochs of 193 steps. A Focal-SAM step takes about 1 s on two CPU cores, so use
+a GPU or TPU; on a CPU pass a small `--epochs`.
 
-Expected: Focal-SAM about 83 % overall, read off a figure of the published code that
-does not state its loss; seeds move it by half a percent or so. The published recipe
-evaluates on the test set in every epoch and reports the best; this one reports the
-last, and the best only on `--held-out` training images.
+Expected: Focal-SAM about 83 % overall, read from a figure of the published code that
+does not state its loss; it varies between seeds by about half a percent. The published
+recipe evaluates on the test set in every epoch and reports the best epoch. This recipe
+reports the last epoch and, with `--held-out`, the best on the held-out images.
 
-Other factors: `cifar10_lt_if10`, `_if20`, `_if50` and `_if200`, with everything but the
-tail as here, though the values were published for factor 100. Images (of the rarest
-class), steps of an epoch, and what public lists of results quote for Focal-SAM,
-probably with cross-entropy (`--loss ce`):
+Other factors: `cifar10_lt_if10`, `_if20`, `_if50` and `_if200` differ only in the tail,
+though the values were published for factor 100. Images (of the rarest class), steps per
+epoch, and the numbers in public lists of results for Focal-SAM, probably with
+cross-entropy (`--loss ce`):
 
     _if10    20,431 (500)    319 steps
     _if20    17,023 (250)    265 steps
@@ -25,9 +25,9 @@ probably with cross-entropy (`--loss ce`):
 
 Sources. Focal-SAM's values, batch size, learning rate and weight decay: the published
 command. SAM's radius: Rangwani et al., NeurIPS 2022, for cross-entropy. Radius of
-ImbSAM: its published code; its tail here are the few-shot classes. Radii and switch of
+ImbSAM: its published code; its tail here is the few-shot classes. Radii and switch of
 SSE-SAM: its published command for CIFAR-100-LT; its tail is ImbSAM's. Radius of CC-SAM:
-ours, as the published code perturbs the last layer only.
+ours, because the published code perturbs only the last layer.
 """
 
 from experiments.config import Config

@@ -3,18 +3,18 @@
     python -m experiments.train --config clip_cifar100_lt --weights FOLDER
 
 10,847 training images, enlarged to 224 pixels on the device. AdaptFormer's 101,436
-parameters and the 76,800 of a cosine head are trained, the rest of CLIP is frozen. The
+parameters and the 76,800 of a cosine head are trained; the rest of CLIP is frozen. The
 head starts from the prompts "a photo of a ...".
 
-Cost: 20 epochs of 84 steps. A forward pass of 128 images is 4.5 TFLOP, Focal-SAM makes
-two and not quite as many backward: for a GPU or TPU.
+Cost: 20 epochs of 84 steps. A forward pass of 128 images takes 4.5 TFLOP; Focal-SAM
+makes two, and slightly less than two backward passes. Use a GPU or TPU.
 
 Expected: no number is stated in the published code.
 
 Sources. Focal-SAM's values, batch size, learning rate, weight decay and epochs: the
-published command, which computes in float16 without a guard; here it is bfloat16.
+published command, which computes in float16 without a guard; this recipe uses bfloat16.
 Radii of SAM and ImbSAM: that of Focal-SAM. Radii of CC-SAM and SSE-SAM: ours. With LDAM
-the head does not scale, because the loss does.
+the head does not scale the cosines, because the loss does.
 """
 
 from experiments.configs import cifar100_lt

@@ -9,7 +9,7 @@ Cost: 20 epochs of 96 steps; see `clip_cifar100_lt`.
 Expected: no number is stated in the published code.
 
 Sources: as in `clip_cifar100_lt`, with the published command for CIFAR-10. ImbSAM's
-tail are the few-shot classes.
+tail is the few-shot classes.
 """
 
 from experiments.configs import clip_cifar100_lt

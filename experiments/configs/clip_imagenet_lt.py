@@ -4,15 +4,16 @@
         --class-names FILE
 
 115,846 training images in 1000 classes. AdaptFormer has 617,868 parameters here, and
-the head 768,000. Prompts need words for the classes, which the data lack: a file of
-lines `n01440764`, tab, `tench`, or of names in the order of the labels.
+the head 768,000. The data have no class names for prompts, so FILE gives them: lines of
+`n01440764`, tab, `tench`, or names in the order of the labels.
 
 Cost: 20 epochs of 905 steps of 128 images at 224 pixels.
 
-Expected: no number is stated in the published code, whose test images are those here.
+Expected: no number is stated in the published code, which has the same test images.
 
-Sources: as in `clip_cifar100_lt`, with the published command for ImageNet-LT. Colours
-are left alone, and test images are resized to 224 pixels without a margin, as there.
+Sources: as in `clip_cifar100_lt`, with the published command for ImageNet-LT. As in
+that command, colours are unchanged, and test images are resized to 224 pixels without a
+margin.
 """
 
 from experiments.configs import clip_cifar100_lt, imagenet_lt

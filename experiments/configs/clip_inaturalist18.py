@@ -4,8 +4,9 @@
         --class-names FILE
 
 437,513 training images in 8142 species. AdaptFormer has 4,749,324 parameters here, and
-the head 6,253,056. Prompts need names of the species: a file of lines of the class in
-the data, tab, name keeps them with their labels, which the published code confuses.
+the head 6,253,056. Prompts need names of the species: FILE has lines of class in the
+data, tab, name. This assigns names to the right labels; the published code mixes them
+up.
 
 Cost: 20 epochs of 3418 steps of 128 images at 224 pixels.
 

@@ -1,12 +1,12 @@
-"""Digits-LT: a small ResNet on a long-tailed cut of scikit-learn's handwritten digits.
+"""Digits-LT: a small ResNet on a long-tailed subset of scikit-learn's digits.
 
     python -m experiments.train --config digits_lt --method focal_sam
 
-1797 real images of 8x8 pixels come with scikit-learn, so nothing is downloaded. 50 of
-each class are the test set, 24 the validation set; from the rest an exponential tail is
-cut, 100, 68, 46, 32, 22, 15, 10, 7, 4 and 3 images at imbalance factor 30. Which digit
-has which rank in the tail follows the subset seed. Weight decay is what suits plain SGD
-best, which leaves the other methods less to win.
+1797 real images of 8x8 handwritten digits come with scikit-learn, so nothing is
+downloaded. 50 of each class are the test set, 24 the validation set. From the rest an
+exponential tail is cut: 100, 68, 46, 32, 22, 15, 10, 7, 4 and 3 images at imbalance
+factor 30. The subset seed decides the rank of each digit. Weight decay is chosen for
+plain SGD, so the other methods have less to gain.
 
 Cost: about a minute on two CPU cores. Expected: 95 to 96 % overall with every method
 (docs/results.md, by `python -m experiments.compare`).
@@ -19,8 +19,8 @@ _LEARNING_RATES = (0.1, 0.2)
 
 RECIPE = Recipe(
     base=Config(),
-    # What `python -m experiments.compare --tune` chose from the grid; SSE-SAM was not
-    # tuned and has ImbSAM's.
+    # Chosen from the grid by `python -m experiments.compare --tune`; SSE-SAM was not
+    # tuned and has ImbSAM's values.
     methods={
         "sgd": {"learning_rate": 0.1, "weight_decay": 5e-3},
         "sam": {"learning_rate": 0.2, "rho": 0.1},
@@ -30,10 +30,10 @@ RECIPE = Recipe(
         "focal_sam": {"learning_rate": 0.2, "rho": 0.2, "gamma": 3.0},
     },
     losses={"ldam": {"head": "cosine", "drw_start": 320}},
-    # CC-SAM's many passes would take long otherwise. Accuracy is flat from here on.
+    # CC-SAM's many passes would take long otherwise. After these, accuracy is flat.
     compare_epochs=60,
-    # Eight candidates for each method, with the same two learning rates, and the
-    # numbers that are its own.
+    # Eight candidates for each method: the same two learning rates, and its own
+    # hyper-parameters.
     grid={
         "sgd": grid(
             learning_rate=_LEARNING_RATES, weight_decay=(2e-3, 5e-3, 1e-2, 2e-2)

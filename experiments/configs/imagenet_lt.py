@@ -2,16 +2,16 @@
 
     python -m experiments.train --config imagenet_lt --method focal_sam
 
-115,846 training images in 1000 classes (1280 to 5 a class), 20,000 to validate, and the
-50,000 of ImageNet's validation set as test.
+115,846 training images in 1000 classes (1280 to 5 per class), 20,000 for validation.
+The test set is the 50,000 images of ImageNet's validation set.
 
 Cost: 200 epochs of 452 steps of 256 images at 224 pixels; 2 forward and 3 backward
-passes each with Focal-SAM. For several GPUs or TPU chips.
+passes per step with Focal-SAM. For several GPUs or TPU chips.
 
 Expected: Focal-SAM 54.3 % overall (the figure of the published code, and public lists
-of results); the last epoch here, the best on the test set there.
+of results). There the best epoch on the test set counts, here the last.
 
-Sources. Focal-SAM's values with the radius 0.1, from epoch 160 on 0.2, batch size,
+Sources. Focal-SAM's values with radius 0.1, and 0.2 from epoch 160 on, batch size,
 learning rate and weight decay: the published command. Its augmentation: the published
 loader. Radii of SAM and ImbSAM: the default of the published scripts. SSE-SAM: as in
 `cifar10_lt`. Radius of CC-SAM: ours.

@@ -2,19 +2,19 @@
 
     python -m experiments.train --config inaturalist18 --method focal_sam
 
-437,513 training images in 8142 species (1000 to 2 a class); its 24,426 validation
-images, 3 a class, are the test set, so nothing is left to choose an epoch by unless
+437,513 training images in 8142 species (1000 to 2 per class). Its 24,426 validation
+images, 3 per class, are the test set, so no split is left to choose an epoch by, unless
 `--held-out` sets training images aside.
 
 Cost: 200 epochs of 854 steps of 512 images at 224 pixels; 2 forward and 3 backward
-passes each with Focal-SAM. For many GPUs or TPU chips.
+passes per step with Focal-SAM. For many GPUs or TPU chips.
 
 Expected: Focal-SAM 71.8 % overall (the figure of the published code, and public lists
-of results); the last epoch here, the best on the test set there.
+of results). There the best epoch on the test set counts, here the last.
 
 Sources. Focal-SAM's values, batch size, learning rate and weight decay: the published
-command; its lam of 1.1 weighs the plain gradient of frequent classes slightly
-negatively, which is allowed. Its augmentation, without colour jitter: the published
+command; its lam of 1.1 gives the plain gradient of every class a slightly negative
+weight, which is allowed. Its augmentation, without colour jitter: the published
 loader. Radii of SAM and ImbSAM: the default of the published scripts. Radius of
 CC-SAM: ours.
 """

@@ -1,27 +1,28 @@
-"""The nearest recipe for data of the user's own, from what they look like."""
+"""The nearest recipe for the user's own data, by class counts and image size."""
 
 from typing import NamedTuple
 
 from experiments.config import IN_MEMORY_SIZE, Config, Loss, Method, Network
 from experiments.configs import get_config
 
-# Training is as long as that of CIFAR-LT up to so many images, and shorter with more.
+# Up to this many images, training is as long as for CIFAR-LT; with more it is shorter,
+# with at least this many epochs.
 _LONG_UP_TO, _SHORTEST = 200_000, 90
 _LARGEST_SIZE = 224
-# Trained weights want little more, as in OLTR's training on Places-LT (Liu et al., CVPR
-# 2019): so many epochs, with a tenth of the learning rate.
+# Trained weights need few epochs and a tenth of the learning rate, as in OLTR's
+# training on Places-LT (Liu et al., CVPR 2019).
 _TUNING, _TUNING_RATE = 30, 0.1
 _CIFAR_SIZE = 32
-# Batches are no larger than leaves so many steps in an epoch.
+# Batches are halved until an epoch has this many steps, down to the smallest batch.
 _STEPS, _SMALLEST_BATCH = 16, 8
 
 
 class Look(NamedTuple):
-    """What is seen of data before a recipe is chosen.
+    """Properties of data by which a recipe is chosen.
 
     Attributes:
       class_counts: training images of each class.
-      size: shorter side of the images, in pixels, the median.
+      size: median of the shorter sides of the images, in pixels.
     """
 
     class_counts: list[int]
@@ -37,21 +38,21 @@ def own_config(
     image_size: int | None,
     pretrained: Network | None = None,
 ) -> Config:
-    """The configuration for own data: a recipe's, with sizes that fit the data.
+    """Returns a recipe's configuration with sizes that fit the user's own data.
 
-    Small images are trained on as CIFAR's are, at their own size, with a ResNet-32;
-    larger ones as ImageNet's, with a ResNet-50. Few images make smaller batches, with
-    a learning rate in proportion, and many images fewer epochs. Trained weights are
-    tuned for 30 epochs, at the size of images that their network is made for. CLIP sees
-    images resized as in its own training.
+    Small images are trained as CIFAR, at their own size, with a ResNet-32; larger
+    images as ImageNet, with a ResNet-50. With few images, batches are smaller and the
+    learning rate is scaled in proportion; with many images, there are fewer epochs.
+    Trained weights are tuned for 30 epochs, at the image size of their network. CLIP
+    uses bicubic resizing, as in its own training.
 
     Args:
-      look: what the data look like.
-      method: how the gradient is made.
+      look: properties of the data.
+      method: training method.
       loss: the criterion; ``None`` for the recipe's.
       clip: whether CLIP is tuned.
-      image_size: side in pixels, if it is not to be that of the data.
-      pretrained: the ResNet whose weights training starts from, if there are some.
+      image_size: side in pixels; ``None`` to choose it.
+      pretrained: ResNet of the weights from which training starts, if there are any.
     """
     images, classes = sum(look.class_counts), len(look.class_counts)
     if pretrained:
@@ -94,7 +95,7 @@ def _next_32(size: int) -> int:
 
 
 def _tail(class_counts: list[int]) -> int:
-    """Of ImbSAM and SSE-SAM: few-shot classes, or where there are none, half of all."""
+    """Returns the tail threshold: 20, or the median count if no class has fewer."""
     few = 20
     if min(class_counts) < few:
         return few
@@ -102,7 +103,7 @@ def _tail(class_counts: list[int]) -> int:
 
 
 def flags_of(config: Config) -> str:
-    """What is most worth changing in a configuration, as it would be written."""
+    """Returns the most useful options of a configuration, as flags."""
     names = ["model", "image_size", "augment", "epochs", "batch_size", "learning_rate"]
     names += ["weight_decay", "loss"]
     if config.model == "clip":

@@ -1,4 +1,4 @@
-"""What a recipe is."""
+"""The class of recipes."""
 
 import itertools
 from collections.abc import Mapping
@@ -12,24 +12,24 @@ Changes = Mapping[str, Any]
 
 
 def grid(**values: tuple[float, ...]) -> list[dict[str, float]]:
-    """All combinations of the values."""
+    """Returns all combinations of the values."""
     combinations = itertools.product(*values.values())
     return [dict(zip(values, chosen, strict=True)) for chosen in combinations]
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A configuration, and what the choice of a method or a loss changes in it.
+    """A configuration, and its changes for each method and loss.
 
     Attributes:
-      base: what all methods and losses share.
-      methods: each method's own values.
-      losses: what goes with a loss; those not listed change nothing.
+      base: configuration that all methods and losses share.
+      methods: changes for each method.
+      losses: changes for a loss; losses that are not listed change nothing.
       compare_epochs: epochs of every run in ``experiments.compare``; ``None``: as many
         as in training.
       grid: the candidates of ``experiments.compare --tune`` for each method.
-      tuning: what all candidates change, a share that is held out, say.
-      tuning_seeds: how many seeds each is trained with.
+      tuning: changes for all candidates, such as a held-out share.
+      tuning_seeds: number of seeds per candidate.
     """
 
     base: Config
@@ -41,16 +41,16 @@ class Recipe:
     tuning_seeds: int = 5
 
     def config(self, method: Method, loss: Loss | None = None) -> Config:
-        """The configuration for a method, and for a loss other than the usual one."""
+        """Returns the configuration for a method and, if given, another loss."""
         changes = {"method": method, **self.methods[method]}
         if loss is not None:
             changes |= {"loss": loss, **self.losses.get(loss, {})}
         return self.base.replace(**changes)
 
     def with_factor(self, imbalance_factor: int) -> "Recipe":
-        """The recipe at another imbalance factor, called after it, ``…_if50``.
+        """Returns the recipe at another imbalance factor, named like ``…_if50``.
 
-        The tail of ImbSAM and SSE-SAM are the few-shot classes of that factor.
+        The tail of ImbSAM and SSE-SAM is the few-shot classes of that factor.
         """
         base = self.base.replace(
             config=f"{self.base.config}_if{imbalance_factor}",

@@ -3,10 +3,10 @@
     python -m experiments.train --config vit_digits_lt --method focal_sam
 
 The data of `digits_lt`: 8x8 pixels in 16 patches, 4 blocks of width 64, no
-normalisation that mixes examples. `vit_digits_lt_sgd` is the same with SGD.
+cross-example normalisation. `vit_digits_lt_sgd` is the same with SGD.
 
-Cost: about a minute on two CPU cores. Expected: 92.5 % overall with AdamW, a point more
-with Focal-SAM and four on the few-shot classes (docs/results.md, by
+Cost: about a minute on two CPU cores. Expected: 92.5 % overall with AdamW; Focal-SAM
+adds one point, and four on the few-shot classes (docs/results.md, by
 `python -m experiments.compare --config vit_digits_lt --methods sgd focal_sam
 --approximations reuse_ascent looksam --seeds 5`).
 """
@@ -25,7 +25,7 @@ RECIPE = Recipe(
         epochs=200,
         switch_epoch=140,
     ),
-    # For the plain gradient and for Focal-SAM what `--tune` chose from the grid.
+    # The values of sgd and focal_sam were chosen from the grid by `--tune`.
     methods={
         "sgd": {"learning_rate": 2e-3, "weight_decay": 0.05},
         "sam": {"rho": 0.2},

@@ -2,7 +2,7 @@
 
     python -m experiments.train --config vit_digits_lt_sgd --method focal_sam
 
-Cost: as there. Expected: 92 % overall, with Focal-SAM as without it (docs/results.md,
+Cost: the same. Expected: 92 % overall, with and without Focal-SAM (docs/results.md,
 by `python -m experiments.compare --config vit_digits_lt_sgd --methods sgd
 focal_sam`).
 """
@@ -20,7 +20,7 @@ RECIPE = replace(
         learning_rate=0.05,
         weight_decay=5e-4,
     ),
-    # For the plain gradient and for Focal-SAM what `--tune` chose from the grid.
+    # The values of sgd and focal_sam were chosen from the grid by `--tune`.
     methods={
         "sgd": {"learning_rate": 0.05, "weight_decay": 5e-4},
         "sam": {"rho": 0.1},

@@ -1,4 +1,4 @@
-"""Letters that the usual font lacks: from another font where there is one."""
+"""Other fonts for letters that the usual font lacks."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -11,7 +11,7 @@ _USUAL = "DejaVu Sans"  # comes with Matplotlib
 
 
 def drawable_names(class_names: Sequence[str]) -> list[str]:
-    """The names, and numbers for those with letters that no font here has."""
+    """Returns the names; those that no font can draw become numbers."""
     _, missing = _fonts_for("".join(class_names))
     return [
         f"class {number}" if missing & set(name) else name
@@ -20,7 +20,7 @@ def drawable_names(class_names: Sequence[str]) -> list[str]:
 
 
 def choose_fonts(figure: Figure) -> None:
-    """Gives all texts of a figure fonts that have their letters, or else codes."""
+    """Sets fonts that have all letters of a figure; other letters become codes."""
     texts = figure.findobj(Text)
     fonts, missing = _fonts_for("".join(text.get_text() for text in texts))
     codes = {ord(letter): f"\\u{ord(letter):04x}" for letter in missing}
@@ -31,7 +31,7 @@ def choose_fonts(figure: Figure) -> None:
 
 @cache
 def _fonts_for(text: str) -> tuple[list[str], frozenset[str]]:
-    """The usual font and those that have what it lacks, and what none has."""
+    """Returns the usual font, fonts for letters it lacks, and letters in no font."""
     letters = frozenset(letter for letter in text if not letter.isspace())
     fonts, missing = [_USUAL], letters - _letters_of(font_manager.findfont(_USUAL))
     while missing:
@@ -45,12 +45,12 @@ def _fonts_for(text: str) -> tuple[list[str], frozenset[str]]:
 
 
 def _others() -> list[tuple[str, str]]:
-    """Upright fonts of usual weight, name and file."""
+    """Returns name and file of upright fonts of usual weight."""
     return [
         (font.name, font.fname)
         for font in font_manager.fontManager.ttflist
         if (font.style, font.weight, font.stretch) == ("normal", 400, "normal")
-        # A box for every letter is what these have.
+        # These draw a box for every letter.
         and not font.name.replace(" ", "").lower().lstrip(".").startswith("lastresort")
     ]
 
@@ -59,5 +59,5 @@ def _others() -> list[tuple[str, str]]:
 def _letters_of(path: str) -> frozenset[str]:
     try:
         return frozenset(map(chr, font_manager.get_font(path).get_charmap()))
-    except (OSError, RuntimeError):  # gone, or no font
+    except (OSError, RuntimeError):  # missing, or no font
         return frozenset()

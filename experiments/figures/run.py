@@ -1,4 +1,4 @@
-"""Pictures of one run."""
+"""Figures of one run."""
 
 from pathlib import Path
 from typing import Any
@@ -28,11 +28,11 @@ from experiments.figures.style import (
 )
 from experiments.metrics import SHOTS, expected_calibration_error
 
-# Up to so many classes the numbers of a confusion matrix can be read.
+# Maximum number of classes for which a confusion matrix shows numbers.
 _ANNOTATED = 10
-# With more classes a row of it would be less than a dot.
+# With more classes, a row of the matrix would be smaller than a dot.
 LARGEST_MATRIX = 1000
-# Up to so many classes a dot each can be told apart.
+# Maximum number of classes that are drawn as dots.
 _DOTTED = 2000
 
 
@@ -44,20 +44,19 @@ def per_class_accuracy(
     shots: np.ndarray,
     title: str,
 ) -> None:
-    """Test accuracy of every class, the most frequent first, over its training count.
+    """Draws test accuracy and training count of every class, the most frequent first.
 
-    Up to 100 classes are bars with names, up to 2000 a dot each. The curve is a mean
-    over neighbours in frequency, where a class has too few test images to be looked at
-    alone.
+    Up to 100 classes are bars with names, up to 2000 dots. A curve shows the mean over
+    classes of similar frequency, because single classes may have few test images.
 
     Args:
-      path: of the PNG.
-      accuracy: of every class, a fraction; ``None``, where it was not tested, leaves a
-        gap, and a bar is replaced by these words.
+      path: path of the PNG.
+      accuracy: accuracy of every class, a fraction; ``None``, if it was not tested,
+        leaves a gap, or the text "not tested" in place of a bar.
       class_counts: training examples of each class, int, ``(num_classes,)``.
       class_names: a name for each class.
       shots: the name of each class's group, ``(num_classes,)``.
-      title: above the figure.
+      title: title of the figure.
     """
     size = len(accuracy)
     order = frequency_order(class_counts)
@@ -124,13 +123,13 @@ def per_class_accuracy(
 
 
 def training_curves(path: Path, rows: list[dict[str, Any]], title: str) -> None:
-    """Loss and accuracies over the epochs of one run.
+    """Draws loss and accuracies over the epochs of one run.
 
     Args:
-      path: of the PNG.
-      rows: of the metrics, at least one of them of the split "train"; those of the
-        split "validation" may be missing, and so may numbers in a row: ``None``.
-      title: above the figure.
+      path: path of the PNG.
+      rows: rows of the metrics, at least one of the split "train"; those of the split
+        "validation" may be missing, and numbers may be ``None``.
+      title: title of the figure.
     """
     figure = Figure(figsize=(9.0, 3.6), layout="constrained")
     loss_axes, accuracy_axes = figure.subplots(1, 2)
@@ -182,20 +181,20 @@ def confusion_matrix(
     shots: np.ndarray,
     title: str,
 ) -> None:
-    """What the classes were taken for, the most frequent first, in shares of each.
+    """Draws the confusion matrix in percent of each true class.
 
-    Lines part the many-, medium- and few-shot classes. More than 100 classes are
-    gathered in about as many blocks of neighbours in frequency. With more than
-    ``LARGEST_MATRIX`` even the blocks are large, and there is no point in calling this.
+    The most frequent class comes first. Lines separate the many-, medium- and few-shot
+    classes. More than 100 classes are merged into at most 100 blocks of similar
+    frequency. With more than ``LARGEST_MATRIX`` classes the blocks are too large.
 
     Args:
-      path: of the PNG.
-      confusion: test examples of every class, in rows, by the class that they were
-        taken for, int, ``(num_classes, num_classes)``.
+      path: path of the PNG.
+      confusion: number of test examples by true class (rows) and predicted class
+        (columns), int, ``(num_classes, num_classes)``.
       class_counts: training examples of each class, int, ``(num_classes,)``.
       class_names: a name for each class.
       shots: the name of each class's group, ``(num_classes,)``.
-      title: above the figure.
+      title: title of the figure.
     """
     size = len(confusion)
     order = frequency_order(class_counts)
@@ -210,7 +209,7 @@ def confusion_matrix(
     figure = Figure(figsize=(side + 1.0, side), layout="constrained")
     axes = figure.subplots()
     axes.set_facecolor("#DDDDDD")
-    # A root brings out the small shares off the diagonal.
+    # A square root makes small shares visible.
     norm = PowerNorm(0.5, vmin=0, vmax=100)
     corners = np.append(starts, size) - 0.5
     image = axes.pcolormesh(corners, corners, share, cmap="cividis", norm=norm)
@@ -251,13 +250,13 @@ def confusion_matrix(
 
 
 def reliability_diagram(path: Path, calibration: np.ndarray, title: str) -> None:
-    """Accuracy against confidence, and how often each confidence comes.
+    """Draws accuracy against confidence, and the share of examples per bin.
 
     Args:
-      path: of the PNG.
-      calibration: of equal bins of the confidence the number of examples, the sum of
-        their confidences and the number of right answers, float, ``(3, bins)``.
-      title: above the figure.
+      path: path of the PNG.
+      calibration: for equal bins of confidence the number of examples, the sum of their
+        confidences and the number of correct predictions, float, ``(3, bins)``.
+      title: title of the figure.
     """
     size, confidence, right = np.asarray(calibration, dtype=np.float64)
     bins = len(size)

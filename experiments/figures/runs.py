@@ -1,4 +1,4 @@
-"""Pictures of methods, or of other groups of runs, side by side."""
+"""Figures that compare methods, or other groups of runs."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,15 +26,15 @@ from experiments.metrics import SCORES, SHOTS
 
 
 def method_comparison(path: Path, rows: list[dict[str, Any]], title: str) -> None:
-    """Accuracy of every method, overall and by group of classes.
+    """Draws the accuracy of every method, overall and by group of classes.
 
-    A dot a seed; a line at the mean, and a bar one standard deviation to either side.
+    Dots are seeds, a line is the mean, and a bar is one standard deviation either side.
 
     Args:
-      path: of the PNG.
-      rows: one a method, with its ``name`` and under each of the scores ``None`` or
-        ``mean``, ``spread`` (``None`` for a single seed) and ``values``, fractions.
-      title: above the figure.
+      path: path of the PNG.
+      rows: one per method, with its ``name`` and for each score ``None`` or ``mean``,
+        ``spread`` (``None`` for a single seed) and ``values``, as fractions.
+      title: title of the figure.
     """
     height = 1.7 + 0.34 * len(rows)
     figure = Figure(figsize=(10.0, height), layout="constrained")
@@ -70,17 +70,17 @@ def per_class_accuracy(
     shots: np.ndarray,
     title: str,
 ) -> None:
-    """Test accuracy of every class for all groups of runs, over its training count.
+    """Draws per-class test accuracy of all groups of runs, and training counts.
 
-    With more than 100 classes it is a mean over neighbours in frequency.
+    With more than 100 classes, accuracy is a mean over classes of similar frequency.
 
     Args:
-      path: of the PNG.
-      accuracy: by the name of the group, a fraction for every class, the most frequent
-        first, ``(num_classes,)``; NaN leaves a gap.
+      path: path of the PNG.
+      accuracy: by group name, a fraction for every class, the most frequent first,
+        ``(num_classes,)``; NaN leaves a gap.
       class_counts: training examples of each class, in the same order, int.
       shots: the name of each class's group, in the same order.
-      title: above the figure.
+      title: title of the figure.
     """
     size = len(class_counts)
     figure = Figure(figsize=(9.0, 5.0), layout="constrained")
@@ -107,7 +107,7 @@ def per_class_accuracy(
             count_axes.stairs(class_counts[chosen], columns, fill=True, color=colour)
     mean = f"test accuracy (%),\nmean of {neighbours} classes"
     axes.set_ylabel(mean if smooth else "test accuracy (%)")
-    # Whole tens below all that is shown: methods differ by little.
+    # A multiple of ten below all values, because methods differ little.
     axes.set_ylim(min(90, np.floor(lowest / 10) * 10), 100)
     axes.set_xlim(0.5, size + 0.5)
     count_axis(count_axes, class_counts)
@@ -121,15 +121,15 @@ def per_class_accuracy(
 def learning_curves(
     path: Path, rows: Mapping[str, Sequence[list[dict[str, Any]]]], title: str
 ) -> None:
-    """Training loss and validation accuracy of all groups of runs.
+    """Draws training loss and validation accuracy of all groups of runs.
 
-    A line is the mean over seeds at the epochs that all of them have, the band one
-    standard deviation to either side. Without a validation split there is no accuracy.
+    A line is the mean over seeds at the epochs that all have, the band one standard
+    deviation to either side. Without a validation split there is no accuracy.
 
     Args:
-      path: of the PNG.
-      rows: by the name of the group, the rows of the metrics of each of its runs.
-      title: above the figure.
+      path: path of the PNG.
+      rows: by group name, the metrics rows of each run.
+      title: title of the figure.
     """
     panels = [("train", "loss", 1, "training loss, mean over the epoch")]
     if any(r["split"] == "validation" for runs in rows.values() for r in runs[0]):

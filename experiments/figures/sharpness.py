@@ -10,29 +10,29 @@ from matplotlib.figure import Figure
 from experiments.figures.style import finish, log_axis, save, styles
 from experiments.records.manifest import write_json
 
-# Points of the grid on which densities are drawn, and their width over its range.
+# Grid points of a density, and its kernel width over the range of eigenvalues.
 _POINTS, _WIDTH = 400, 0.01
-# Up to so many counts each is named on the axis.
+# Maximum number of counts that are named on the axis.
 _NAMED = 12
 
 
 def class_sharpness(
     path: Path, curves: dict[str, np.ndarray], counts: np.ndarray, label: str
 ) -> None:
-    """Sharpness of every class over its number of training images, a curve a method.
+    """Draws the sharpness of every class over its training images, a curve per method.
 
     Args:
-      path: of the PNG.
-      curves: by method, of every run and class, the most frequent first, NaN where a
-        class has no images, float, ``(runs, num_classes)``. Bars are standard
+      path: path of the PNG.
+      curves: by method, sharpness of every run and class, the most frequent first, NaN
+        for a class without images, float, ``(runs, num_classes)``. Bars are standard
         deviations over the runs.
-      counts: training images of the classes, falling, ``(num_classes,)``.
-      label: of the vertical axis.
+      counts: training images of the classes, in falling order, ``(num_classes,)``.
+      label: label of the vertical axis.
     """
     figure = Figure(figsize=(8.0, 4.6), layout="constrained")
     axes = figure.subplots()
     numbers: dict[str, Any] = {"training_images": counts.tolist(), "label": label}
-    # Apart from each other, so that the bars can be told apart.
+    # Shifts the curves, so that their bars do not overlap.
     apart = np.exp(0.015 * (np.arange(len(curves)) - (len(curves) - 1) / 2))
     looks = styles(curves)
     for place, (name, of_runs) in enumerate(curves.items()):
@@ -44,7 +44,7 @@ def class_sharpness(
         axes.errorbar(
             counts * apart[place],
             mean,
-            # On a logarithmic axis a bar down to nothing has no end.
+            # A logarithmic axis cannot show a bar down to zero.
             [np.minimum(spread, 0.9 * np.abs(mean)), spread],
             marker="o",
             **looks[place],
@@ -68,12 +68,12 @@ def class_sharpness(
 
 
 def spectra(path: Path, densities: dict[str, dict[str, list[Any]]], title: str) -> None:
-    """The density of the Hessian's eigenvalues, a panel a group, a curve a method.
+    """Draws the density of Hessian eigenvalues, a panel per group, a curve per method.
 
     Args:
-      path: of the PNG.
-      densities: by group of classes and method, a spectrum a run.
-      title: above the figure.
+      path: path of the PNG.
+      densities: by group of classes and method, a spectrum per run.
+      title: title of the figure.
     """
     figure = Figure(figsize=(5.2 * len(densities) + 1.6, 4.0), layout="constrained")
     panels = figure.subplots(1, len(densities), sharey=True, squeeze=False)[0]
@@ -94,7 +94,7 @@ def spectra(path: Path, densities: dict[str, dict[str, list[Any]]], title: str) 
             axes.plot(grid, density, lw=1.3, label=name, **look)
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        # What is lower is Gaussian tails.
+        # Lower values are Gaussian tails.
         axes.set_ylim(bottom=1e-6 / width)
         axes.set_title(f"{group}-shot classes")
         axes.set_xlabel("eigenvalue of the Hessian")
@@ -106,12 +106,12 @@ def spectra(path: Path, densities: dict[str, dict[str, list[Any]]], title: str) 
 
 
 def landscapes(path: Path, planes: dict[str, Any], groups: tuple[str, ...]) -> None:
-    """The loss around each network, on one scale: a column a method, a row a group.
+    """Draws the loss around networks on one scale: columns are methods, rows groups.
 
     Args:
-      path: of the PNG.
-      planes: by method, landscapes of the same steps.
-      groups: of classes, the rows; all classes where there are none of these.
+      path: path of the PNG.
+      planes: by method, landscapes with the same steps.
+      groups: groups of classes; all classes if none of them is there.
     """
     first = next(iter(planes.values()))
     groups = tuple(group for group in groups if group in first.losses) or ("all",)
@@ -124,7 +124,7 @@ def landscapes(path: Path, planes: dict[str, Any], groups: tuple[str, ...]) -> N
         for plane in planes.values()
         for group in groups
     )
-    # A root brings out the bottom of the valleys.
+    # A square root makes low losses visible.
     norm = PowerNorm(0.5, vmin=0.0, vmax=highest)
     levels = highest * np.linspace(0, 1, 13) ** 2
     drawn = None

@@ -1,4 +1,4 @@
-"""What all figures share. The colours are Okabe and Ito's, for the colour-blind too."""
+"""Style that all figures share. Okabe and Ito's colours suit colour-blind readers."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -15,7 +15,7 @@ from experiments.figures.fonts import choose_fonts, drawable_names
 
 SHOT_COLOURS = {"many": "#0072B2", "medium": "#56B4E9", "few": "#E69F00"}
 BLACK, GREEN, ORANGE, GREY = "#000000", "#009E73", "#D55E00", "#777777"
-# For things without an order; with the line styles, enough for 28 of them.
+# For things without an order; with the line styles, enough for 28.
 COLOURS = ("#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 LINE_STYLES = ("-", "--", ":", "-.")
 _OF_METHODS = {
@@ -26,15 +26,15 @@ _OF_METHODS = {
     "SSE-SAM": "#CC79A7",
     "Focal-SAM": "#0072B2",
 }
-# Up to so many classes every one is named, and up to so many in letters of full size.
+# Maximum numbers of classes with names, and with names in full size.
 NAMED, LARGE_NAMES = 100, 20
 
 
 def styles(names: Iterable[str]) -> list[dict[str, Any]]:
-    """Colour and line style of every group of runs, by its name.
+    """Returns colour and line style of every group of runs, by its name.
 
-    A method has its colour, and its second group another line style. Where all groups
-    are of one method, or of none, they have colours first, then line styles.
+    A method has its own colour, and its second group another line style. If all groups
+    are of one method, or of none, they differ in colour first, then in line style.
     """
     names = list(names)
     methods = [
@@ -55,29 +55,29 @@ def styles(names: Iterable[str]) -> list[dict[str, Any]]:
 
 
 def frequency_order(class_counts: np.ndarray) -> np.ndarray:
-    """The classes, the most frequent first, int, ``(num_classes,)``."""
+    """Returns the classes, the most frequent first, int, ``(num_classes,)``."""
     return np.argsort(-np.asarray(class_counts), kind="stable")
 
 
 def edges(places: np.ndarray) -> np.ndarray:
-    """Of columns that stand at successive whole numbers, float, ``(size + 1,)``."""
+    """Returns edges of columns at successive integers, float, ``(size + 1,)``."""
     return np.append(places - 0.5, places[-1] + 0.5)
 
 
 def percent(fractions: Sequence[float | None]) -> np.ndarray:
-    """In percent; NaN, which is not drawn, for ``None``."""
+    """Converts to percent; ``None`` becomes NaN, which is not drawn."""
     return 100 * np.array([np.nan if f is None else f for f in fractions], dtype=float)
 
 
 def moving_average(values: np.ndarray, width: int) -> np.ndarray:
-    """Means over ``width`` neighbours, fewer at the ends, and NaN counts for none.
+    """Computes means over ``width`` neighbours, fewer at the ends, ignoring NaN.
 
     Args:
       values: float, ``(size,)``.
       width: an odd number.
 
     Returns:
-      Float array of shape ``(size,)``; NaN where there is nothing but NaN.
+      Float array of shape ``(size,)``; NaN if all neighbours are NaN.
     """
     half = width // 2
     known = np.isfinite(values)
@@ -92,11 +92,11 @@ def moving_average(values: np.ndarray, width: int) -> np.ndarray:
 
 
 def name_classes(axes: Axes, class_names: Sequence[str], order: np.ndarray) -> None:
-    """Names along the horizontal axis, turned where they would touch.
+    """Names the classes on the horizontal axis, turned if they would touch.
 
     Args:
-      axes: to be named.
-      class_names: of all classes, in the order of their numbers.
+      axes: axes to be named.
+      class_names: names of all classes, in label order.
       order: the classes along the axis, int, ``(num_classes,)``.
     """
     drawn = drawable_names(class_names)
@@ -122,12 +122,12 @@ def name_classes(axes: Axes, class_names: Sequence[str], order: np.ndarray) -> N
 
 
 def name_size(num_classes: int) -> float:
-    """Of the letters of class names, in points."""
+    """Returns the font size of class names, in points."""
     return 9.0 if num_classes <= LARGE_NAMES else 6.0
 
 
 def log_axis(axes: Axes, digits: Sequence[int] = (1, 2, 5)) -> None:
-    """Makes the vertical axis logarithmic, with plain numbers that begin so."""
+    """Makes the vertical axis logarithmic; its numbers begin with ``digits``."""
     axes.set_yscale("log")
     axes.yaxis.set_major_locator(LogLocator(subs=digits, numticks=12))
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
@@ -135,14 +135,14 @@ def log_axis(axes: Axes, digits: Sequence[int] = (1, 2, 5)) -> None:
 
 
 def count_axis(axes: Axes, class_counts: np.ndarray) -> None:
-    """Makes the vertical axis one of training examples, by powers of ten."""
+    """Makes the vertical axis show training examples, at powers of ten."""
     log_axis(axes, digits=(1,))
     axes.set_ylim(min(class_counts) / 2, max(class_counts) * 2)
     axes.set_ylabel("training\nexamples")
 
 
 def finish(axes: Axes, legend: bool = True) -> None:
-    """Takes away what is not needed, and puts the legend beside the data."""
+    """Removes spines, adds a grid, and puts the legend beside the data."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", alpha=0.3)
     axes.set_axisbelow(True)
@@ -151,7 +151,7 @@ def finish(axes: Axes, legend: bool = True) -> None:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """As PNG, fine enough for print; a dollar sign in a name begins no formula."""
+    """Saves a PNG, fine enough for print; dollar signs do not start formulas."""
     for text in figure.findobj(Text):
         text.set_parse_math(False)
     choose_fonts(figure)

@@ -1,1 +1,1 @@
-"""From finished runs to tables and figures of many: means, spreads, differences."""
+"""Tables and figures of finished runs: means, spreads, differences."""

@@ -1,4 +1,4 @@
-"""What all tables of results share: cells, and the frames around them."""
+"""Cells and frames that all tables of results share."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -11,13 +11,13 @@ from experiments.reporting.statistics import Summary
 
 
 def as_json(summary: Summary) -> dict[str, float | None]:
-    """JSON has no NaN."""
+    """Returns JSON, with ``None`` for NaN."""
     spread = None if np.isnan(summary.spread) else summary.spread
     return {"mean": summary.mean, "spread": spread}
 
 
 def percent(summary: dict[str, Any] | None, style: str) -> str:
-    """``mean ± spread`` in percent; the spread is missing for a single seed."""
+    """Formats ``mean ± spread`` in percent; a single seed has no spread."""
     if summary is None:
         return "–"
     text = style.format(100 * summary["mean"])
@@ -27,18 +27,18 @@ def percent(summary: dict[str, Any] | None, style: str) -> str:
 
 
 def narrow(cell: str) -> str:
-    """With the spaces around the sign, the table would not fit 80 columns."""
+    """Removes the space after ±, so that the table fits 80 columns."""
     return cell.replace(" ± ", " ±")
 
 
 def markdown_lines(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table as Markdown: the first column is text, the others are numbers."""
+    """Returns a Markdown table: the first column is text, the others are numbers."""
     rule = ("---", *["---:"] * (len(header) - 1))
     return "".join(f"| {' | '.join(cells)} |\n" for cells in (header, rule, *rows))
 
 
 def empty_table(header: Sequence[str], *, title: str, caption: str) -> Table:
-    """A table for the terminal: the first column is text, the others are numbers."""
+    """Returns a terminal table: the first column is text, the others are numbers."""
     table = Table(
         title=title,
         caption=caption,

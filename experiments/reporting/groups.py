@@ -1,4 +1,4 @@
-"""Runs that differ in nothing but seeds make a group, named by what sets it apart."""
+"""Groups of runs that differ only in seeds, named by their differing options."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -9,12 +9,12 @@ from experiments.config import METHOD_NAMES, METHODS
 from experiments.errors import UserError
 from experiments.reporting.runs import FinishedRun, find_runs
 
-# What runs of one group may differ in: seeds, and what changes no number of a run.
+# Options that may differ within a group: seeds, and those that change no result.
 _FREE = {"seed", "subset_seed", "eval_every", "checkpoint_every", "sharpness_every"}
-# The fields that name a group, the most telling first; all others come after them.
+# Fields that name a group, in order of importance; all others come after them.
 _FIRST = ("config", "method", "approximation", "loss", "model", "imbalance_factor")
 _FIRST += ("rho", "gamma")
-# Their values speak for themselves.
+# Their values are shown without the field name.
 _BARE = {"config", "method", "loss", "model", "head", "augment"}
 
 
@@ -22,9 +22,9 @@ class Group(NamedTuple):
     """Runs of one configuration.
 
     Attributes:
-      name: method and what else sets it apart from the other groups of its data set.
-      config: of the first run, as JSON.
-      runs: one for each pair of seeds, in their order.
+      name: method and other options that differ from other groups of its data set.
+      config: configuration of the first run, as JSON.
+      runs: one run for each pair of seeds, in their order.
     """
 
     name: str
@@ -35,13 +35,13 @@ class Group(NamedTuple):
 def find_groups(
     paths: Sequence[Path],
 ) -> tuple[dict[str, list[Group]], dict[Path, str]]:
-    """The groups of each data set in folders, and what was left out, with the reason.
+    """Returns the groups of each data set, and the folders left out, with reasons.
 
     Args:
       paths: folders of runs, or folders that hold such folders.
 
     Raises:
-      UserError: if there are none, one of them holds no run, or a file of a run cannot
+      UserError: if ``paths`` is empty, no folder holds a run, or a file of a run cannot
         be read.
     """
     if not paths:
@@ -56,10 +56,10 @@ def find_groups(
 def grouped(
     runs: Iterable[FinishedRun],
 ) -> tuple[dict[str, list[Group]], dict[Path, str]]:
-    """The groups of each data set, and the runs that were left out, with the reason.
+    """Returns the groups of each data set, and the runs left out, with reasons.
 
-    Groups come by recipe, then in the order in which methods are always listed. Of runs
-    that repeat each other, the same configuration and seeds, the first is taken.
+    Groups are sorted by recipe, then by method in the order of ``METHODS``. Of runs
+    with the same configuration and seeds, the first is used.
     """
     found: dict[str, dict[tuple[int, int], FinishedRun]] = {}
     left_out = {}
@@ -76,7 +76,7 @@ def grouped(
 
 
 def differing_fields(configs: Sequence[dict[str, Any]]) -> list[str]:
-    """The fields in which configurations differ, the most telling first."""
+    """Returns the fields in which configurations differ, by importance."""
     fields = dict.fromkeys((*_FIRST, *(name for config in configs for name in config)))
     return [
         field
@@ -87,7 +87,7 @@ def differing_fields(configs: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def show(value: Any) -> str:
-    """A value of a configuration, as text."""
+    """Returns a value of a configuration as text."""
     if isinstance(value, list):
         return " ".join(map(show, value)) or "none"
     if isinstance(value, float):
@@ -110,15 +110,15 @@ def _named(groups: list[list[FinishedRun]]) -> list[Group]:
 
 
 def _rank(field: str, value: Any) -> tuple:
-    """Methods by their list, numbers by size, ``None`` before all."""
+    """Returns a sort key: methods as listed, numbers by size, ``None`` first."""
     if field == "method" and value in METHODS:
         return (1, METHODS.index(value))
     return (0,) if value is None else (1, value)
 
 
 def _name(config: dict[str, Any], others: list[dict[str, Any]]) -> str:
-    """Recipe where recipes differ, method, loss where losses differ, and then as many
-    of the other fields as it takes to leave no other group of the same name."""
+    """Returns the recipe if recipes differ, the method, the loss if losses differ, and
+    as many other fields as make the name unique."""
     fields = [f for f in differing_fields(others) if f in ("config", "loss")]
     parts = {field: config[field] for field in ("config", "method", "loss")}
     parts = {f: v for f, v in parts.items() if f == "method" or f in fields}

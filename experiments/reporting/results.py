@@ -10,26 +10,26 @@ from experiments.reporting.groups import Group, differing_fields
 from experiments.reporting.runs import FinishedRun, step_seconds
 from experiments.reporting.statistics import paired_difference, summarise
 
-# What is reported of every state that was tested.
+# Numbers that are reported for every tested state.
 NUMBERS = (*SCORES, "ece")
-# What methods differ in by nature, or by tuning.
+# Options that belong to methods or are tuned.
 _OF_METHODS = {
     *("method", "learning_rate", "weight_decay", "rho", "rho_schedule", "rho_start"),
     *("rho_milestones", "rho_values", "gamma", "lam", "tail_threshold", "head_rho"),
     *("switch_epoch", "alpha", "perturbed", "approximation", "every"),
 }
-# What runs of other lengths differ in.
+# Options that depend on the length of a run.
 _OF_LENGTH = {"epochs", "drw_start", "milestones", "rho_milestones", "switch_epoch"}
 
 
 def group_rows(groups: list[Group]) -> list[dict[str, Any]]:
-    """A row a group, as JSON.
+    """Returns a row per group, as JSON.
 
-    It has the configuration, the folders and seeds of the runs, the median time of a
-    step, and under ``last`` and ``best`` the numbers of the last epoch and of the best
-    on the validation split, on the test set: of each the mean, the sample standard
-    deviation and the values of the seeds, or ``None`` where a run has none. ``best`` is
-    ``None`` without a validation split, and else has the ``epochs`` that were chosen.
+    A row has the configuration, the folders and seeds of the runs, and the median time
+    of a step. ``last`` and ``best`` have the test numbers of the last epoch and of the
+    epoch that is best on the validation split: mean, sample standard deviation and
+    values of the seeds, or ``None`` if a run lacks the number. ``best`` is ``None``
+    without a validation split; else it also has the chosen ``epochs``.
     """
     return [
         {
@@ -46,14 +46,14 @@ def group_rows(groups: list[Group]) -> list[dict[str, Any]]:
 
 
 def difference_rows(groups: list[Group]) -> list[dict[str, Any]]:
-    """A row for every pair of groups that are compared, as JSON: one less the other.
+    """Returns a row per pair of compared groups, as JSON: one minus the other.
 
-    Methods are compared with plain SGD, Focal-SAM with SAM too, an approximation with
-    its method, and longer SGD with shorter; each with the same settings, but for those
-    that belong to a method or are tuned for it: the learning rate, weight decay, and
-    the parameters of the methods themselves. Of several it is the one most alike. A row
-    has the seeds that both have run with, and for each number of the last epoch the
-    mean of the differences, seed by seed, half its 95 % interval and the differences.
+    Methods are compared with plain SGD, Focal-SAM also with SAM, an approximation with
+    its method, and longer SGD with shorter. Both have the same settings, except those
+    that belong to a method or are tuned for it: the learning rate, weight decay and the
+    methods' own parameters. Of several candidates the most similar is used. A row has
+    the seeds of both and, for each number of the last epoch, the mean of the
+    differences, seed by seed, half its 95 % interval and the differences.
     """
     rows = []
     for group in groups:
@@ -79,7 +79,7 @@ def _median(values: list[float]) -> float:
 
 
 def verdict(differences: list[dict[str, Any]]) -> str:
-    """Which of the pairs are told apart by their overall accuracy, in words."""
+    """Returns in words which pairs differ in overall accuracy."""
     words: dict[str, list[str]] = {}
     for row in differences:
         mean, spread = (row["accuracy"][key] for key in ("mean", "spread"))
@@ -122,7 +122,7 @@ def _difference(values: list[float], others: list[float]) -> dict[str, Any]:
 
 
 def _values(runs: list[FinishedRun], which: str, number: str) -> list[float] | None:
-    """One value a run, or ``None`` if a run has none: a group without classes."""
+    """Returns a value per run, or ``None`` if a run has none (no such classes)."""
     values = [run.tests[which][number] for run in runs]
     return None if None in values else values
 
@@ -147,9 +147,9 @@ def _compared_with(group: Group, groups: list[Group]) -> list[Group]:
 def _most_alike(
     group: Group, groups: list[Group], wanted: dict[str, str], free: set[str]
 ) -> Group | None:
-    """The group with the wanted values that differs least, and in nothing but ``free``.
+    """Returns the closest group with the wanted values; only ``free`` may differ.
 
-    Of two of plain SGD the longer is compared with the shorter.
+    Plain SGD is only compared with shorter plain SGD.
     """
     differing = {}
     for place, other in enumerate(groups):

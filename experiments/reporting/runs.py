@@ -12,15 +12,15 @@ from experiments.records.rows import read_metrics
 
 
 class FinishedRun(NamedTuple):
-    """What a run of experiments.train left behind.
+    """The records of a finished run of experiments.train.
 
     Attributes:
-      folder: where.
-      config: its configuration, as JSON, with the fields of today.
+      folder: folder of the run.
+      config: configuration, as JSON, with the fields of this version.
       class_counts: training examples of each class, int, ``(num_classes,)``.
-      rows: of the metrics.
-      tests: its results on the test set, by the state they are of: "last", and "best"
-        on the validation split where there is one.
+      rows: rows of the metrics.
+      tests: results on the test set, by state: "last", and "best" on the validation
+        split, if there is one.
     """
 
     folder: Path
@@ -31,12 +31,12 @@ class FinishedRun(NamedTuple):
 
     @property
     def seeds(self) -> tuple[int, int]:
-        """Of training and of the subset: runs with equal seeds make a pair."""
+        """Seeds of training and of the subset; runs with equal seeds are paired."""
         return self.config["seed"], self.config["subset_seed"]
 
 
 def find_runs(paths: Iterable[Path]) -> tuple[list[FinishedRun], dict[Path, str]]:
-    """The finished runs in folders, and what was left out, with the reason.
+    """Returns the finished runs in folders, and the folders left out, with reasons.
 
     Args:
       paths: folders of runs, or folders that hold such folders.
@@ -68,17 +68,17 @@ def find_runs(paths: Iterable[Path]) -> tuple[list[FinishedRun], dict[Path, str]
         counts = np.array(manifest["class_counts"])
         config = complete(manifest["config"])
         if changes := manifest.get("changes"):
-            # Not a run as one that had these options from the start.
+            # So it is not grouped with a run that had these options from the start.
             config["changed on the way"] = [change["step"] for change in changes]
         runs.append(FinishedRun(folder, config, counts, rows, tests))
     return runs, left_out
 
 
 def step_seconds(rows: list[dict[str, Any]]) -> float:
-    """Median over the epochs of the time of a step, without the first, which compiles.
+    """Returns the median step time over epochs, without the first, which compiles.
 
-    An epoch that was begun before a run stopped and ended after it went on counts as
-    short; the median does not mind.
+    An epoch in which the run stopped and resumed appears too short; the median hardly
+    changes.
     """
     train = [row for row in rows if row["split"] == "train"]
     times = [row["seconds"] / (row["step"] / row["epoch"]) for row in train]
@@ -86,7 +86,7 @@ def step_seconds(rows: list[dict[str, Any]]) -> float:
 
 
 def _run_folders(path: Path) -> list[Path]:
-    """The folder itself, or those in it that hold a run."""
+    """Returns the folder itself, or those in it that hold a run."""
     if (path / MANIFEST).exists():
         return [path]
     return sorted(manifest.parent for manifest in path.glob(f"*/{MANIFEST}"))

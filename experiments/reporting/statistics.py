@@ -10,10 +10,10 @@ CONFIDENCE = 0.95
 
 
 class Summary(NamedTuple):
-    """A mean and how far the values, or the mean, may be from it.
+    """A mean, and the spread of the values or of the mean.
 
     Attributes:
-      mean: of the values.
+      mean: mean of the values.
       spread: their sample standard deviation, or for :func:`paired_difference` half the
         width of the interval. NaN for a single value.
     """
@@ -23,28 +23,28 @@ class Summary(NamedTuple):
 
 
 def summarise(values: Sequence[float]) -> Summary:
-    """Mean and sample standard deviation."""
+    """Computes mean and sample standard deviation."""
     array = np.asarray(values, dtype=float)
     deviation = array.std(ddof=1) if len(array) > 1 else np.nan
     return Summary(float(array.mean()), float(deviation))
 
 
 def paired_difference(values: Sequence[float], others: Sequence[float]) -> Summary:
-    r"""Mean of the differences, seed by seed, and its 95 % t-interval.
+    r"""Computes the mean of the paired differences and its 95 % t-interval.
 
     With n seeds and the sample standard deviation s of the differences
 
     .. math::
       \bar d \pm t_{0.975,\, n - 1} \, s / \sqrt{n}
 
-    which holds the true mean in 95 of 100 experiments where differences are normal.
+    which holds the true mean in 95 of 100 experiments if differences are normal.
     """
     differences = np.asarray(values, dtype=float) - np.asarray(others, dtype=float)
     mean, size = float(differences.mean()), len(differences)
     if size < 2:
         return Summary(mean, np.nan)
     error = float(stats.sem(differences))
-    if error == 0:  # for which SciPy knows no interval
+    if error == 0:  # SciPy has no interval for this
         return Summary(mean, 0.0)
     _, high = stats.t.interval(CONFIDENCE, size - 1, loc=mean, scale=error)
     return Summary(mean, float(high) - mean)

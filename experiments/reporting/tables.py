@@ -16,13 +16,13 @@ _NUMBER_HEADER = ("overall", *SHOTS, "ECE")
 
 
 class ReportTable(NamedTuple):
-    """A table, for either place.
+    """A table for both outputs.
 
     Attributes:
-      title: above it.
-      caption: below it.
-      header: of its columns.
-      rows: its cells.
+      title: text above it.
+      caption: text below it.
+      header: column headers.
+      rows: cells.
     """
 
     title: str
@@ -34,12 +34,12 @@ class ReportTable(NamedTuple):
 def report_tables(
     data: str, rows: list[dict[str, Any]], differences: list[dict[str, Any]]
 ) -> Iterator[ReportTable]:
-    """The tables of one data set: last epoch, best epoch and differences.
+    """Yields the tables of one data set: last epoch, best epoch and differences.
 
     Args:
       data: name of the data set.
-      rows: of :func:`experiments.reporting.results.group_rows`.
-      differences: of :func:`experiments.reporting.results.difference_rows`.
+      rows: rows of :func:`experiments.reporting.results.group_rows`.
+      differences: rows of :func:`experiments.reporting.results.difference_rows`.
     """
     yield ReportTable(
         f"{data}: test set, last epoch",
@@ -86,7 +86,7 @@ def report_tables(
 
 
 def settings_table(data: str, rows: list[dict[str, Any]]) -> Iterator[ReportTable]:
-    """The settings in which the groups of one data set differ, if there are any."""
+    """Yields the settings in which groups of a data set differ, if there are any."""
     fields = differing_fields([row["config"] for row in rows])
     fields = [field for field in fields if field != "method"]
     if fields:
@@ -102,13 +102,13 @@ def settings_table(data: str, rows: list[dict[str, Any]]) -> Iterator[ReportTabl
 
 
 def as_markdown(table: ReportTable) -> str:
-    """A heading, the table, and its caption."""
+    """Returns a heading, the table, and its caption."""
     lines = markdown_lines(table.header, table.rows)
     return f"### {table.title}\n\n{lines}\n{table.caption}\n"
 
 
 def as_rich(table: ReportTable) -> Table:
-    """For the terminal."""
+    """Returns the table for the terminal."""
     title, caption = escape(table.title), escape(table.caption)
     shown = empty_table(table.header, title=title, caption=caption)
     for cells in table.rows:
@@ -126,7 +126,7 @@ def _cells(numbers: dict[str, Any], style: str) -> list[str]:
 
 
 def _shot_sizes(rows: list[dict[str, Any]]) -> str:
-    """What many, medium and few are, where all rows agree on it."""
+    """Returns the shot thresholds in words, if all rows share them."""
     sizes = {
         shot_thresholds(c["data"], c["imbalance_factor"], c["imbalance"])
         for c in (row["config"] for row in rows)

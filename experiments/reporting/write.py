@@ -33,12 +33,12 @@ def write_report(
 
     Args:
       by_data: the groups of each data set.
-      left_out: runs that are not in them, with the reason.
-      out: folder for it.
-      attempt: calls what draws figures, which may fail.
+      left_out: runs that are not in the groups, with the reason.
+      out: folder of the report.
+      attempt: function that calls a drawing function, which may fail.
 
     Returns:
-      What is to be shown of it, in order.
+      Tables and texts to show, in order.
     """
     report: dict[str, Any] = {
         "data": {},
@@ -70,7 +70,7 @@ def _draw(
     groups: list[Group],
     rows: list[dict[str, Any]],
 ) -> None:
-    """The figures of one data set."""
+    """Draws the figures of one data set."""
     figures.method_comparison(
         out / f"accuracy{suffix}.png",
         [{"name": row["name"], **row["last"]} for row in rows],
@@ -97,9 +97,9 @@ def _draw(
 
 
 def _accuracy_by_rank(runs: list[FinishedRun]) -> np.ndarray:
-    """Mean over the runs, the most frequent class first, NaN where a run has none.
+    """Returns class accuracies, averaged over runs, the most frequent class first.
 
-    Which class has which rank may depend on the seed of the subset.
+    NaN if a run has none. The rank of a class may depend on the seed of the subset.
     """
     of_runs = [
         np.array(run.tests["last"]["accuracy_per_class"], dtype=float)[

@@ -1,1 +1,4 @@
-"""The same algorithms in PyTorch, to check and time against. The only room with it."""
+"""The same algorithms in PyTorch, for checks and timings.
+
+Only this package imports PyTorch.
+"""

@@ -1,7 +1,7 @@
-"""The step of the method's published code, from a copy that the user has.
+"""The training step of the published Focal-SAM code, from the user's own copy.
 
-Nothing of it is kept here. Its files are loaded as they are; what this module puts in
-the place of something that would not start is said in words.
+Nothing of it is kept here. Its files are loaded as they are. If this module replaces
+something that would not run, it describes the patch in words.
 """
 
 import importlib.util
@@ -25,7 +25,7 @@ _FILES = ("focal_sam.py", "train_step.py")
 
 
 def authors_step(workload: Workload, repo: Path) -> tuple[Contestant, list[str]]:
-    """Focal-SAM by ``repo``, and what had to be patched for it to run.
+    """Returns the Focal-SAM step of ``repo``, and the patches it needs to run.
 
     Raises:
       UserError: if the files are not there or do not define what they should.
@@ -64,7 +64,7 @@ def authors_step(workload: Workload, repo: Path) -> tuple[Contestant, list[str]]
 
 
 def _load(repo: Path, patches: list[str]) -> tuple[Callable[..., Any], Any]:
-    """Their optimizer and their step."""
+    """Returns the authors' optimizer and step."""
     missing = [name for name in _FILES if not (repo / name).is_file()]
     if missing:
         raise UserError(
@@ -92,7 +92,7 @@ def _module(path: Path) -> ModuleType:
 
 @contextmanager
 def _importable(repo: Path, patches: list[str]):
-    """Lets files of the repository import its ``utils``, or an empty one."""
+    """Lets files of ``repo`` import its ``utils``, or an empty module."""
     path, known = list(sys.path), sys.modules.get("utils")
     sys.path.insert(0, str(repo))
     sys.modules.pop("utils", None)
@@ -117,7 +117,7 @@ def _importable(repo: Path, patches: list[str]):
 
 @contextmanager
 def _cuda_calls(device: torch.device, patches: list[str]):
-    """Without a GPU, ``tensor.cuda()`` leaves the tensor where it is."""
+    """Makes ``tensor.cuda()`` return the tensor itself without a GPU."""
     if device.type == "cuda":
         yield
         return

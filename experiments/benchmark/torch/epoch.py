@@ -1,4 +1,4 @@
-"""The same epoch as PyTorch users write it: a dataset, a loader, a loop."""
+"""The same epoch in usual PyTorch style: a dataset, a loader, a loop."""
 
 import torch
 from torch.utils.data import DataLoader
@@ -15,7 +15,7 @@ from experiments.data.dataset import Dataset
 def torch_epoch(
     workload: Workload, method: Method, data: Dataset, *, compiled: bool, workers: int
 ) -> Contestant:
-    """An epoch by the reference, read by so many processes."""
+    """Returns an epoch of the reference, read by ``workers`` processes."""
     task = torch_task(workload._replace(num_classes=len(data.class_counts)), method)
     device, form = task.images.device, torch.contiguous_format
     if compiled:
@@ -30,7 +30,7 @@ def torch_epoch(
         drop_last=True,
         num_workers=workers,
         persistent_workers=workers > 0,
-        # A fork of a process with as many threads as JAX has may hang.
+        # A fork of a process with many threads, as JAX has, may hang.
         multiprocessing_context="spawn" if workers else None,
         pin_memory=device.type == "cuda",
     )

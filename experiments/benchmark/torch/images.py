@@ -1,4 +1,4 @@
-"""CIFAR images as PyTorch users read them: one at a time, in worker processes."""
+"""CIFAR images in usual PyTorch style: read one by one in worker processes."""
 
 import numpy as np
 import torch
@@ -9,13 +9,13 @@ _PADDING = 4
 
 
 class Images(Dataset):
-    """Each cropped from its padded self, flipped or not, and normalised.
+    """Images that are padded, randomly cropped and flipped, and normalised.
 
     Args:
       images: uint8, ``(size, height, width, channels)``.
       labels: int, ``(size,)``.
-      mean: of the pixel values of each channel.
-      std: their standard deviation.
+      mean: mean pixel value of each channel.
+      std: standard deviation of each channel.
     """
 
     def __init__(

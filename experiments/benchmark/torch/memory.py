@@ -1,4 +1,4 @@
-"""The most memory that PyTorch holds at once."""
+"""Peak memory of PyTorch."""
 
 import itertools
 from collections.abc import Callable
@@ -8,15 +8,15 @@ from torch.profiler import ProfilerActivity, profile
 
 
 def peak_bytes(turn: Callable[[], None], held: int, device: torch.device) -> int:
-    """Bytes of all tensors at the worst moment of a turn.
+    """Measures the peak bytes of all tensors in a turn.
 
-    On a GPU the allocator knows. On the CPU every allocation is recorded; what the
-    libraries below take by themselves is not seen there.
+    On a GPU the allocator reports them. On the CPU every allocation is recorded, except
+    those that the libraries below PyTorch make themselves.
 
     Args:
-      turn: is made once.
-      held: bytes of what exists before it and after.
-      device: where they are.
+      turn: function that is called once.
+      held: bytes that exist before it and after.
+      device: device of the tensors.
     """
     if device.type == "cuda":
         torch.cuda.synchronize()

@@ -1,13 +1,13 @@
-r"""Focal-SAM and its relatives in PyTorch: what the JAX library is checked against.
+r"""Focal-SAM and related methods in PyTorch, to check the JAX library against.
 
-Written from Algorithm 1 of the paper, in its own form: with the coefficients
+Written from Algorithm 1 of the paper, in the paper's form: with the coefficients
 :math:`a_c = \lambda s_c` the batch loss is split into
 
 .. math::
   L = L^{1-a} + L^a, \qquad L^a = \frac{1}{B} \sum_j a_{y_j} \ell_j
 
 and the gradient is :math:`\nabla L^{1-a}(\theta) + \nabla L^a(\theta + \epsilon)`,
-where :math:`\epsilon` climbs along :math:`\nabla L^a(\theta)`.
+where :math:`\epsilon` is a perturbation along :math:`\nabla L^a(\theta)`.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,18 +23,18 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy of every example."""
+    """Returns the cross-entropy of every example."""
     return F.cross_entropy(logits, labels, reduction="none")
 
 
 def focal_coefficients(class_counts, gamma: float, lam: float) -> Tensor:
-    r""":math:`a_c = \lambda (1 - \pi_c)^\gamma`, shape ``(num_classes,)``, float64."""
+    r"""Returns :math:`a_c = \lambda(1 - \pi_c)^\gamma`, ``(num_classes,)``, float64."""
     counts = torch.as_tensor(np.asarray(class_counts), dtype=torch.float64)
     return lam * (1 - counts / counts.sum()) ** gamma
 
 
 def tail_coefficients(class_counts, threshold: float) -> Tensor:
-    """One for the classes with fewer examples, else zero, ``(num_classes,)``."""
+    """Returns 1 for classes below ``threshold``, else 0, ``(num_classes,)``."""
     counts = torch.as_tensor(np.asarray(class_counts), dtype=torch.float64)
     return (counts < threshold).to(torch.float64)
 
@@ -46,7 +46,7 @@ def sgd_step(
     images: Tensor,
     labels: Tensor,
 ) -> None:
-    """A step along the plain gradient."""
+    """Makes a step along the plain gradient."""
     _use(model, _gradient(model, loss(model(images), labels).mean()))
     optimizer.step()
 
@@ -60,7 +60,7 @@ def sam_step(
     *,
     rho: float,
 ) -> None:
-    """A step along the gradient at the perturbed weights: 2 forwards, 2 backwards."""
+    """Makes a step along the gradient at perturbed weights: 2 forwards, 2 backwards."""
     uphill = _gradient(model, loss(model(images), labels).mean())
     _use(model, _gradient_after_climb(model, uphill, rho, loss, images, labels, 1.0))
     optimizer.step()
@@ -76,7 +76,7 @@ def focal_sam_step(
     rho: float,
     coefficients: Tensor,
 ) -> None:
-    """Algorithm 1 with coefficients :math:`a`: 2 forwards, 3 backwards.
+    """Makes a step of Algorithm 1 with coefficients a: 2 forwards, 3 backwards.
 
     With :func:`tail_coefficients` it is ImbSAM.
     """
@@ -99,11 +99,11 @@ def cc_sam_step(
     radii: Tensor,
     perturbed: Sequence[str] = ("",),
 ) -> None:
-    """CC-SAM with alpha 1: for each class in the batch, one forward, two backwards.
+    """Makes a step of CC-SAM with alpha 1: per class, one forward, two backwards.
 
-    Its other forward pass, at the weights, serves all classes. ``radii`` are those of
-    each class, ``(num_classes,)``; only parameters whose names begin with one of
-    ``perturbed`` are.
+    The classes are those in the batch; they share one more forward pass, at θ.
+    ``radii`` has the radius of each class, ``(num_classes,)``. Parameters are perturbed
+    if their names begin with one of ``perturbed``.
     """
     climbing = [
         p
@@ -114,7 +114,7 @@ def cc_sam_step(
     of_class = {
         c: (labels == c).to(losses.dtype) for c in torch.unique(labels).tolist()
     }
-    # All before any climb: a graph does not outlive a change of its weights.
+    # Before any perturbation, because changed weights invalidate the graph.
     uphill = {
         c: torch.autograd.grad((a * losses).mean(), climbing, retain_graph=True)
         for c, a in of_class.items()
@@ -139,9 +139,9 @@ def sse_sam_step(
     head_rho: float,
     tail_rho: float,
 ) -> None:
-    """SSE-SAM: head and tail climb in a ball each, and their gradients are added.
+    """Makes a step of SSE-SAM: adds gradients at a head and a tail perturbation.
 
-    ``is_tail`` says so of each class, ``(num_classes,)``. With ``head_rho`` zero it is
+    ``is_tail`` says which classes are tail, ``(num_classes,)``. ``head_rho`` zero gives
     the second stage.
     """
     tail = is_tail[labels].to(images.dtype)
@@ -165,14 +165,14 @@ def _gradient(model, value, retain_graph=False):
 
 
 def _gradient_after_climb(model, uphill, rho, loss, images, labels, a):
-    """The gradient of the loss weighted by ``a`` at θ + ε; the weights return to θ."""
+    """Returns the gradient of the ``a``-weighted loss at θ + ε; restores θ."""
     with _climbed(_trained(model), uphill, rho):
         return _gradient(model, (a * loss(model(images), labels)).mean())
 
 
 @contextmanager
 def _climbed(parameters, uphill, rho):
-    """Moves the parameters by ``rho`` along ``uphill``, and at the end back."""
+    """Moves the parameters by ``rho`` along ``uphill``; restores them at the end."""
     before = [p.detach().clone() for p in parameters]
     norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(uphill)))
     with torch.no_grad():

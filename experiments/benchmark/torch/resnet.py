@@ -1,4 +1,4 @@
-"""The CIFAR ResNets in PyTorch, and the way of weights and images between the two."""
+"""The CIFAR ResNets in PyTorch, and the conversion of weights and images."""
 
 from typing import Any
 
@@ -65,18 +65,18 @@ class CosineHead(nn.Module):
 
 
 def make_head(head: str, features: int, num_classes: int) -> nn.Module:
-    """The last layer: ``"linear"`` or ``"cosine"``."""
+    """Returns the last layer: ``"linear"`` or ``"cosine"``."""
     return {"linear": nn.Linear, "cosine": CosineHead}[head](features, num_classes)
 
 
 def to_jax(module: ResNet) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Parameters and BatchNorm statistics, as ``experiments.models`` nests them."""
+    """Returns parameters and BatchNorm statistics, nested as the JAX model's."""
     model = resnet_cifar(module.depth, module.num_classes, head=module.head)
     return from_pytorch(numpy_state(module), model)
 
 
 def numpy_state(module: nn.Module) -> dict[str, np.ndarray]:
-    """The arrays of a module by name, views where it is on the CPU."""
+    """Returns the arrays of a module by name; on the CPU they are views."""
     return {
         name: tensor.detach().cpu().numpy()
         for name, tensor in module.state_dict().items()
@@ -84,7 +84,7 @@ def numpy_state(module: nn.Module) -> dict[str, np.ndarray]:
 
 
 def images_to_torch(images: np.ndarray) -> Tensor:
-    """From ``(batch, height, width, channels)`` to PyTorch's channels first."""
+    """Converts ``(batch, height, width, channels)`` to channels first."""
     return torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
 
 

@@ -1,4 +1,4 @@
-"""The same steps in PyTorch: as they are written, or compiled."""
+"""The same steps in PyTorch, eager or compiled."""
 
 import time
 from collections.abc import Callable
@@ -17,10 +17,10 @@ from experiments.benchmark.workload import Method, Workload, step_name
 
 
 def torch_step(workload: Workload, method: Method, *, compiled: bool) -> Contestant:
-    """The training step of a method, by the reference in this folder.
+    """Returns the training step of a method, from the reference in this folder.
 
-    With ``compiled`` the network goes through ``torch.compile``, with channels last.
-    bfloat16 is by autocast: weights are in float32.
+    With ``compiled`` the network is compiled by ``torch.compile``, with channels last.
+    bfloat16 uses autocast: weights are in float32.
     """
     task = torch_task(workload, method)
     step = method_step(task)
@@ -35,7 +35,7 @@ def torch_step(workload: Workload, method: Method, *, compiled: bool) -> Contest
         )
         return measured("torch", task, turn, count_flops(turn))
     flops = torch_step(workload, method, compiled=False).costs["flops"]
-    # Two backward passes go through one graph.
+    # Two backward passes use one graph.
     torch._functorch.config.donated_buffer = False
     torch._inductor.config.fx_graph_cache = False
     torch._functorch.config.enable_autograd_cache = False
@@ -54,7 +54,7 @@ def torch_step(workload: Workload, method: Method, *, compiled: bool) -> Contest
 
 
 def method_step(task: TorchTask) -> Callable[..., None]:
-    """The reference's step with the hyper-parameters of the recipe."""
+    """Returns the reference's step with the recipe's hyper-parameters."""
     config, counts = task.workload.config(task.method), task.workload.class_counts
     device = task.images.device
     match task.method:
@@ -82,7 +82,7 @@ def method_step(task: TorchTask) -> Callable[..., None]:
 def measured(
     framework: str, task: TorchTask, turn: Callable[[], None], flops: float
 ) -> Contestant:
-    """A step that takes turns, with its costs; it is made a few times for them."""
+    """Returns the step with its costs, measured in a few turns."""
     run = repeatedly(turn, task.images.device)
     first, later = _seconds(run), _seconds(run)
     name = step_name(framework, task.workload, task.method)
@@ -96,14 +96,14 @@ def measured(
 
 
 def count_flops(turn: Callable[[], None]) -> float:
-    """Of the matrix products and convolutions in a turn, which is made."""
+    """Runs a turn; returns the FLOPs of its matrix products and convolutions."""
     with FlopCounterMode(display=False) as counter:
         turn()
     return float(counter.get_total_flops())
 
 
 def repeatedly(turn: Callable[[], None], device: torch.device) -> Callable[[int], None]:
-    """Makes many turns, and waits for the last one only."""
+    """Returns a function that runs turns, and waits for the last one only."""
 
     def run(turns):
         for _ in range(turns):

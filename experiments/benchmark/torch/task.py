@@ -16,7 +16,7 @@ from experiments.models import bottleneck, vision_sizes
 
 
 class TorchTask(NamedTuple):
-    """What a step of a method works on; images have their channels first."""
+    """The inputs of a method's step; images have channels first."""
 
     workload: Workload
     method: Method
@@ -27,7 +27,7 @@ class TorchTask(NamedTuple):
 
     @property
     def held_bytes(self) -> int:
-        """Of all that is there before a step and after it."""
+        """Bytes that are held before and after a step."""
         tensors = [*self.module.state_dict().values(), self.images, self.labels]
         tensors += [p.grad for p in self.module.parameters() if p.grad is not None]
         for state in self.optimizer.state.values():
@@ -37,7 +37,7 @@ class TorchTask(NamedTuple):
 
 
 def torch_task(workload: Workload, method: Method) -> TorchTask:
-    """The network at its start, SGD with momentum and weight decay, and the batch."""
+    """Returns the initial network, SGD with momentum and weight decay, and a batch."""
     torch.manual_seed(0)
     device, config = torch_device(), workload.config(method)
     module = _module(workload)
@@ -57,10 +57,10 @@ def torch_task(workload: Workload, method: Method) -> TorchTask:
 
 
 def torch_device() -> torch.device:
-    """Where JAX computes.
+    """Returns the device on which JAX computes.
 
     Raises:
-      UserError: if PyTorch cannot compute there.
+      UserError: if PyTorch cannot use it.
     """
     if jax.default_backend() == "cpu":
         return torch.device("cpu")
@@ -92,7 +92,7 @@ def _module(workload: Workload) -> nn.Module:
 
 
 def _narrow(module: nn.Module, device: torch.device) -> None:
-    """Lets the module compute in bfloat16, and its caller in float32."""
+    """Makes the module compute in bfloat16, and return float32."""
     forward = module.forward
 
     def narrow(images):

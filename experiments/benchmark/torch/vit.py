@@ -1,7 +1,7 @@
 """CLIP's image tower with a linear last layer in PyTorch, trained whole or tuned.
 
-Parameters have the names of ``experiments.models.clip``, with PyTorch's ``weight`` in
-the place of ``kernel`` and ``scale``.
+Parameters have the names of ``experiments.models.clip``, with PyTorch's ``weight``
+instead of ``kernel`` and ``scale``.
 """
 
 import torch
@@ -15,10 +15,10 @@ class VisionTransformer(nn.Module):
     """The network of ``vision_transformer``, or of ``tuned_clip`` with a linear head.
 
     Args:
-      sizes: of the tower.
+      sizes: sizes of the tower.
       num_classes: size of the output.
-      trained: "all" of it; the "blocks" alone; or "adaptformer" in frozen blocks. The
-        last layer always is.
+      trained: what is trained beside the last layer: "all", "blocks", or "adaptformer"
+        in frozen blocks.
       bottleneck: width inside AdaptFormer.
     """
 
@@ -53,7 +53,7 @@ class VisionTransformer(nn.Module):
 
     def _patches(self, images):
         patch = self._sizes.patch_size
-        # In every patch channels come last, as they do in JAX.
+        # In every patch, channels come last, as in JAX.
         x = images.unfold(2, patch, patch).unfold(3, patch, patch)
         x = x.permute(0, 2, 3, 4, 5, 1)
         return x.reshape(len(images), self._sizes.tokens - 1, -1)
