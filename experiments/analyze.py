@@ -70,7 +70,7 @@ def run(job: Job, console: Console) -> Path:
     measured, spectra, planes = _measure_all(groups, job, console)
     radii = {name: x for name, x in asdict(job.settings).items() if "rho" in name}
     rows = summaries(measured)
-    words = verdict(measured, _TAIL, radii) + verdict(measured, _HEAD, radii)
+    words = verdict(measured, (_TAIL, _HEAD), radii)
     write_json(
         out / "analysis.json",
         {

@@ -86,7 +86,7 @@ class RunProgress:
         if seen.get("loss") is not None:
             parts.append(f"loss {seen['loss']:.3f}")
         if "validation" in seen:
-            parts.append(f"held-out {seen['validation']:.1%}")
+            parts.append(f"validation {seen['validation']:.1%}")
         if "seconds" in seen:
             speed = self._images_per_epoch / seen["seconds"]
             parts.append(f"{speed:,.0f} images/s")

@@ -191,7 +191,16 @@ def run(job: Job, console: Console) -> Path:
             console.print(said, style="yellow")
         result = _report(whole, state, best, run_dir, console)
     console.print(result_table(result, dataset.class_counts, config))
-    console.print(f"Everything is in {run_dir}.", markup=False, soft_wrap=True)
+    place = shlex.quote(str(run_dir))
+    own = config.data.startswith(OWN_DATA)
+    command = f"predict {place} FILE_OR_FOLDER ..." if own else f"analyze {place}"
+    console.print(
+        f"Everything is in {run_dir}.\n"
+        f"{'Classify images' if own else 'Measure sharpness'}: "
+        f"python -m experiments.{command}",
+        markup=False,
+        soft_wrap=True,
+    )
     return run_dir
 
 
@@ -315,7 +324,7 @@ def _report(
     config, dataset = run.config, run.dataset
     to_judge = {"last": config.epochs * run.trainer.steps_per_epoch}
     if best.step:
-        to_judge["best on held-out"] = best.step
+        to_judge["best on validation"] = best.step
     results = {}
     for which, step in to_judge.items():
         if which == "last":

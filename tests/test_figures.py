@@ -248,10 +248,27 @@ def test_accuracy_of_many_groups_by_class(drawn, tmp_path, size):
     counts, _, accuracy, _, groups = results(size)
     values = {f"method {i}": np.array(accuracy) / (1 + i) for i in range(10)}
     path = tmp_path / "groups.png"
-    group_figures.per_class_accuracy(path, values, counts, groups, "title")
+    group_figures.per_class_accuracy(path, values, {}, counts, None, groups, "title")
     lines = drawn[0].axes[0].lines
-    looks = {(line.get_color(), line.get_linestyle()) for line in lines}
-    assert len(looks) == len(lines) == 10
+    looks = {(ln.get_color(), ln.get_linestyle(), ln.get_marker()) for ln in lines}
+    assert len(looks) == len(lines) == 10 and len(drawn[0].axes) == 2
+
+
+def test_differences_from_sgd_have_intervals_and_classes_their_names(drawn, tmp_path):
+    counts, _, accuracy, names, groups = results(10)
+    values = {"SGD": np.array(accuracy), "SAM": np.array(accuracy) + 0.01}
+    differences = {"SAM": np.array([np.full(10, 0.01), np.full(10, 0.02)])}
+    path = tmp_path / "groups.png"
+    group_figures.per_class_accuracy(
+        path, values, differences, counts, names, groups, "title"
+    )
+    _, axes, count_axes = drawn[0].axes
+    ((line, _, (bars,)),) = axes.containers
+    np.testing.assert_allclose(line.get_ydata(), 1.0)
+    ends = [segment[:, 1] for segment in bars.get_segments()]
+    np.testing.assert_allclose(ends, [[-1.0, 3.0]] * 10)
+    assert [t.get_text() for t in count_axes.get_xticklabels()] == list(names)
+    assert np.all(np.abs(line.get_xdata() - np.arange(10)) < 0.5)
 
 
 def test_a_group_of_classes_that_is_empty_has_no_panel(drawn, tmp_path):

@@ -19,8 +19,8 @@ from experiments.configs import get_config
 from experiments.errors import UserError
 from experiments.metrics import SCORES
 from experiments.records.manifest import read_manifest
-from experiments.reporting import write
 from experiments.reporting.cells import narrow
+from experiments.reporting.classes import class_accuracies, class_differences
 from experiments.reporting.groups import grouped
 from experiments.reporting.runs import find_runs, step_seconds
 from experiments.reporting.statistics import paired_difference
@@ -111,7 +111,7 @@ def test_the_baseline_shares_all_that_is_not_of_a_method(tmp_path):
     write_run(lone, accuracy=0.8, method="sam", loss="la", epochs=30)
     results, _ = make_report(tmp_path, out=tmp_path / "out")
     found = {row["name"] for row in results["data"]["digits"]["differences"]}
-    assert found == {"SAM, ce − SGD, ce", "SAM, la, epochs 20 − SGD, la"}
+    assert found == {"SAM, ce − SGD, ce", "SAM, la − SGD, la"}
 
 
 def test_what_is_compared_with_what(tmp_path):
@@ -128,18 +128,17 @@ def test_what_is_compared_with_what(tmp_path):
             folder = tmp_path / f"{name}-{seed}"
             write_run(folder, accuracy=accuracy + more, **changes, **seeds)
     results, said = make_report(tmp_path, out=tmp_path / "out")
-    exact = "Focal-SAM, approximation none"
     assert [row["name"] for row in results["data"]["digits"]["differences"]] == [
-        "SGD, epochs 50 − SGD, epochs 20",
-        "SAM − SGD, epochs 20",
-        f"Focal-SAM, approximation looksam − {exact}",
-        f"{exact} − SGD, epochs 20",
-        f"{exact} − SAM",
+        "SGD, epochs 50 − SGD",
+        "SAM − SGD",
+        "Focal-SAM, approximation looksam − Focal-SAM",
+        "Focal-SAM − SGD",
+        "Focal-SAM − SAM",
     ]
     said = " ".join(said.split())
-    assert "Helps: SGD, epochs 50 − SGD, epochs 20 (3 seeds);" in said
-    assert "Hurts: SAM − SGD, epochs 20 (3 seeds)." in said
-    assert "Of 5 such intervals each is for itself" in said
+    assert "Helps: SGD, epochs 50 − SGD (3 seeds);" in said
+    assert "Hurts: SAM − SGD (3 seeds)." in said
+    assert "Intervals: 5, not corrected for their number." in said
 
 
 def test_of_several_baselines_the_one_most_alike_is_taken(tmp_path):
@@ -208,7 +207,7 @@ def test_table_as_markdown(runs, tmp_path):
     assert "\n### digits: test set, epoch chosen on validation\n" in text
     assert "\n| SGD | 3 | 82.0 ± 1.0 | 87.0 ± 1.0 | – | 67.0 ± 1.0 |" in text
     assert "\n| Focal-SAM − SGD | 3 | +3.0 ± 5.0 | +3.0 ± 5.0 | – |" in text
-    assert "Not told apart: Focal-SAM − SGD (3 seeds). Of 1 such" in text
+    assert "Not told apart: Focal-SAM − SGD (3 seeds). Intervals: 1," in text
     assert "more than 40 training examples are many-shot, with fewer than 10" in text
     heading, *settings = text.split("### ")[-1].splitlines()
     assert heading == "digits: settings in which the rows differ"
@@ -222,9 +221,9 @@ def test_one_seed_has_no_deviation(tmp_path):
     write_run(tmp_path / "sam", accuracy=0.9, method="sam", validation=False)
     results, _ = make_report(tmp_path, out=tmp_path / "out")
     text = (tmp_path / "out" / "table.md").read_text()
-    assert "| SGD | 1 | 80.0 ± – | 85.0 ± – | – | 65.0 ± – |" in text
-    assert "| SAM − SGD | 1 | +10.0 ± – |" in text
-    assert "Not to be told by one seed: SAM − SGD (1 seed)." in text
+    assert "| SGD | 1 | 80.0 | 85.0 | – | 65.0 |" in text
+    assert "| SAM − SGD | 1 | +10.0 |" in text
+    assert "One seed is not enough: SAM − SGD (1 seed)." in text
     assert "chosen on validation" not in text
     (row, _) = results["data"]["digits"]["groups"]
     assert row["last"]["accuracy"]["spread"] is None and row["best"] is None
@@ -325,9 +324,33 @@ def test_classes_are_averaged_by_rank_where_the_subset_moves_them(tmp_path):
         tested["accuracy_per_class"] = [float(by_rank[rank]) for rank in order]
         rows[-2] = json.dumps(tested)
         (folder / "metrics.jsonl").write_text("\n".join(rows) + "\n")
-    (group,) = groups_of(tmp_path)["digits"]
-    found = write._accuracy_by_rank(group.runs)
-    assert found == pytest.approx(np.linspace(0.9, 0.4, 6) + 0.01)
+    found = class_accuracies(groups_of(tmp_path)["digits"])
+    assert found["SGD"] == pytest.approx(np.linspace(0.9, 0.4, 6) + 0.01)
+
+
+def test_differences_of_classes_are_paired_by_seed(tmp_path):
+    rates = {"sgd": [0.5, 0.6, 0.7], "sam": [0.6, 0.6, 0.9]}
+    for method, of_seeds in rates.items():
+        for seed, rate in enumerate(of_seeds):
+            folder = write_run(
+                tmp_path / f"{method}-{seed}",
+                accuracy=0.8,
+                method=method,
+                seed=seed,
+                subset_seed=seed,
+            )
+            rows = (folder / "metrics.jsonl").read_text().splitlines()
+            tested = json.loads(rows[-2])
+            size = len(tested["accuracy_per_class"])
+            tested["accuracy_per_class"] = [rate, *[0.8] * (size - 2), None]
+            rows[-2] = json.dumps(tested)
+            (folder / "metrics.jsonl").write_text("\n".join(rows) + "\n")
+    found = class_differences(groups_of(tmp_path)["digits"])
+    assert list(found) == ["SAM"]
+    means, halves = found["SAM"]
+    expected = paired_difference(rates["sam"], rates["sgd"])
+    assert [means[0], halves[0]] == pytest.approx(list(expected))
+    assert means[1] == halves[1] == 0 and np.isnan(means[-1])
 
 
 def test_brackets_in_a_name_are_text(tmp_path):

@@ -69,8 +69,8 @@ def test_every_number_of_a_row_is_a_point_at_its_step(tmp_path):
     assert found["train/loss"] == losses(range(1, 4))
     assert found["validation/accuracy"][0] == (STEPS_PER_EPOCH, np.float32(0.1))
     assert set(found) == {
-        *("train/epoch", "train/loss", "train/skipped"),
-        *("validation/epoch", "validation/accuracy", "validation/accuracy_many"),
+        *("train/loss", "train/skipped"),
+        *("validation/accuracy", "validation/accuracy_many"),
     }
 
 

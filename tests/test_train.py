@@ -79,7 +79,7 @@ def test_the_best_epoch_is_chosen_on_the_validation_split(finished):
     looks = [row for row in rows if row["split"] == "validation"]
     best = max(looks, key=lambda row: row["accuracy"])
     assert rows[-1]["which"] == "best" and rows[-1]["epoch"] == best["epoch"]
-    assert f"best on held-out: epoch {best['epoch']}" in finished[1]
+    assert f"best on validation: epoch {best['epoch']}" in finished[1]
 
 
 @pytest.mark.slow

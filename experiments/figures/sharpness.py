@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from experiments.figures.style import finish, log_axis, save, styles
 from experiments.records.manifest import write_json
@@ -32,8 +33,9 @@ def class_sharpness(
     figure = Figure(figsize=(8.0, 4.6), layout="constrained")
     axes = figure.subplots()
     numbers: dict[str, Any] = {"training_images": counts.tolist(), "label": label}
-    # Shifts the curves, so that their bars do not overlap.
-    apart = np.exp(0.015 * (np.arange(len(curves)) - (len(curves) - 1) / 2))
+    # Shifts the curves within half of the smallest gap, so that bars do not overlap.
+    gap = np.min(np.abs(np.diff(np.log(np.unique(counts)))), initial=0.4)
+    apart = np.exp(-gap / 2 * ((np.arange(len(curves)) + 0.5) / len(curves) - 0.5))
     looks = styles(curves)
     for place, (name, of_runs) in enumerate(curves.items()):
         mean = of_runs.mean(axis=0)
@@ -93,11 +95,15 @@ def spectra(path: Path, densities: dict[str, dict[str, list[Any]]], title: str) 
             numbers[group][name] = density.tolist()
             axes.plot(grid, density, lw=1.3, label=name, **look)
         axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.yaxis.set_major_formatter(
+            lambda value, _: np.format_float_positional(value, trim="-")
+        )
         # Lower values are Gaussian tails.
         axes.set_ylim(bottom=1e-6 / width)
         axes.set_title(f"{group}-shot classes")
-        axes.set_xlabel("eigenvalue of the Hessian")
+        axes.set_xlabel(
+            f"eigenvalue of the Hessian,\nbroadened by a Gaussian of ±{width:.2g}"
+        )
         finish(axes, legend=axes is panels[-1])
     panels[0].set_ylabel("density of eigenvalues")
     figure.suptitle(title)
@@ -148,7 +154,9 @@ def landscapes(path: Path, planes: dict[str, Any], groups: tuple[str, ...]) -> N
                 axes.set_ylabel(f"{classes} classes\nsecond direction")
             if row == len(groups) - 1:
                 axes.set_xlabel("first direction")
-    bar = figure.colorbar(drawn, ax=panels, shrink=0.9, format="%.2g")
+    figure.supxlabel("directions in units of the norm of each filter", size=10)
+    ticks = MaxNLocator(6).tick_values(0.0, highest)
+    bar = figure.colorbar(drawn, ax=panels, shrink=0.9, format="%g", ticks=ticks)
     bar.set_label("mean loss of the group's classes")
     save(figure, path)
     write_json(

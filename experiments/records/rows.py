@@ -153,7 +153,7 @@ class TensorBoard:
         group = "_".join(row[key] for key in ("split", "which") if key in row)
         for name, value in row.items():
             is_number = isinstance(value, int | float) and not isinstance(value, bool)
-            if is_number and name != "step":
+            if is_number and name not in ("step", "epoch"):
                 self._writer.add_scalar(f"{group}/{name}", value, row["step"])
 
     def close(self) -> None:

@@ -118,17 +118,24 @@ def _rank(field: str, value: Any) -> tuple:
 
 def _name(config: dict[str, Any], others: list[dict[str, Any]]) -> str:
     """Returns the recipe if recipes differ, the method, the loss if losses differ, and
-    as many other fields as make the name unique."""
+    as many other fields as make the name unique.
+
+    Of these other fields, a value that more than half of the groups have is left out.
+    """
     fields = [f for f in differing_fields(others) if f in ("config", "loss")]
     parts = {field: config[field] for field in ("config", "method", "loss")}
     parts = {f: v for f, v in parts.items() if f == "method" or f in fields}
+    told = set(parts)
     while True:
         alike = [o for o in others if all(o.get(f) == v for f, v in parts.items())]
         left = differing_fields(alike)
         if not left:
             break
-        parts[left[0]] = config.get(left[0])
-    return ", ".join(_told(field, value) for field, value in parts.items())
+        field, value = left[0], config.get(left[0])
+        parts[field] = value
+        if sum(other.get(field) == value for other in others) <= len(others) / 2:
+            told.add(field)
+    return ", ".join(_told(field, parts[field]) for field in parts if field in told)
 
 
 def _told(field: str, value: Any) -> str:

@@ -1,5 +1,6 @@
 """Groups of runs as numbers: means over seeds, and differences paired by seed."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,9 @@ def group_rows(groups: list[Group]) -> list[dict[str, Any]]:
             "config": group.config,
             "runs": [str(run.folder) for run in group.runs],
             "seeds": [list(run.seeds) for run in group.runs],
-            "step_seconds": _median([step_seconds(run.rows) for run in group.runs]),
+            "step_seconds": float(
+                np.median([step_seconds(r.rows) for r in group.runs])
+            ),
             "last": _summaries(group, "last"),
             "best": _best(group),
         }
@@ -56,26 +59,33 @@ def difference_rows(groups: list[Group]) -> list[dict[str, Any]]:
     differences, seed by seed, half its 95 % interval and the differences.
     """
     rows = []
+    for group, other, own, others in pairs(groups):
+        row: dict[str, Any] = {
+            "name": f"{group.name} − {other.name}",
+            "seeds": [list(run.seeds) for run in own],
+        }
+        for number in NUMBERS:
+            first, second = (_values(runs, "last", number) for runs in (own, others))
+            row[number] = first and second and _difference(first, second)
+        rows.append(row)
+    return rows
+
+
+def pairs(
+    groups: list[Group],
+) -> Iterator[tuple[Group, Group, list[FinishedRun], list[FinishedRun]]]:
+    """Yields two compared groups, and the runs of each with the seeds of both."""
     for group in groups:
         for other in _compared_with(group, groups):
             own, of_other = ({r.seeds: r for r in g.runs} for g in (group, other))
             shared = [seeds for seeds in own if seeds in of_other]
-            if not shared:
-                continue
-            row: dict[str, Any] = {
-                "name": f"{group.name} − {other.name}",
-                "seeds": [list(seeds) for seeds in shared],
-            }
-            for number in NUMBERS:
-                values = _values([own[seeds] for seeds in shared], "last", number)
-                others = _values([of_other[seeds] for seeds in shared], "last", number)
-                row[number] = values and others and _difference(values, others)
-            rows.append(row)
-    return rows
-
-
-def _median(values: list[float]) -> float:
-    return float(np.median(values))
+            if shared:
+                yield (
+                    group,
+                    other,
+                    [own[seeds] for seeds in shared],
+                    [of_other[seeds] for seeds in shared],
+                )
 
 
 def verdict(differences: list[dict[str, Any]]) -> str:
@@ -84,7 +94,7 @@ def verdict(differences: list[dict[str, Any]]) -> str:
     for row in differences:
         mean, spread = (row["accuracy"][key] for key in ("mean", "spread"))
         if spread is None:
-            word = "Not to be told by one seed"
+            word = "One seed is not enough"
         elif abs(mean) <= spread:
             word = "Not told apart"
         else:
@@ -95,9 +105,8 @@ def verdict(differences: list[dict[str, Any]]) -> str:
         return ""
     found = " ".join(f"{word}: {'; '.join(names)}." for word, names in words.items())
     return (
-        f"Overall accuracy, by whether the 95 % interval leaves out zero. {found} Of "
-        f"{len(differences)} such intervals each is for itself: none is widened for "
-        "the number of them."
+        f"Overall accuracy; a difference counts if its 95 % interval excludes zero. "
+        f"{found} Intervals: {len(differences)}, not corrected for their number."
     )
 
 

@@ -18,6 +18,7 @@ class FinishedRun(NamedTuple):
       folder: folder of the run.
       config: configuration, as JSON, with the fields of this version.
       class_counts: training examples of each class, int, ``(num_classes,)``.
+      class_names: names of the classes, in label order.
       rows: rows of the metrics.
       tests: results on the test set, by state: "last", and "best" on the validation
         split, if there is one.
@@ -26,6 +27,7 @@ class FinishedRun(NamedTuple):
     folder: Path
     config: dict[str, Any]
     class_counts: np.ndarray
+    class_names: list[str]
     rows: list[dict[str, Any]]
     tests: dict[str, dict[str, Any]]
 
@@ -57,7 +59,7 @@ def find_runs(paths: Iterable[Path]) -> tuple[list[FinishedRun], dict[Path, str]
         )
     for folder in folders.values():
         manifest = read_manifest(folder)
-        if not {"config", "class_counts"} <= manifest.keys():
+        if not {"config", "class_counts", "class_names"} <= manifest.keys():
             left_out[folder] = "not a run of experiments.train"
             continue
         rows = read_metrics(folder)
@@ -70,7 +72,8 @@ def find_runs(paths: Iterable[Path]) -> tuple[list[FinishedRun], dict[Path, str]
         if changes := manifest.get("changes"):
             # So it is not grouped with a run that had these options from the start.
             config["changed on the way"] = [change["step"] for change in changes]
-        runs.append(FinishedRun(folder, config, counts, rows, tests))
+        names = manifest["class_names"]
+        runs.append(FinishedRun(folder, config, counts, names, rows, tests))
     return runs, left_out
 
 

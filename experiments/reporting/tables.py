@@ -43,8 +43,8 @@ def report_tables(
     """
     yield ReportTable(
         f"{data}: test set, last epoch",
-        "In percent: mean ± standard deviation over seeds; ECE: expected calibration "
-        f"error; ms: milliseconds of a step.{_shot_sizes(rows)}",
+        "In percent: mean, and ± standard deviation over several seeds; ECE: expected "
+        f"calibration error; ms: milliseconds of a step.{_shot_sizes(rows)}",
         ("", "seeds", *_NUMBER_HEADER, "ms"),
         [
             (
@@ -76,7 +76,8 @@ def report_tables(
     if differences:
         yield ReportTable(
             f"{data}: differences, last epoch",
-            "In points: mean over the seeds that both have ± half the 95 % t-interval.",
+            "In points: mean over the seeds that both have, and ± half the 95 % "
+            "t-interval over several seeds.",
             ("", "seeds", *_NUMBER_HEADER),
             [
                 (row["name"], str(len(row["seeds"])), *_cells(row, "{:+.1f}"))
@@ -117,12 +118,7 @@ def as_rich(table: ReportTable) -> Table:
 
 
 def _cells(numbers: dict[str, Any], style: str) -> list[str]:
-    cells = []
-    for number in NUMBERS:
-        summary = numbers[number]
-        lone = summary is not None and summary["spread"] is None
-        cells.append(percent(summary, style) + (" ± –" if lone else ""))
-    return cells
+    return [percent(numbers[number], style) for number in NUMBERS]
 
 
 def _shot_sizes(rows: list[dict[str, Any]]) -> str:

@@ -12,9 +12,9 @@ from experiments.figures import runs as figures
 from experiments.figures.style import frequency_order
 from experiments.metrics import shot_of_class, shot_thresholds
 from experiments.records.manifest import write_json
+from experiments.reporting.classes import class_accuracies, class_differences
 from experiments.reporting.groups import Group
 from experiments.reporting.results import difference_rows, group_rows, verdict
-from experiments.reporting.runs import FinishedRun
 from experiments.reporting.tables import (
     as_markdown,
     as_rich,
@@ -82,29 +82,20 @@ def _draw(
         data,
     )
     runs = [run for group in groups for run in group.runs]
-    counts = [run.class_counts[frequency_order(run.class_counts)] for run in runs]
+    orders = [frequency_order(run.class_counts) for run in runs]
+    counts = [run.class_counts[order] for run, order in zip(runs, orders, strict=True)]
     if any(not np.array_equal(of_run, counts[0]) for of_run in counts):
         return
+    # A rank has a name if it is the same class in all runs.
+    named = all(np.array_equal(order, orders[0]) for order in orders)
     config = groups[0].config
     thresholds = shot_thresholds(data, config["imbalance_factor"], config["imbalance"])
     figures.per_class_accuracy(
         out / f"per_class_accuracy{suffix}.png",
-        {group.name: _accuracy_by_rank(group.runs) for group in groups},
+        class_accuracies(groups),
+        class_differences(groups),
         counts[0],
+        [runs[0].class_names[c] for c in orders[0]] if named else None,
         shot_of_class(counts[0], thresholds),
         f"{data}, last epoch, mean over seeds",
     )
-
-
-def _accuracy_by_rank(runs: list[FinishedRun]) -> np.ndarray:
-    """Returns class accuracies, averaged over runs, the most frequent class first.
-
-    NaN if a run has none. The rank of a class may depend on the seed of the subset.
-    """
-    of_runs = [
-        np.array(run.tests["last"]["accuracy_per_class"], dtype=float)[
-            frequency_order(run.class_counts)
-        ]
-        for run in runs
-    ]
-    return np.mean(of_runs, axis=0)

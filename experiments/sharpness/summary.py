@@ -1,5 +1,6 @@
 """Means of measured runs over seeds, and sentences that compare flatness."""
 
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from experiments.reporting.cells import as_json
@@ -111,62 +112,68 @@ def tables(rows: list[dict[str, Any]], radii: dict[str, float]) -> list[ReportTa
     return made
 
 
-def verdict(groups: list[Measured], shot: str, radii: dict[str, float]) -> list[str]:
-    """Compares the methods' flatness for a group of classes, in sentences.
+def verdict(
+    groups: list[Measured], shots: Sequence[str], radii: dict[str, float]
+) -> list[str]:
+    """Compares the methods' flatness for groups of classes, in sentences.
 
     For each measure in the verdict, they give the methods in order, flattest first,
     and those that differ from plain SGD, or from the first method if there is no SGD:
-    the 95 % interval of the differences, paired by seed, excludes zero.
+    the 95 % interval of the differences, paired by seed, excludes zero. The last
+    sentences say how methods were compared, and which have too few seeds for it.
     """
+    baseline = next((g for g in groups if g.method == _BASELINE), groups[0])
+    others = [group for group in groups if group is not baseline]
+    compared = [g for g in others if len(set(g.seeds) & set(baseline.seeds)) > 1]
     said = []
-    for measure in (m for m in MEASURES if m.name in _TELLING):
-        known = {
-            group.name: values
-            for group in groups
-            if (values := group.values(measure.name, shot)) is not None
-        }
-        if not known:
-            continue
-        means = {name: summarise(values) for name, values in known.items()}
-        order = sorted(means, key=lambda name: means[name].mean)
-        listed = ", ".join(f"{name} {_cell(as_json(means[name]))}" for name in order)
-        title = measure.title.format(**radii)
-        sentence = f"{shot}-shot classes, {title}: flattest first, {listed}."
+    for shot in shots:
+        for measure in (m for m in MEASURES if m.name in _TELLING):
+            known = {
+                group.name: as_json(summarise(values))
+                for group in groups
+                if (values := group.values(measure.name, shot)) is not None
+            }
+            if known:
+                order = sorted(known, key=lambda name: known[name]["mean"])
+                listed = ", ".join(f"{name} {_cell(known[name])}" for name in order)
+                title = measure.title.format(**radii)
+                sentence = f"{shot}-shot classes, {title}: flattest first, {listed}."
+                able = [group for group in compared if group.name in known]
+                able = able if baseline.name in known else []
+                words = _against(baseline, able, measure.name, shot)
+                said.append(" ".join([sentence, *words]))
+    if compared:
         said.append(
-            " ".join([sentence, *_against_baseline(groups, measure.name, shot)])
+            f"Compared with {baseline.name} by 95 % t-intervals over paired seeds, not "
+            "corrected for their number."
+        )
+    if lone := [group.name for group in others if group not in compared]:
+        said.append(
+            f"Not compared with {baseline.name}, with fewer than two seeds in common: "
+            f"{', '.join(lone)}."
         )
     return said
 
 
-def _against_baseline(groups, measure, shot):
-    baseline = next((g for g in groups if g.method == _BASELINE), groups[0])
-    verdicts: dict[str, list[str]] = {}
+def _against(
+    baseline: Measured, groups: list[Measured], measure: str, shot: str
+) -> Iterator[str]:
+    """Yields which groups are flatter than the baseline, sharper, or neither."""
+    words: dict[str, list[str]] = {}
     for group in groups:
-        if group is baseline:
-            continue
-        verdicts.setdefault(_compared(group, baseline, measure, shot), []).append(
-            group.name
+        own, other = (
+            dict(zip(g.seeds, g.values(measure, shot), strict=True))
+            for g in (group, baseline)
         )
-    for word, names in verdicts.items():
-        yield f"{word.format(baseline=baseline.name)}: {', '.join(names)}."
-    if verdicts:
-        yield "By 95 % t-intervals over the seeds, each for itself."
-
-
-def _compared(group, baseline, measure, shot):
-    own, other = (
-        dict(zip(g.seeds, g.values(measure, shot) or [], strict=False))
-        for g in (group, baseline)
-    )
-    shared = [seeds for seeds in own if seeds in other]
-    if len(shared) < 2:
-        return "Too few seeds in common with {baseline} to compare"
-    difference = paired_difference(
-        [own[seeds] for seeds in shared], [other[seeds] for seeds in shared]
-    )
-    if abs(difference.mean) <= difference.spread:
-        return "Not told apart from {baseline}"
-    return ("Flatter" if difference.mean < 0 else "Sharper") + " than {baseline}"
+        shared = [seeds for seeds in own if seeds in other]
+        mean, half = paired_difference(
+            [own[seeds] for seeds in shared], [other[seeds] for seeds in shared]
+        )
+        word = "Flatter than" if mean < 0 else "Sharper than"
+        word = "Not told apart from" if abs(mean) <= half else word
+        words.setdefault(word, []).append(group.name)
+    for word, names in words.items():
+        yield f"{word} {baseline.name}: {', '.join(names)}."
 
 
 def _cell(summary: dict[str, Any] | None) -> str:
