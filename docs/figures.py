@@ -63,7 +63,7 @@ def ascent(path: Path) -> None:
     )
     _, corrected = losses(here)
     there = here + RHO * plain / jnp.linalg.norm(plain)
-    _arrow(axes, here, there, BLACK, "ε, the way up")
+    _arrow(axes, here, there, BLACK, "ε, ascent step")
     for gradient, colour, label in (
         (plain, ORANGE, "plain step, −∇L(θ)"),
         (corrected, BLUE, "SAM's step, −∇L(θ + ε)"),
@@ -72,7 +72,7 @@ def ascent(path: Path) -> None:
         _arrow(axes, here, end, colour, label)
     axes.plot(*here, "o", color=BLACK, ms=5)
     axes.annotate("θ", here, (-3, 7), textcoords="offset points")
-    axes.annotate("θ + ε", there, (6, 4), textcoords="offset points")
+    axes.annotate("θ + ε", there, (2, 0), textcoords="offset points")
     axes.set_xlabel("first parameter")
     axes.set_ylabel("second parameter")
     axes.set_aspect("equal")
@@ -82,9 +82,8 @@ def ascent(path: Path) -> None:
 
 def _arrow(axes, start, end, colour, label):
     start, end = np.asarray(start), np.asarray(end)
-    axes.annotate(
-        "", end, start, arrowprops={"arrowstyle": "-|>", "color": colour, "lw": 1.8}
-    )
+    look = {"arrowstyle": "-|>", "color": colour, "lw": 1.8}
+    axes.annotate("", end, start, arrowprops=look | {"shrinkA": 0, "shrinkB": 0})
     axes.plot([], [], color=colour, lw=1.8, label=label)
 
 
