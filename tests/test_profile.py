@@ -206,6 +206,7 @@ def rows_of(table):
     return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
 
 
+@pytest.mark.slow
 def test_a_profile_of_a_real_step(tmp_path):
     job = profile.Job("resnet20", 4, methods=("sgd",), steps=2, out=tmp_path / "p.md")
     text = profile.run(job, Console(quiet=True))

@@ -9,31 +9,37 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from experiments.figures.style import COLOURS, finish, log_axis, save
+from experiments.config import METHOD_NAMES
+from experiments.figures.style import COLOURS, finish, log_axis, save, styles
 
 Row = dict[str, Any]
 Panel = tuple[str, Callable[[Axes], None]]
 
 _FRAMEWORKS = {
-    "jax": COLOURS[2],
-    "torch": COLOURS[5],
-    "torch_compile": COLOURS[1],
-    "torch_authors": COLOURS[4],
+    "jax": ("JAX", COLOURS[2]),
+    "torch": ("PyTorch", COLOURS[5]),
+    "torch_compile": ("torch.compile", COLOURS[1]),
+    "torch_authors": ("the authors' PyTorch", COLOURS[4]),
 }
-_METHODS = {
-    "sgd": COLOURS[0],
-    "sam": COLOURS[6],
-    "imbsam": COLOURS[3],
-    "cc_sam_head": COLOURS[4],
-    "cc_sam": COLOURS[1],
-    "focal_sam": COLOURS[2],
-    "focal_sam_unshared": COLOURS[5],
+_NAMES = METHOD_NAMES | {
+    "cc_sam_head": "CC-SAM, last layer",
+    "focal_sam_unshared": "Focal-SAM, two passes",
+}
+_MODELS = {
+    "resnet20": "ResNet-20",
+    "resnet32": "ResNet-32",
+    "resnet44": "ResNet-44",
+    "resnet56": "ResNet-56",
+    "resnet50": "ResNet-50",
+    "vit_b16": "ViT-B/16",
+    "vit_b16_adaptformer": "ViT-B/16 with AdaptFormer",
+    "vit_digits": "small ViT",
 }
 _COLUMNS = 3
 
 
 def benchmark_figure(path: Path, results: dict[str, Any]) -> None:
-    """Draws steps and epochs as bars; growth and seeds as curves.
+    """Draws the cost of steps and epochs as bars; growth and seeds as curves.
 
     Args:
       path: path of the PNG.
@@ -57,17 +63,19 @@ def _panels(results):
     for group in _groups(results["rows"], ("model", "batch_size", "dtype")):
         model, batch, dtype = group
         rows = _of(results["rows"], group, ("model", "batch_size", "dtype"))
-        yield f"{model}, batch {batch}, {dtype}", _bars(rows, "ms_median", "ms a step")
+        yield f"step of {_MODELS[model]}, batches of {batch}, {dtype}", _costs(rows)
     if results.get("epochs"):
-        rows = results["epochs"]
-        yield "epoch of CIFAR-100-LT", _bars(rows, "s_median", "seconds")
+        yield "epoch of CIFAR-100-LT", _costs(results["epochs"])
     if results.get("seeds"):
-        title = "seeds in one program"
-        yield title, _curves(results["seeds"], "seeds", "time / one seed", _one_seed)
+        title = "several seeds in one program"
+        yield (
+            title,
+            _curves(results["seeds"], "seeds", "time of one seed = 1", _one_seed),
+        )
     for (over,) in _groups(results.get("growth", []), ("over",)):
         rows = _of(results["growth"], (over,), ("over",))
         name = over.replace("_", " ")
-        yield f"growth over {name}", _curves(rows, "value", "ms a step", _milliseconds)
+        yield f"growth with the {name}", _curves(rows, "value", "ms per step", _median)
 
 
 def _groups(rows, fields):
@@ -78,31 +86,28 @@ def _of(rows, group, fields):
     return [row for row in rows if tuple(row[field] for field in fields) == group]
 
 
-def _bars(rows: list[Row], field: str, label: str) -> Callable[[Axes], None]:
-    """Returns a function that draws a bar per framework for every method."""
+def _costs(rows: list[Row]) -> Callable[[Axes], None]:
+    """Returns a function that draws the time of every method, SGD = 1, as bars."""
 
     def draw(axes):
-        methods = [method for (method,) in _groups(rows, ("method",))]
-        frameworks = [name for (name,) in _groups(rows, ("framework",))]
-        width = 0.8 / len(frameworks)
+        rated = [row for row in rows if row["ratio_sgd"] and row["method"] != "sgd"]
+        methods = [method for (method,) in _groups(rated, ("method",))]
+        frameworks = [name for (name,) in _groups(rated, ("framework",))]
+        width = 0.8 / max(len(frameworks), 1)
         for number, framework in enumerate(frameworks):
-            mine = [row for row in rows if row["framework"] == framework]
-            places = [methods.index(row["method"]) for row in mine]
+            mine = [row for row in rated if row["framework"] == framework]
+            places = np.array([methods.index(row["method"]) for row in mine])
             shift = (number - (len(frameworks) - 1) / 2) * width
-            heights = [row[field] for row in mine]
-            bars = axes.bar(
-                np.array(places) + shift,
-                heights,
-                width,
-                color=_FRAMEWORKS[framework],
-                label=framework,
-            )
             ratios = [row["ratio_sgd"] for row in mine]
-            texts = ["" if r is None else f"{r:.1f}" for r in ratios]
-            axes.bar_label(bars, texts, fontsize=6, padding=1)
-        names = [method.replace("_", " ") for method in methods]
-        axes.set_xticks(range(len(methods)), names, rotation=25, ha="right")
-        axes.set_ylabel(f"{label}; above, over SGD's")
+            name, colour = _FRAMEWORKS[framework]
+            bars = axes.bar(places + shift, ratios, width, color=colour, label=name)
+            axes.bar_label(bars, [f"{r:.1f}" for r in ratios], fontsize=7, padding=1)
+        axes.set_xticks(
+            range(len(methods)), [_NAMES[m] for m in methods], rotation=25, ha="right"
+        )
+        log_axis(axes)
+        axes.set_ylim(bottom=1)
+        axes.set_ylabel("× SGD in the same framework")
         finish(axes)
 
     return draw
@@ -114,15 +119,17 @@ def _curves(
     """Returns a function that draws a curve per method on log axes."""
 
     def draw(axes):
-        for (method,) in _groups(rows, ("method",)):
+        methods = [method for (method,) in _groups(rows, ("method",))]
+        looks = styles(_NAMES[method] for method in methods)
+        for method, look in zip(methods, looks, strict=True):
             mine = sorted(_of(rows, (method,), ("method",)), key=lambda r: r[across])
             axes.plot(
                 [row[across] for row in mine],
                 [height(row) for row in mine],
-                "o-",
-                color=_METHODS[method],
-                label=method.replace("_", " "),
+                marker="o",
+                label=_NAMES[method],
                 ms=4,
+                **look,
             )
         values = sorted({row[across] for row in rows})
         axes.set_xscale("log")
@@ -135,7 +142,7 @@ def _curves(
     return draw
 
 
-def _milliseconds(row):
+def _median(row):
     return row["ms_median"]
 
 
