@@ -56,7 +56,9 @@ class Job:
     data_dir: DataDir = Path("data")
     data: Annotated[
         str | None,
-        tyro.conf.arg(help="where the runs' own data are now; none: as in training"),
+        tyro.conf.arg(
+            help="--data of the runs, if your data have moved; none: as in training"
+        ),
     ] = None
     settings: Annotated[Settings, tyro.conf.arg(name="")] = field(
         default_factory=Settings
@@ -115,8 +117,8 @@ def _groups(paths: tuple[Path, ...], console: Console) -> list[Group]:
     }
     if len(by_data) > 1 or len(counts) > 1:
         raise UserError(
-            "runs are compared that have classes of the same sizes, and these have "
-            f"not ({', '.join(by_data)}): analyze them one by one."
+            "only runs with the same class sizes can be compared, and these differ "
+            f"({', '.join(by_data)}): analyze them one by one."
         )
     (groups,) = by_data.values()
     return groups

@@ -30,14 +30,14 @@ RunDirs = Annotated[
     tuple[Path, ...],
     tyro.conf.Positional,
     tyro.conf.arg(
-        metavar="RUN_DIR ...", help="folders of runs, or folders of such folders"
+        metavar="RUN_DIR ...", help="run folders, or folders that contain run folders"
     ),
 ]
 
 DataDir = Annotated[
     Path,
     Section("data"),
-    tyro.conf.arg(help="folder of data sets; digits_lt brings its own"),
+    tyro.conf.arg(help="folder of data sets; digits_lt needs none"),
 ]
 Workers = Annotated[
     int,
@@ -190,7 +190,7 @@ def keep_compiled() -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(
-            f"cannot make {folder} to keep compiled programs in: {error.strerror}; set "
+            f"cannot create {folder} for compiled programs: {error.strerror}; set "
             "JAX_COMPILATION_CACHE_DIR to another folder, or "
             "JAX_ENABLE_COMPILATION_CACHE=false."
         ) from error

@@ -58,17 +58,16 @@ class Job:
 
     config: Annotated[str, tyro.conf.arg(help="recipe")] = "digits_lt"
     methods: Annotated[
-        tuple[Method, ...], tyro.conf.arg(help="which, in the order of the table")
+        tuple[Method, ...],
+        tyro.conf.arg(help="methods to train, in the order of the table"),
     ] = METHODS
     approximations: Annotated[
         tuple[Literal["reuse_ascent", "looksam"], ...],
         tyro.conf.arg(
-            help="of Focal-SAM, each trained for as long as Focal-SAM itself takes"
+            help="approximations of Focal-SAM, each trained for as long as Focal-SAM"
         ),
     ] = ()
-    loss: Annotated[
-        Loss | None, tyro.conf.arg(help="criterion; none: the recipe's")
-    ] = None
+    loss: Annotated[Loss | None, tyro.conf.arg(help="loss; none: the recipe's")] = None
     seeds: Annotated[int, tyro.conf.arg(help="number of seeds, counted from 0")] = 10
     epochs: Annotated[
         int | None,
@@ -77,8 +76,8 @@ class Job:
     tune: Annotated[
         bool,
         tyro.conf.arg(
-            help="first choose each method's hyper-parameters anew, on the validation "
-            "split, from the grid in the recipe"
+            help="first tune each method's hyper-parameters on the validation split, "
+            "over the grid in the recipe"
         ),
     ] = False
     data_dir: DataDir = Path("data")
@@ -89,8 +88,8 @@ class Job:
     resume: Annotated[
         bool,
         tyro.conf.arg(
-            help="go on with what --run-dir holds: a run that is finished stays, and "
-            "--seeds may grow"
+            help="continue the comparison in --run-dir: finished runs are kept, and "
+            "--seeds may be larger than before"
         ),
     ] = False
 
@@ -100,16 +99,16 @@ def run(job: Job, console: Console) -> Path:
     recipe = get_recipe(job.config)
     if not 1 <= job.seeds <= min(tuning.SEEDS):
         raise UserError(
-            f"--seeds must be from 1 to {min(tuning.SEEDS)}, got {job.seeds}: from "
-            "there on seeds are for tuning."
+            f"--seeds must be from 1 to {min(tuning.SEEDS)}, got {job.seeds}: larger "
+            "seeds are used for tuning."
         )
     if job.epochs is not None and job.epochs < 1:
         raise UserError(f"--epochs must be at least 1, got {job.epochs}.")
     if not recipe.base.in_memory:
         raise UserError(
-            f"images of {recipe.base.image_size} pixels are streamed, and only sets in "
-            "memory are compared here: run experiments.train for every method and "
-            "seed, then experiments.report over the runs."
+            f"images of {recipe.base.image_size} pixels are streamed, but compare "
+            "needs data in memory: run experiments.train for every method and seed, "
+            "then experiments.report on the runs."
         )
     if job.tune and not recipe.grid:
         raise UserError(
@@ -163,7 +162,7 @@ def _open(job: Job, run_dir: Path, configs: dict[str, Config]) -> None:
     manifest = read_manifest(run_dir)
     if any(manifest.get(name) != value for name, value in options.items()):
         raise UserError(
-            f"{run_dir} holds a comparison with other options, `{_told(manifest)}`: "
+            f"{run_dir} contains a comparison with other options, `{_told(manifest)}`: "
             "pass those again, or another --run-dir."
         )
 

@@ -151,22 +151,22 @@ def check_effects(config: "Config", given: Collection[str]) -> None:
     """
     if config.loss == "ldam" and config.head != "cosine":
         raise UserError(
-            f"--loss ldam needs --head cosine, its margins are between cosines; got "
-            f"--head {config.head}."
+            "--loss ldam needs --head cosine, because its margins are between cosines; "
+            f"got --head {config.head}."
         )
     for name in ("drw_start", "milestones", "rho_milestones", "switch_epoch"):
         last = max(_numbers(getattr(config, name)), default=0)
         if name in given and last >= config.epochs:
             raise UserError(
-                f"{_flag(name)} {last} never comes: a run of --epochs {config.epochs} "
-                f"ends with epoch {config.epochs - 1}, counted from 0."
+                f"{_flag(name)} {last} is never reached: a run of --epochs "
+                f"{config.epochs} ends with epoch {config.epochs - 1}, counted from 0."
             )
     for name, (other, values) in _marks_of(type(config), OnlyWith):
         value = getattr(config, other)
         if name in given and value not in values:
             raise UserError(
-                f"{_flag(name)} has no effect with {_flag(other)} {value}: it goes "
-                f"with {_flag(other)} {' or '.join(values)}."
+                f"{_flag(name)} has no effect with {_flag(other)} {value}: it needs "
+                f"{_flag(other)} {' or '.join(values)}."
             )
 
 
@@ -203,10 +203,10 @@ class Config:
     config: Annotated[str, about("recipe to start from; sets the defaults below")] = (
         "digits_lt"
     )
-    method: Annotated[Method, about("how the gradient is made")] = "focal_sam"
+    method: Annotated[Method, about("how the gradient is computed")] = "focal_sam"
     seed: Annotated[
         int,
-        about("of initial weights, data order and augmentation"),
+        about("seed of initial weights, data order and augmentation"),
         at_least(0),
         at_most(2**31 - 1),
     ] = 0
@@ -229,14 +229,14 @@ class Config:
     ] = 8
     input_size: Annotated[
         int | None,
-        about("side to which the device resizes images in memory; none: as they are"),
+        about("side to which the device resizes images in memory; none: not resized"),
         at_least(8),
     ] = None
     test_resize: Annotated[
         int | None,
         about(
-            "shorter side of an image before its middle is evaluated, in pixels; none: "
-            "256 for images of 224, or without a margin where the device resizes"
+            "shorter side of an image before the centre crop of evaluation, in pixels; "
+            "none: 256 for images of 224, or no margin for images in memory"
         ),
     ] = None
     interpolation: Annotated[
@@ -245,28 +245,30 @@ class Config:
     ] = "bilinear"
     imbalance: Annotated[
         Literal["exp", "step", "natural"],
-        about("how the tail is cut: exponential, half and half, not at all"),
+        about(
+            "how the tail is cut: exponentially, in half of the classes, or not at all"
+        ),
     ] = "exp"
     imbalance_factor: Annotated[
         float,
-        about("examples of the largest class over those of the smallest"),
+        about("examples of the largest class / examples of the smallest"),
         at_least(1),
         only_with("imbalance", "exp", "step"),
     ] = 30.0
     subset_seed: Annotated[
-        int, about("of what is kept, and what is held out"), at_least(0)
+        int, about("seed that selects the kept and the held-out images"), at_least(0)
     ] = 0
     held_out: Annotated[
         float,
         about(
-            "share of every class's training images set aside, before a tail is cut, "
-            "to choose by, where the data bring no validation split of their own"
+            "share of every class's training images held out for validation, before a "
+            "tail is cut, if the data have no validation split"
         ),
         at_least(0),
         below(1),
     ] = 0.0
     skip_unreadable: Annotated[
-        bool, about("own data: leave out files without the header of an image")
+        bool, about("own data: leave out files without an image header")
     ] = False
     augment: Annotated[Augmentation, about("random changes to training images")] = (
         "affine"
@@ -275,13 +277,13 @@ class Config:
     model: Annotated[
         Network,
         Section("network"),
-        about("network; from scratch, but for clip and --init-weights"),
+        about("network; starts from random weights, except clip and --init-weights"),
     ] = "resnet_digits"
     init_weights: Annotated[
         str | None,
         about(
             "ResNets: weights to start from, safetensors with names of torchvision, "
-            "timm or Hugging Face: a file, a folder, or a name on the hub; none: chance"
+            "timm or Hugging Face: a file, a folder, or a name on the hub; none: random"
         ),
         only_with("model", *RESNETS),
     ] = None
@@ -289,37 +291,37 @@ class Config:
         str,
         about(
             "clip: folder of a CLIP model, its name on the hub, or random:ViT-B/16 and "
-            "the like for weights that are drawn"
+            "the like for random weights"
         ),
         only_with("model", "clip"),
     ] = "openai/clip-vit-base-patch16"
     tuners: Annotated[
         tuple[Tuner, ...],
-        about("clip: what is trained beside the last layer; nothing: a probe"),
+        about("clip: what is trained besides the last layer; none: only that layer"),
         only_with("model", "clip"),
     ] = ()
     head: Annotated[
-        Literal["linear", "cosine"], about("last layer; cosine goes with LDAM")
+        Literal["linear", "cosine"], about("last layer; LDAM needs cosine")
     ] = "linear"
     head_scale: Annotated[
         float,
-        about("cosine: what cosines are multiplied by"),
+        about("cosine: factor of the cosines"),
         at_least(0),
         only_with("head", "cosine"),
     ] = 1.0
     head_init: Annotated[
         Literal["random", "text", "text_ensemble", "class_means"],
         about(
-            "clip: what the last layer starts from: chance, the prompt 'a photo of a "
-            "...', 80 prompts, or the mean features of every class"
+            "clip: initial last layer: random, from the prompt 'a photo of a ...', 80 "
+            "prompts, or the mean features of every class"
         ),
         only_with("model", "clip"),
     ] = "random"
     class_names: Annotated[
         str | None,
         about(
-            "clip: file of the names for prompts, one a line in the order of the "
-            "classes, or class, tab, name; none: the data's own"
+            "clip: file of class names for prompts, one per line in the order of the "
+            "classes, or lines of class, tab, name; none: the data's names"
         ),
         only_with("model", "clip"),
     ] = None
@@ -331,7 +333,7 @@ class Config:
     ] = 16
     precision: Annotated[
         Literal["float32", "bfloat16"],
-        about("of the computation; weights, statistics and norms are in float32"),
+        about("dtype of the computation; weights, statistics and norms are float32"),
     ] = "float32"
 
     loss: Annotated[
@@ -346,46 +348,48 @@ class Config:
     ] = None
     epochs: Annotated[int, about("passes over the training set"), at_least(1)] = 400
     batch_size: Annotated[
-        int, about("examples a step; an incomplete rest waits"), at_least(1)
+        int,
+        about("examples per step; an incomplete last batch is left out"),
+        at_least(1),
     ] = 32
     optimizer: Annotated[
-        Literal["sgd", "adamw"], about("what makes steps of the method's gradient")
+        Literal["sgd", "adamw"], about("optimizer that applies the method's gradient")
     ] = "sgd"
-    learning_rate: Annotated[float, about("its largest value"), above(0)] = 0.1
+    learning_rate: Annotated[float, about("peak learning rate"), above(0)] = 0.1
     schedule: Annotated[
         Literal["cosine", "multistep"],
-        about("of the learning rate: to 0 as a cosine, or in jumps"),
+        about("learning-rate schedule: cosine decay to 0, or a drop at each milestone"),
     ] = "cosine"
     warmup: Annotated[
         int, about("epochs over which the learning rate rises"), at_least(0)
     ] = 0
     milestones: Annotated[
         tuple[int, ...],
-        about("multistep: epochs after which it falls"),
+        about("multistep: epochs after which the learning rate drops"),
         only_with("schedule", "multistep"),
     ] = (320, 360)
     decay: Annotated[
         float,
-        about("multistep: factor at every milestone"),
+        about("multistep: factor of the learning rate at every milestone"),
         at_least(0),
         at_most(1),
         only_with("schedule", "multistep"),
     ] = 0.1
     momentum: Annotated[
         float,
-        about("of SGD, in [0, 1)"),
+        about("momentum of SGD, in [0, 1)"),
         at_least(0),
         below(1),
         only_with("optimizer", "sgd"),
     ] = 0.9
     weight_decay: Annotated[
         float,
-        about("times the weights: SGD adds it to the gradient, AdamW to the step"),
+        about("factor of the weights that SGD adds to the gradient, AdamW to the step"),
         at_least(0),
     ] = 5e-3
     ema: Annotated[
         float,
-        about("decay a step of the averaged weights that are evaluated; 0: none"),
+        about("decay per step of the weight average that is evaluated; 0: no average"),
         at_least(0),
         below(1),
     ] = 0.0
@@ -393,29 +397,29 @@ class Config:
     rho: Annotated[
         float,
         Section("method"),
-        about("radius of the perturbation, L2 norm of weights; SSE-SAM: of the tail's"),
+        about("radius (L2 norm) of the perturbation; SSE-SAM: for the tail classes"),
         at_least(0),
         only_with("method", *(m for m in METHODS if m != "sgd")),
         only_with("rho_schedule", "constant", "linear"),
     ] = 0.0
     rho_schedule: Annotated[
         Literal["constant", "linear", "step"],
-        about("rho; from rho-start to rho; rho-values in turn"),
+        about("rho; linear from rho-start to rho; step through rho-values"),
     ] = "constant"
     rho_start: Annotated[
         float,
-        about("linear: in the first epoch"),
+        about("linear: rho in the first epoch"),
         at_least(0),
         only_with("rho_schedule", "linear"),
     ] = 0.05
     rho_milestones: Annotated[
         tuple[int, ...],
-        about("step: epochs after which the next value holds"),
+        about("step: epochs after which the next of rho-values is used"),
         only_with("rho_schedule", "step"),
     ] = (320,)
     rho_values: Annotated[
         tuple[float, ...],
-        about("step: one more than there are milestones"),
+        about("step: values of rho, one more than rho-milestones"),
         only_with("rho_schedule", "step"),
     ] = (0.1, 0.2)
     gamma: Annotated[
@@ -438,32 +442,32 @@ class Config:
     ] = 20
     head_rho: Annotated[
         float,
-        about("SSE-SAM: radius of the head"),
+        about("SSE-SAM: radius for the head classes"),
         at_least(0),
         only_with("method", "sse_sam"),
     ] = 0.05
     switch_epoch: Annotated[
         int,
-        about("SSE-SAM: epochs after which the head's radius is 0"),
+        about("SSE-SAM: epochs after which head-rho is 0"),
         at_least(0),
         only_with("method", "sse_sam"),
     ] = 280
     alpha: Annotated[
         float,
-        about("CC-SAM: share of the perturbed gradients, [0,1]"),
+        about("CC-SAM: share of the perturbed gradients, in [0, 1]"),
         at_least(0),
         at_most(1),
         only_with("method", "cc_sam"),
     ] = 1.0
     perturbed: Annotated[
         Literal["all", "head"],
-        about("CC-SAM: what climbs; head: the last layer alone, as its published code"),
+        about("CC-SAM: what is perturbed; head: only the last layer, as published"),
         only_with("method", "cc_sam"),
     ] = "all"
     approximation: Annotated[
         Approximation,
         about(
-            "cheaper than the method, and not the same: climb by the last step's "
+            "cheaper approximation of the method: perturb along the previous step's "
             "gradient; LookSAM"
         ),
     ] = "none"
@@ -477,13 +481,13 @@ class Config:
     eval_every: Annotated[
         int,
         Section("records"),
-        about("epochs between looks at the validation split"),
+        about("epochs between evaluations on the validation split"),
         at_least(1),
     ] = 10
     sharpness_every: Annotated[
         int,
         about(
-            "epochs between looks at the sharpness of every class, for which each "
+            "epochs between measurements of the sharpness of every class; each class "
             "costs a pass over the training set; 0: none"
         ),
         at_least(0),
@@ -494,8 +498,8 @@ class Config:
     max_skipped: Annotated[
         int,
         about(
-            "a step whose loss or gradient is not finite is skipped; so many in a row "
-            "end the run"
+            "a step whose loss or gradient is not finite is skipped; this many in a "
+            "row end the run"
         ),
         at_least(1),
     ] = 10
@@ -506,7 +510,8 @@ class Config:
             epochs = getattr(self, name)
             if list(epochs) != sorted({e for e in epochs if e > 0}):
                 raise UserError(
-                    f"{_flag(name)} must be rising epochs greater than 0, got {epochs}."
+                    f"{_flag(name)} must be increasing epochs greater than 0, got "
+                    f"{epochs}."
                 )
         if self.rho_schedule == "step":
             wanted = len(self.rho_milestones) + 1

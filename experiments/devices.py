@@ -40,8 +40,8 @@ def join_processes(
     given = (coordinator, num_processes, process_id)
     if any(part is None for part in given) and any(part is not None for part in given):
         raise UserError(
-            "--coordinator, --num-processes and --process-id go together, got "
-            f"{coordinator}, {num_processes} and {process_id}."
+            "--coordinator, --num-processes and --process-id must be given together, "
+            f"got {coordinator}, {num_processes} and {process_id}."
         )
     try:
         jax.distributed.initialize(*given)
@@ -89,7 +89,7 @@ def _find() -> list[jax.Device]:
         reason = str(error).splitlines()[0] if str(error) else "there are none"
         raise UserError(
             f"JAX cannot use devices of JAX_PLATFORMS={jax.config.jax_platforms} "
-            f"({reason}): name others, or install the JAX that is made for them."
+            f"({reason}): name others, or install the JAX build for them."
         ) from error
 
 
@@ -113,10 +113,13 @@ def device_mesh(number: int | None = None) -> Mesh:
     number = len(devices) if number is None else number
     if not 1 <= number <= len(devices):
         raise UserError(
-            f"--devices must be from 1 to the {len(devices)} there are, got {number}."
+            f"--devices must be from 1 to {len(devices)}, the number of devices, got "
+            f"{number}."
         )
     if jax.process_count() > 1 and number != len(devices):
-        raise UserError("--devices cannot leave out devices of several processes.")
+        raise UserError(
+            "--devices cannot leave out devices in a run of several processes."
+        )
     return Mesh(np.array(devices[:number]), (_AXIS,))
 
 

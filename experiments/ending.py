@@ -58,13 +58,13 @@ def exit_with(main: Callable[[], None]) -> None:
             raise
         where = getattr(error, "filename", None)
         complain(
-            f"error: no space is left{f' for {where}' if where else ''}: make some."
+            f"error: no space is left{f' for {where}' if where else ''}: free some."
         )
         # Exit at once, because error messages of threads would hide this line.
         os._exit(2)
     else:
         if threads.without_space:
-            complain("No space was left for a part of what was to be written.")
+            complain("Some output was not written, because no space was left.")
     finally:
         let_go()
 

@@ -55,10 +55,12 @@ class Job:
     was trained in CLIP is written, in tuned.safetensors.
     """
 
-    run_dir: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(help="of the run")]
-    out: Annotated[Path, tyro.conf.arg(help="a new folder")]
+    run_dir: Annotated[
+        tyro.conf.Positional[Path], tyro.conf.arg(help="folder of the run")
+    ]
+    out: Annotated[Path, tyro.conf.arg(help="new folder for the weights")]
     separate: Annotated[
-        bool, tyro.conf.arg(help="CLIP: only what was trained, whatever tuned it")
+        bool, tyro.conf.arg(help="CLIP: only the trained weights, for any tuner")
     ] = False
 
 
@@ -70,15 +72,15 @@ def run(job: Job, console: Console) -> None:
     if config.model not in ("clip", *RESNETS):
         raise UserError(
             f"{job.run_dir} is a run of --model {config.model}, which no other program "
-            f"has: those of clip, {', '.join(RESNETS)} are exported."
+            f"reads: only clip, {', '.join(RESNETS)} can be exported."
         )
     if job.separate and not is_clip:
         raise UserError(
-            f"--separate is for CLIP, and {job.run_dir} is a run of --model "
+            f"--separate is for CLIP, but {job.run_dir} is a run of --model "
             f"{config.model}: leave it out."
         )
     if job.out.exists():
-        raise UserError(f"--out {job.out} is there already: name a new folder.")
+        raise UserError(f"--out {job.out} already exists: name a new folder.")
     import_package("safetensors")
     if is_clip and not job.separate:
         check_mergeable(config.tuners)
@@ -147,8 +149,8 @@ def _write_merged(out: Path, config: Any, params: Any, about: dict[str, Any]) ->
     text = clip.text()
     if text is None:
         raise UserError(
-            f"--weights {config.weights} of the run has no text tower, without which "
-            "no whole model can be written: use --separate."
+            f"--weights {config.weights} of the run has no text tower, which a whole "
+            "model needs: use --separate."
         )
     sizes = clip.architecture.vision
     # In float32, whatever the run computed in.

@@ -40,9 +40,9 @@ class Job:
         tyro.conf.Positional,
         tyro.conf.arg(metavar="FILE_OR_FOLDER ...", help="images, or folders of them"),
     ]
-    out: Annotated[Path, tyro.conf.arg(help="the CSV file, a new one")]
+    out: Annotated[Path, tyro.conf.arg(help="new CSV file")]
     probabilities: Annotated[
-        bool, tyro.conf.arg(help="a column for the probability of every class")
+        bool, tyro.conf.arg(help="add a column for the probability of every class")
     ] = False
 
 
@@ -51,7 +51,7 @@ def run(job: Job, console: Console) -> None:
     matrix = job.out.with_name(f"{job.out.stem}_confusion_matrix.png")
     for path in (job.out, matrix):
         if path.exists():
-            raise UserError(f"--out {path} is there already: name another file.")
+            raise UserError(f"--out {path} already exists: name another file.")
     paths, classes, left_out = _find(job.images)
     trained = load_run(job.run_dir)
     found = []
@@ -63,7 +63,7 @@ def run(job: Job, console: Console) -> None:
     of_images = np.concatenate(found)
     _write(job.out, paths, of_images, trained.class_names, job.probabilities)
     if left_out:
-        console.print(f"{left_out} files that are no images were left out.")
+        console.print(f"{left_out} files that are not images were left out.")
     if set(classes) <= set(trained.class_names):
         _judge(trained, classes, of_images.argmax(1), matrix, console)
     console.print(f"{len(paths)} predictions are in {job.out}.", markup=False)
@@ -135,7 +135,7 @@ def _judge(
         groups, title = shots(counts, config), f"{len(labels)} images"
         names = trained.class_names
         figures.confusion_matrix(matrix, confusion, counts, names, groups, title)
-        console.print(f"What was taken for what is drawn in {matrix}.", markup=False)
+        console.print(f"The confusion matrix is in {matrix}.", markup=False)
 
 
 def main() -> None:

@@ -31,7 +31,7 @@ class Job:
         tyro.conf.Positional[tuple[str, ...]],
         tyro.conf.arg(
             metavar="NAME ...",
-            help=f"{', '.join(TFDS_NAMES)}, or tfds:NAME for any of TFDS",
+            help=f"{', '.join(TFDS_NAMES)}, or tfds:NAME for any data set of TFDS",
         ),
     ]
     data_dir: Annotated[Path, tyro.conf.arg(help="folder of data sets")] = Path("data")
@@ -42,10 +42,11 @@ def run(job: Job) -> None:
     for name in job.names:
         if name not in TFDS_NAMES and not name.startswith("tfds:"):
             raise UserError(
-                f"The names are {', '.join(TFDS_NAMES)} and tfds:NAME, got {name!r}."
+                f"NAME must be one of {', '.join(TFDS_NAMES)}, or tfds:NAME, got "
+                f"{name!r}."
             )
     if not job.names:
-        raise UserError(f"Give one or more of {', '.join(TFDS_NAMES)} or tfds:NAME.")
+        raise UserError(f"Pass one or more of {', '.join(TFDS_NAMES)} or tfds:NAME.")
     for name in job.names:
         if found := find_prepared(job.data_dir, name):
             print(f"{name} is already prepared in {found}.")
@@ -72,8 +73,8 @@ def _prepare(name: str, data_dir: Path) -> None:
     except tfds.core.DatasetNotFoundError:
         raise UserError(f"TFDS has no data set called {tfds_name(name)}.") from None
     print(
-        f"Preparing {name} in {builder.data_dir}. Where the network does not answer, "
-        "TFDS goes on trying for some minutes."
+        f"Preparing {name} in {builder.data_dir}. If the network does not answer, TFDS "
+        "retries for some minutes."
     )
     try:
         builder.download_and_prepare(
@@ -89,8 +90,8 @@ def _prepare(name: str, data_dir: Path) -> None:
     except NonMatchingChecksumError as error:
         what = " ".join(str(error).split())
         raise UserError(
-            f"{name} came with another content than TFDS knows it by; remove the file "
-            f"and run this again. TFDS says: {what}"
+            f"the download of {name} is not what TFDS expects: remove the file and run "
+            f"this again. TFDS says: {what}"
         ) from error
     print(f"{name} is prepared in {builder.data_dir}.")
 
@@ -101,7 +102,7 @@ def _import_tfds():
         if importlib.util.find_spec(package) is None:
             raise UserError(
                 f"Preparing data sets needs the package {package}: "
-                "pip install -e '.[experiments,prepare]'. Training does without "
+                "pip install -e '.[experiments,prepare]'. Training does not need "
                 "TensorFlow."
             )
     import tensorflow_datasets

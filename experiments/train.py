@@ -77,14 +77,15 @@ class Job:
     resume: Annotated[
         bool,
         tyro.conf.arg(
-            help="go on from the last checkpoint in --run-dir, or begin a new run there"
+            help="continue from the last checkpoint in --run-dir, or start a new run "
+            "there"
         ),
     ] = False
     workers: Workers = 0
     devices: Annotated[
         int | None,
         Section("devices"),
-        tyro.conf.arg(help="how many to train on; none: all"),
+        tyro.conf.arg(help="number of devices to train on; none: all"),
     ] = None
     split_state: Annotated[
         bool,
@@ -93,15 +94,16 @@ class Job:
     coordinator: Annotated[
         str | None,
         tyro.conf.arg(
-            help="host:port of the first of several processes; found by itself on TPU "
-            "pods and under SLURM"
+            help="host:port of the first of several processes; found automatically on "
+            "TPU pods and under SLURM"
         ),
     ] = None
     num_processes: Annotated[
-        int | None, tyro.conf.arg(help="how many processes, with --coordinator")
+        int | None, tyro.conf.arg(help="number of processes, with --coordinator")
     ] = None
     process_id: Annotated[
-        int | None, tyro.conf.arg(help="which of them this is, with --coordinator")
+        int | None,
+        tyro.conf.arg(help="number of this process, from 0, with --coordinator"),
     ] = None
 
 
@@ -187,7 +189,10 @@ def run(job: Job, console: Console) -> Path:
             )
             state, best = fit(whole, step, state, best)
         if skipped := int(state.skipped.total):
-            said = f"{skipped} of {steps} steps were skipped: a number was not finite."
+            said = (
+                f"{skipped} of {steps} steps were skipped: loss or gradient was not "
+                "finite."
+            )
             console.print(said, style="yellow")
         result = _report(whole, state, best, run_dir, console)
     console.print(result_table(result, dataset.class_counts, config))
@@ -236,20 +241,20 @@ def _notes(
     notes = list(dataset.notes)
     if batch_size < config.batch_size:
         notes += [
-            f"A step has {_counted(batch_size, 'image')}, not {config.batch_size}: "
-            "there are no more."
+            f"A step has {_counted(batch_size, 'image')}, not {config.batch_size}: the "
+            "training set has no more."
         ]
     if config.init_weights is not None and begins:
         model = make_model(config, len(dataset.class_counts), channels=3)
         whole = has_head(open_pretrained(config.init_weights), model)
-        but = "" if whole else ", but for the last layer, which does not fit"
+        but = "" if whole else ", except the last layer, which does not fit"
         notes += [f"Starts from {config.init_weights}{but}."]
     if config.data.startswith(OWN_DATA):
         counts = dataset.class_counts
         notes += [
             f"Classes, in this order: {some_of(dataset.class_names)}. They have "
-            f"{counts.max()} to {counts.min()} training images. As in "
-            f"{config.config}, with sizes that suit the data: {flags_of(config)}."
+            f"{counts.max()} to {counts.min()} training images. Settings of "
+            f"{config.config}, adapted to the data: {flags_of(config)}."
         ]
     return notes
 
@@ -259,11 +264,11 @@ def _run_dir(job: Job) -> Path:
     if job.run_dir is not None:
         return job.run_dir
     if job.resume:
-        raise UserError(
-            "--resume needs --run-dir, the folder of the run to go on with."
-        )
+        raise UserError("--resume needs --run-dir, the folder of the run to continue.")
     if jax.process_count() > 1:
-        raise UserError("several processes need --run-dir, a folder that all can see.")
+        raise UserError(
+            "several processes need --run-dir, a folder that all of them can access."
+        )
     name = f"{config.config}-{config.method}-seed{config.seed}"
     return free_run_dir(Path("runs"), name)
 
@@ -334,7 +339,7 @@ def _report(
             try:
                 of_step = run.checkpoints.restore(step)[1]
             except UserError as error:
-                console.print(f"No result of the best: {error}", markup=False)
+                console.print(f"No result for the best epoch: {error}", markup=False)
                 continue
         result, sums = evaluate(run, of_step, dataset.test)
         epoch = step // run.trainer.steps_per_epoch

@@ -62,9 +62,11 @@ def run(job: Job, console: Console) -> dict:
     """Scores, prints and records; returns the scores."""
     config = job.config
     if config.model != "clip":
-        raise UserError(f"zero-shot scores are CLIP's, got --model {config.model}.")
+        raise UserError(
+            f"zero-shot scores need --model clip, got --model {config.model}."
+        )
     if job.out is not None and job.out.exists():
-        raise UserError(f"--out {job.out} is there already: name another file.")
+        raise UserError(f"--out {job.out} already exists: name another file.")
     clip = fitting_clip(config)
     dataset = load_dataset(config, job.data_dir)
     classes = class_embeddings(clip, class_prompts(config, dataset))

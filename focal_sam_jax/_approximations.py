@@ -130,7 +130,7 @@ def reuse_ascent(
       >>> here = fsam.evaluate(lambda p: 0.5 * jnp.sum(p**2), params)
       >>> first, state = tx.update(
       ...     here.grads, tx.init(params), params, evaluation=here)
-      >>> bool(jnp.allclose(first, params))  # nothing to climb by yet
+      >>> bool(jnp.allclose(first, params))  # no perturbation yet
       True
       >>> second, state = tx.update(here.grads, state, params, evaluation=here)
       >>> bool(jnp.allclose(second, params * 1.02))  # as SAM, on the same batch
@@ -267,8 +267,8 @@ def looksam(
     """
     if isinstance(every, bool) or not isinstance(every, int | np.integer):
         raise TypeError(
-            f"every must be an int >= 1, got {every!r}; which steps are exact is "
-            "decided when the transformation is built."
+            f"every must be an int >= 1, got {every!r}; it must be known when the "
+            "transformation is built."
         )
     if every < 1:
         raise ValueError(
@@ -303,9 +303,9 @@ def _check_first(updates, grads):
     pairs = zip(jax.tree.leaves(updates), jax.tree.leaves(grads), strict=True)
     if not all(update is gradient for update, gradient in pairs):
         raise ValueError(
-            "reuse_ascent makes the whole gradient by itself and must stand first in a "
-            "chain, got updates that are not evaluation.grads: what was done to them, "
-            "clipping for instance, would be lost. Do it after reuse_ascent."
+            "reuse_ascent computes the whole gradient itself and must come first in a "
+            "chain, got updates that are not evaluation.grads: changes to them, such "
+            "as clipping, would be lost. Make them after reuse_ascent."
         )
 
 

@@ -154,9 +154,9 @@ def check_radii(name: str, radii: ClassValues) -> None:
     """Raises unless ``radii`` holds one finite, non-negative number per group."""
     if np.ndim(radii) != 1 or np.size(radii) == 0:
         raise ValueError(
-            f"{name} must hold one radius per class, shape (num_classes,), or one per "
+            f"{name} must have one radius per class, shape (num_classes,), or one per "
             f"group of classes, got shape {np.shape(radii)}; "
-            "focal_sam_jax.cc_sam_radii makes them from counts."
+            "focal_sam_jax.cc_sam_radii computes them from counts."
         )
     if is_concrete(radii):
         if not _is_real(radii):
@@ -176,13 +176,13 @@ def check_groups(groups: Any) -> None:
     array = np.asarray(groups)
     if array.ndim != 1 or array.size == 0:
         raise ValueError(
-            "groups must name a group for every class, ints of shape (num_classes,), "
+            "groups must give the group of every class, ints of shape (num_classes,), "
             f"got shape {array.shape}."
         )
     if not np.issubdtype(array.dtype, np.integer):
         raise TypeError(f"groups must be ints, got {array.dtype}.")
     if np.any(array < 0):
-        raise ValueError(f"groups must be counted from 0, got {groups}.")
+        raise ValueError(f"groups must be numbered from 0, got {groups}.")
 
 
 # --- parameters -----------------------------------------------------------------------
@@ -203,8 +203,8 @@ def check_params(params: chex.ArrayTree) -> None:
         if jnp.issubdtype(dtype, jnp.complexfloating):
             raise TypeError(
                 f"parameters must be real floats, got {dtype} at {where}: keep real "
-                "and imaginary parts in two arrays, and join them inside of the loss "
-                "with jax.lax.complex."
+                "and imaginary parts in two arrays, and join them inside the loss with "
+                "jax.lax.complex."
             )
         raise TypeError(
             f"parameters must be floats, got {dtype} at {where}: split off the "
@@ -255,9 +255,9 @@ def _warn_of_labels_from_one(
         beyond &= np.asarray(where, bool)
     if np.any(beyond):
         warnings.warn(
-            f"labels hold {num_classes}, and the {num_classes} classes are counted "
+            f"labels contain {num_classes}, and the {num_classes} classes are numbered "
             "from 0: such examples belong to no class. If your labels start from 1, "
-            "subtract 1; if they are to be left out, pass where.",
+            "subtract 1; to leave these examples out, pass where.",
             stacklevel=4,
         )
 
@@ -306,8 +306,8 @@ def check_per_example(
         )
     if not (soft or jnp.issubdtype(labels.dtype, jnp.integer)):
         raise TypeError(
-            f"labels must be ints, got {labels.dtype} of shape {labels.shape}; floats "
-            "are soft labels, and have one axis more than the losses."
+            f"labels must be ints, got {labels.dtype} of shape {labels.shape}; soft "
+            "labels are floats with one more axis than the losses."
         )
     if not soft and labels.shape != losses.shape:
         raise ValueError(
@@ -374,14 +374,14 @@ def check_composition(
         )
     if _is_masked(params) or _is_masked(updates):
         raise ValueError(
-            f"{name} got a masked parameter tree, as optax.masked and optax.partition "
-            "make it, and no loss function can be called on one. Chain it in front of "
-            "that wrapper; to perturb a part of the parameters only, use its own "
-            f"argument: {name}(..., mask=...)."
+            f"{name} got a masked parameter tree, as made by optax.masked and "
+            "optax.partition, but loss functions need the whole tree. Chain it before "
+            f"that wrapper; to perturb only some parameters, pass "
+            f"{name}(..., mask=...)."
         )
     if jax.tree.structure(updates) != jax.tree.structure(params):
         raise ValueError(
-            f"{name} needs updates and params of one structure, got "
+            f"{name} needs updates and params of the same structure, got "
             f"{jax.tree.structure(updates)} and {jax.tree.structure(params)}."
         )
     check_params(params)
@@ -405,22 +405,22 @@ def _check_callers(name, mask):
         # With k_steps = 1, MultiSteps accumulates nothing.
         if code is _MULTI_STEPS.__code__ and not _is_one(frame.f_locals.get("k_steps")):
             raise ValueError(
-                f"{name} is wrapped by optax.MultiSteps, which would correct the "
-                "gradient accumulated over many batches with the loss of the last one. "
-                f"Put it in front: optax.chain({name}(...), "
-                "optax.MultiSteps(optimizer, every_k_schedule))."
+                f"{name} is wrapped by optax.MultiSteps, which would combine the "
+                f"gradient of many batches with the loss of the last one. Put {name} "
+                f"before it: optax.chain({name}(...), optax.MultiSteps(optimizer, "
+                "every_k_schedule))."
             )
         if code is _APPLY_IF_FINITE.__code__:
             raise ValueError(
-                f"{name} is wrapped by optax.apply_if_finite, which looks at the plain "
-                "gradient only and would let a second gradient pass that is not "
-                f"finite. Put it in front: optax.chain({name}(...), "
+                f"{name} is wrapped by optax.apply_if_finite, which checks only the "
+                "plain gradient and would accept a second gradient that is not finite. "
+                f"Put {name} before it: optax.chain({name}(...), "
                 "optax.apply_if_finite(optimizer, max_consecutive_errors))."
             )
         if code is _FLATTEN.__code__:
             raise ValueError(
-                f"{name} is wrapped by optax.flatten, and no loss function can be "
-                "called on flat parameters. Put it in front: "
+                f"{name} is wrapped by optax.flatten, but loss functions cannot be "
+                f"called on flat parameters. Put {name} before it: "
                 f"optax.chain({name}(...), optax.flatten(optimizer))."
             )
         # inject_hyperparams turns numbers into arrays: a function returned this bool.

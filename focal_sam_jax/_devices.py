@@ -81,10 +81,10 @@ def check_axis_named(
     for axis in sorted(_varying(losses) - set(_names(axis_name))):
         if not all(axis in varying for varying in shared):
             raise ValueError(
-                f"the per-class losses differ between the devices of axis {axis!r} "
-                "while the parameters are shared by them, so their gradients arrive "
-                f"summed over it: pass axis_name={axis!r}, or average the losses over "
-                "it with jax.lax.pmean inside per_class_loss_fn."
+                f"the per-class losses differ between the devices of axis {axis!r} but "
+                "the parameters do not, so the gradients are already summed over it: "
+                f"pass axis_name={axis!r}, or average the losses over it with "
+                "jax.lax.pmean inside per_class_loss_fn."
             )
 
 

@@ -268,7 +268,7 @@ def _without_labels(loss_fn, num_classes, where, has_aux, per_example):
     if where is not None or per_example:
         name = "per_example" if where is None else "where"
         raise ValueError(
-            f"{name} goes with labels, got none: pass labels and num_classes, and a "
+            f"{name} needs labels, got none: pass labels and num_classes, and a "
             "loss_fn that returns the loss of every example."
         )
     return as_loss(loss_fn, num_classes, has_aux)
@@ -293,7 +293,7 @@ def _with_labels(loss_fn, labels, num_classes, where, has_aux, axis_name, per_ex
         if losses.shape != shape:
             raise ValueError(
                 "with labels, loss_fn must return the loss of every example, shape "
-                f"{shape} as labels has, got {losses.shape}; did you take the mean?"
+                f"{shape} like labels, got {losses.shape}; did you take the mean?"
             )
         return losses, aux
 
@@ -503,12 +503,12 @@ def at_theta(
         return forward(shared, params, axis_name), loss
     if not isinstance(evaluation, Evaluation):
         raise TypeError(
-            "evaluation must be what focal_sam_jax.evaluate(loss_fn, params) returned, "
+            "evaluation must be the result of focal_sam_jax.evaluate(loss_fn, params), "
             f"got {type(evaluation).__name__}."
         )
     if _forms(evaluation.grads) != _forms(params):
         raise ValueError(
-            "evaluation must be of the parameters that update gets, got one of "
+            "evaluation must be of the parameters passed to update, got one of "
             f"{jax.tree.structure(evaluation.grads)} for {jax.tree.structure(params)}, "
             "or of arrays with other shapes or dtypes."
         )
@@ -516,8 +516,8 @@ def at_theta(
     if num_classes not in (None, found[0]):
         hint = "; did you take the mean?" if found == (1,) else "."
         raise ValueError(
-            f"evaluation must be of {num_classes} classes, as class_counts, weights "
-            f"or groups have, got losses of shape {found}{hint}"
+            f"evaluation must have {num_classes} classes, like class_counts, weights "
+            f"or groups, got losses of shape {found}{hint}"
         )
     if evaluation.axis_name != axis_name:
         raise ValueError(

@@ -163,8 +163,8 @@ def resolve_mask(mask: Mask, params: chex.ArrayTree) -> chex.ArrayTree:
 
 
 _INJECTED = (
-    ' Under optax.inject_hyperparams pass static_args="mask", or it takes a function '
-    "for a schedule."
+    ' Under optax.inject_hyperparams pass static_args="mask", or it treats a function '
+    "as a schedule."
 )
 
 

@@ -109,10 +109,10 @@ class Watched:
     def _refuse(self, *_: Any) -> NoReturn:
         # Not a TypeError, which jit would replace by its own TypeError.
         raise ValueError(
-            "the loss function promised to treat every example by itself, and uses a "
-            "parameter outside of focal_sam_jax.apply_per_example (or hands it to a "
-            "jitted, scanned or rematerialised function): apply all parameters through "
-            "it, or leave out per_example, or per_example_labels."
+            "with per_example or per_example_labels, the loss function must use "
+            "parameters only through focal_sam_jax.apply_per_example, got one used "
+            "outside of it (or passed to a jitted, scanned or rematerialised "
+            "function): use it for all parameters, or leave that argument out."
         )
 
     __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = _refuse
@@ -153,9 +153,9 @@ class Tape:
         for leaf in jax.tree.leaves(tree):
             if np.shape(leaf)[:1] != (self.batch_size,):
                 raise ValueError(
-                    f"the {what} of a function given to focal_sam_jax."
-                    "apply_per_example must have the examples along the first axis, "
-                    f"{self.batch_size} as the labels have, got shape "
+                    f"the {what} of a function given to "
+                    f"focal_sam_jax.apply_per_example must have the {self.batch_size} "
+                    "examples of the labels along the first axis, got shape "
                     f"{np.shape(leaf)}."
                 )
 

@@ -164,7 +164,7 @@ def sharpness_aware(
       >>> here = fsam.evaluate(lambda p: 0.5 * p**2, params)  # class c depends on p[c]
       >>> sharp, state = tx.update(
       ...     here.grads, tx.init(params), params, evaluation=here)
-      >>> [round(float(g), 3) for g in sharp]  # the second class alone was climbed
+      >>> [round(float(g), 3) for g in sharp]  # only the second class was perturbed
       [3.0, 4.1]
       >>> bool(state.info.sharpness > 0)
       True
@@ -430,7 +430,7 @@ def imbsam(
     r"""Builds ImbSAM, which flattens the loss of the tail classes only.
 
     .. math::
-      s_c = \mathbf{1}[n_c < \text{tail\_threshold}], \qquad \lambda = 1
+      s_c = \mathbf{1}[n_c < \mathrm{tail\_threshold}], \qquad \lambda = 1
 
     The equations are those of :func:`sharpness_aware`, which documents the arguments of
     ``update``. With every class in the tail it is SAM. With none, or for a batch
@@ -460,7 +460,7 @@ def imbsam(
       >>> params = jnp.array([3.0, 4.0])
       >>> here = fsam.evaluate(lambda p: 0.5 * p**2, params)  # class c depends on p[c]
       >>> sharp, _ = tx.update(here.grads, tx.init(params), params, evaluation=here)
-      >>> [round(float(g), 3) for g in sharp]  # the tail class alone was climbed
+      >>> [round(float(g), 3) for g in sharp]  # only the tail class was perturbed
       [3.0, 4.1]
 
     References:
@@ -614,8 +614,8 @@ def sse_sam(
     if not is_concrete((class_counts, tail_threshold)):
         raise TypeError(
             "sse_sam needs class_counts and tail_threshold when it is built, got "
-            "traced ones: they decide which classes climb together. Under "
-            "optax.inject_hyperparams name them in static_args."
+            "traced ones: they decide which classes are perturbed together. Under "
+            "optax.inject_hyperparams list them in static_args."
         )
     is_tail = np.asarray(class_counts) < np.asarray(tail_threshold)
 
@@ -761,7 +761,7 @@ def _groups(radii: ClassValues, groups: ClassValues | None) -> np.ndarray:
     of_class = np.asarray(groups)
     if of_class.max() >= np.size(radii):
         raise ValueError(
-            "groups must be counted from 0 and have a radius each, got a group "
+            "groups must be numbered from 0 and have one radius each, got group "
             f"{of_class.max()} for {np.size(radii)} radii."
         )
     return of_class

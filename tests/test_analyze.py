@@ -281,7 +281,7 @@ def test_a_single_seed_tells_nothing_about_chance():
     groups = [measured("sgd", [1.0]), measured("sam", [0.5])]
     first, *_, last = verdict(groups, ["few"], RADII)
     assert first.endswith("flattest first, sam 0.5, sgd 1.")
-    told = "Not compared with sgd, with fewer than two seeds in common: sam."
+    told = "Not compared with sgd, because fewer than two seeds are shared: sam."
     assert last == told
     # Pairs need equal seeds.
     groups = [
@@ -310,7 +310,7 @@ def test_tables_leave_out_groups_that_nobody_has():
     ("options", "said"),
     [
         ([], "no RUN_DIR was given"),
-        (["nowhere"], "nowhere holds no run"),
+        (["nowhere"], "nowhere contains no run"),
         (["--rho", "-1", "{run}"], "--rho must be at least 0, got -1.0"),
         (["--grid", "1", "{run}"], "--grid must be at least 2, got 1"),
     ],

@@ -72,7 +72,7 @@ def test_inverted_bytes_are_found(trained, tmp_path):
     largest.write_bytes(content)
     config, shapes, _ = trained
     checkpoints = Checkpoints(tmp_path, config, shapes)
-    words = "2 is damaged .*the same command goes on from the one before, of step 1"
+    words = "2 is damaged .*the same command continues from the previous one, of step 1"
     with pytest.raises(UserError, match=words):
         checkpoints.restore(2)
     assert checkpoints.restore(1)[0] == 1
@@ -85,14 +85,14 @@ def test_metrics_of_a_checkpoint_that_are_empty_are_named(trained, tmp_path):
     save_all(tmp_path, trained, [(1, 0.5), (2, 0.6)])
     (tmp_path / "checkpoints/2/metrics/metrics").write_text("")
     config, shapes, _ = trained
-    with pytest.raises(UserError, match="2 is damaged .* before, of step 1"):
+    with pytest.raises(UserError, match="2 is damaged .* previous one, of step 1"):
         Checkpoints(tmp_path, config, shapes)
 
 
 def test_checkpoints_that_are_a_file_are_named(trained, tmp_path):
     (tmp_path / "checkpoints").touch()
     config, shapes, _ = trained
-    with pytest.raises(UserError, match="checkpoints is a file"):
+    with pytest.raises(UserError, match="checkpoints must be the folder of"):
         Checkpoints(tmp_path, config, shapes)
 
 

@@ -149,13 +149,13 @@ def test_a_batch_split_over_devices_gives_the_same_numbers():
 
 
 def test_batches_that_end_are_refused():
-    with pytest.raises(TypeError, match="again and again, got generator"):
+    with pytest.raises(TypeError, match="iterated many times, got generator"):
         sharpness.class_losses(small.loss, (batch for batch in [small.data()]))
 
 
 def test_no_batch_is_an_error():
     losses = sharpness.class_losses(small.loss, [])
-    with pytest.raises(ValueError, match="there is no batch"):
+    with pytest.raises(ValueError, match="at least one batch, got none"):
         losses.values(small.network())
 
 

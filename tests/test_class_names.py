@@ -28,7 +28,7 @@ def written(tmp_path, text):
 def test_cifars_names_are_the_published_ones():
     ten = "airplane automobile bird cat deer dog frog horse ship truck".split()
     assert readable_names("cifar10", tuple(ten), None) == tuple(ten)
-    with pytest.raises(UserError, match="class 3 is 'dog' in the data and 'cat'"):
+    with pytest.raises(UserError, match="class 3 is 'dog' in the data but 'cat'"):
         swapped = [*ten[:3], "dog", "deer", "cat", *ten[6:]]
         readable_names("cifar10", tuple(swapped), None)
 
@@ -53,7 +53,7 @@ def test_digits_are_spelt():
 def test_names_of_the_data_serve_if_they_are_words():
     assert names(None) == ("red fox", "owl", "Bee")
     for own in (("n01440764", "n01443537"), ("17", "4")):
-        with pytest.raises(UserError, match="prompts need words.*--class-names"):
+        with pytest.raises(UserError, match="prompts need class names.*--class-names"):
             names(None, own=own)
 
 
@@ -70,13 +70,13 @@ def test_a_file_names_the_classes_by_what_the_data_call_them(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("fox\nowl\n", "each of the 3 classes, and has 2"),
-        ("", "each of the 3 classes, and has 0"),
-        ("owl\nred fox\nbee\n", "class 0 is 'red_fox' in the data and 'owl' in"),
+        ("fox\nowl\n", "each of the 3 classes, got 2"),
+        ("", "each of the 3 classes, got 0"),
+        ("owl\nred fox\nbee\n", "class 0 is 'red_fox' in the data but 'owl' in"),
         ("Bee\tb\nowl\to\n", "has no name for class 'red_fox'"),
         ("Bee\tb\nBee\tc\n", "line 2 .* names 'Bee' again"),
-        ("Bee\tb\ncow\tc\n", "line 2 .* names 'cow', which is no class"),
-        ("Bee\tb\nowl\n", "line 2 .* has no class, tab, name"),
+        ("Bee\tb\ncow\tc\n", "line 2 .* names 'cow', which is not a class"),
+        ("Bee\tb\nowl\n", "line 2 .* is not class, tab, name"),
     ],
 )
 def test_a_file_that_does_not_fit_is_explained(text, message, tmp_path):

@@ -230,12 +230,12 @@ def test_a_label_outside_belongs_to_no_class_but_counts_in_the_batch():
 
 def test_labels_from_one_are_warned_of_where_they_can_be_seen():
     losses, labels = jnp.ones(4), jnp.array([1, 2, 1, 2])
-    with pytest.warns(UserWarning, match="labels hold 2, .* subtract 1"):
+    with pytest.warns(UserWarning, match="labels contain 2, .* subtract 1"):
         fsam.per_class_losses(losses, labels, 2)
     kept = labels < 2
     fsam.per_class_losses(losses, labels, 2, where=kept)
     jax.jit(lambda labels: fsam.per_class_losses(losses, labels, 2))(labels)
-    with pytest.warns(UserWarning, match="labels hold 2"):
+    with pytest.warns(UserWarning, match="labels contain 2"):
         fsam.evaluate(lambda w: w * losses, 1.0 * losses, labels=labels, num_classes=2)
 
 

@@ -59,7 +59,7 @@ def test_what_a_config_leaves_out_is_vit_b_32():
     ("changes", "message"),
     [
         ({"hidden_act": "relu"}, "must be one of quick_gelu, gelu, got 'relu'"),
-        ({"num_attention_heads": 7}, "7 attention heads .* share its width evenly"),
+        ({"num_attention_heads": 7}, "a multiple of its 7 attention heads"),
         ({"layer_norm_eps": 1e-6}, "layer_norm_eps of CLIP's vision tower"),
     ],
 )
@@ -117,10 +117,10 @@ def test_weights_with_openais_names_are_the_same_model(tmp_path):
     [
         (lambda f: (f / "config.json").unlink(), "config.json is missing"),
         (lambda f: (f / "config.json").write_text("{"), "is not JSON"),
-        (lambda f: (f / "config.json").write_text("[]"), "must hold a JSON object"),
+        (lambda f: (f / "config.json").write_text("[]"), "must contain a JSON object"),
         (
             lambda f: (f / "config.json").write_text('{"model_type": "bert"}'),
-            "of a model of type 'bert'",
+            "a model of type 'bert'",
         ),
         (lambda f: (f / "model.safetensors").unlink(), "has no model.safetensors"),
         (
@@ -152,9 +152,9 @@ def test_arrays_that_do_not_fit_are_explained(folder, change):
 
 
 def test_names_that_mean_nothing_are_explained():
-    with pytest.raises(UserError, match="after random: comes one of ViT-B/32"):
+    with pytest.raises(UserError, match="after random: expected one of ViT-B/32"):
         open_clip("random:ViT-B/8")
-    with pytest.raises(UserError, match="there is no such folder or file"):
+    with pytest.raises(UserError, match="no such folder or file exists"):
         open_clip("nowhere at all")
 
 
@@ -272,5 +272,5 @@ def test_heads_that_cannot_start_so_are_refused(changes, message):
 
 
 def test_images_of_another_size_are_refused(folder):
-    with pytest.raises(UserError, match="images of 32 pixels, not of 224: set --input"):
+    with pytest.raises(UserError, match="images of 32 pixels, got 224: set --input"):
         make_model(config(weights=str(folder)), 10, channels=3)

@@ -409,7 +409,7 @@ def test_a_loss_that_went_through_jit_is_named_by_jax(name):
 def test_what_reuse_ascent_would_lose_is_explained():
     here, reuse = fsam.evaluate(ALL, PARAMS), fsam.reuse_ascent(rho=0.1)
     tx = optax.chain(optax.clip_by_global_norm(0.01), reuse)
-    with pytest.raises(ValueError, match="must stand first in a chain"):
+    with pytest.raises(ValueError, match="must come first in a chain"):
         tx.update(here.grads, tx.init(PARAMS), PARAMS, evaluation=here)
     first = optax.chain(reuse, optax.clip_by_global_norm(0.01))
     updates, _ = first.update(here.grads, first.init(PARAMS), PARAMS, evaluation=here)

@@ -45,12 +45,12 @@ def ended(program, stdout=subprocess.PIPE, **environment):
         (
             "raise OSError(errno.ENOSPC, 'No space left on device', '/x')",
             2,
-            "error: no space is left for /x: make some.\n",
+            "error: no space is left for /x: free some.\n",
         ),
         (
             "raise ValueError('Error writing: No space left on device')",
             2,
-            "error: no space is left: make some.\n",
+            "error: no space is left: free some.\n",
         ),
     ],
 )
@@ -91,7 +91,7 @@ def main():
     for thread in threads: thread.join()
     raise RuntimeError("Event loop is closed")
 """
-    assert ended(program) == (2, b"", "error: no space is left: make some.\n")
+    assert ended(program) == (2, b"", "error: no space is left: free some.\n")
     other = program.replace("No space left on device", "no idea")
     status, _, errors = ended(other)
     assert status == 1 and errors.count("no idea") == 5

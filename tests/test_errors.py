@@ -221,8 +221,8 @@ def test_class_weights_without_a_meaning(weights, words):
     [
         ([[0, 1]], ValueError, "ints of shape (num_classes,), got shape (1, 2)"),
         ([0.0, 1.0, 1.0], TypeError, "groups must be ints, got float64"),
-        ([0, -1, 1], ValueError, "groups must be counted from 0, got [0, -1, 1]"),
-        ([0, 1, 2], ValueError, "a radius each, got a group 2 for 2 radii"),
+        ([0, -1, 1], ValueError, "groups must be numbered from 0, got [0, -1, 1]"),
+        ([0, 1, 2], ValueError, "one radius each, got group 2 for 2 radii"),
     ],
 )
 def test_groups_without_a_meaning(groups, error, words):
@@ -380,7 +380,7 @@ def test_the_loss_function_is_missing(name):
 
 @every_transform
 def test_updates_unlike_the_parameters(name):
-    words = f"{name} needs updates and params of one structure", "got", "and"
+    words = f"{name} needs updates and params of the same structure", "got", "and"
     call = partial(update, TRANSFORMS[name](), updates={"w": PARAMS["w"]})
     refuses(ValueError, call, *words)
 

@@ -382,7 +382,7 @@ def test_without_mixing_the_loss_runs_twice():
 def test_labels_of_the_old_form_are_looked_at_in_every_path(weights):
     tx = fsam.sharpness_aware(weights)
     here, pixels = fsam.evaluate(per_class_loss, PARAMS), jnp.ones((10, 2, 2), int)
-    with pytest.raises(TypeError, match="evaluation must be what .* got str"):
+    with pytest.raises(TypeError, match="evaluation must be the result .* got str"):
         tx.update(
             PARAMS,
             tx.init(PARAMS),
@@ -421,12 +421,12 @@ def test_labels_of_the_old_form_are_looked_at_in_every_path(weights):
         (
             lambda: fsam.evaluate(lambda p: per_class_loss(p)[:2], PARAMS),
             ValueError,
-            "of 4 classes, as class_counts, weights or groups have, got losses of",
+            "have 4 classes, like class_counts, weights or groups, got losses of",
         ),
         (
             lambda: fsam.evaluate(lambda p: p[None], jnp.ones(())),
             ValueError,
-            "of the parameters that update gets",
+            "of the parameters passed to update",
         ),
         (
             lambda: fsam.evaluate(lambda p: per_class_loss(p).mean(), PARAMS),
@@ -471,21 +471,21 @@ def test_one_axis_for_both():
     ("call", "error", "words"),
     [
         (lambda: evaluate(labels=Y), ValueError, "labels need num_classes"),
-        (lambda: evaluate(where=Y > 0), ValueError, "where goes with labels, got none"),
+        (lambda: evaluate(where=Y > 0), ValueError, "where needs labels, got none"),
         (
             lambda: evaluate(per_example=True),
             ValueError,
-            "per_example goes with labels",
+            "per_example needs labels",
         ),
         (
             lambda: evaluate(lambda p: example_losses(p).mean(), **BY_LABELS),
             ValueError,
-            "loss of every example, shape (10,) as labels has, got (); did you take",
+            "loss of every example, shape (10,) like labels, got (); did you take",
         ),
         (
             lambda: evaluate(per_class_loss, **BY_LABELS),
             ValueError,
-            "loss of every example, shape (10,) as labels has, got (4,)",
+            "loss of every example, shape (10,) like labels, got (4,)",
         ),
         (
             lambda: evaluate([example_losses], **BY_LABELS),
@@ -515,7 +515,7 @@ def test_one_axis_for_both():
         (
             lambda: evaluate(**BY_LABELS, per_example=True),
             ValueError,
-            "outside of focal_sam_jax.apply_per_example",
+            "only through focal_sam_jax.apply_per_example",
         ),
         (
             lambda: fsam.evaluate(

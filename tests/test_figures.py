@@ -162,7 +162,7 @@ def test_names_in_any_script_are_drawn_or_numbered(tmp_path, drawn):
     figures.confusion_matrix(matrix, confusion, counts, names, groups, names[1])
     assert labels(drawn[0]) == [there, "class 1", "Größe", "a b", "name4"]
     for figure in drawn:
-        assert "a number stands for a name" in figure.get_supxlabel()
+        assert "numbers replace names" in figure.get_supxlabel()
 
 
 def test_dollar_signs_in_names_are_no_formula(tmp_path):

@@ -108,8 +108,8 @@ def test_what_is_no_image_is_passed_over(tmp_path):
     assert data.class_names == ("a", "b") and data.class_counts.tolist() == [2, 1]
     assert len(data.test.labels) == 1
     left_out, untested = data.notes
-    assert left_out == "Left out, being no images of a class: 1 .txt."
-    assert untested == "1 class has no test image, and no accuracy: b."
+    assert left_out == "Left out, because they are not images of a class: 1 .txt."
+    assert untested == "1 class has no test image, so no accuracy: b."
 
 
 def test_what_lies_deeper_is_of_its_class_and_what_lies_beside_is_counted(tmp_path):
@@ -126,7 +126,7 @@ def test_what_lies_deeper_is_of_its_class_and_what_lies_beside_is_counted(tmp_pa
     assert sum(f"{tmp_path}/b/" in name for name in both) == 3
     drawn, left_out = data.notes
     assert drawn.startswith("2 of 7 images, a fifth of every class, are drawn")
-    for words in ("1 .db", "1 without an ending", "2 in no class's folder"):
+    for words in ("1 .db", "1 without an extension", "2 outside the class folders"):
         assert words in left_out
 
 
@@ -166,7 +166,7 @@ def test_dividing_loses_nothing(tmp_path_factory, counts, seed):
         for i in range(count):
             (folder / f"class_{c}" / f"{i}.jpg").touch()
     if max(counts) == 1:
-        with pytest.raises(UserError, match="one image a class"):
+        with pytest.raises(UserError, match="one image per class"):
             from_folder(folder, seed)
         return
     parts = from_folder(folder, seed)
@@ -194,7 +194,7 @@ def test_the_tail_of_a_folder_can_be_cut(tmp_path):
 def test_a_tail_that_the_classes_do_not_have_is_explained(tmp_path):
     write_images(tmp_path / "train", {"a": 20, "rare": 1})
     write_images(tmp_path / "test", {"a": 1})
-    with pytest.raises(UserError, match=r"wants 10 .* 1 \(rare\), which has 1: .*natu"):
+    with pytest.raises(UserError, match=r"needs 10 .* 1 \(rare\), which has 1: .*natu"):
         load(tmp_path, imbalance="exp", imbalance_factor=2.0)
 
 
@@ -213,18 +213,18 @@ def make(*paths):
 @pytest.mark.parametrize(
     ("build", "words"),
     [
-        (make(), "holds no folders of images"),
-        (make("photo.jpg"), "holds no folders of images"),
-        (make("a/1.jpg"), "one image a class"),
-        (make("a/1.jpg", "b/x.txt"), "b holds no images"),
-        (make("train/a/1.jpg", "train/b/"), "train/b holds no images"),
+        (make(), "contains no folders of images"),
+        (make("photo.jpg"), "contains no folders of images"),
+        (make("a/1.jpg"), "one image per class"),
+        (make("a/1.jpg", "b/x.txt"), "b contains no images"),
+        (make("train/a/1.jpg", "train/b/"), "train/b contains no images"),
         (make("train/a/1.jpg", "train/b/1.jpg"), "neither a test nor a validation"),
-        (make("train/a/1.jpg", "test/"), "test holds no images"),
-        (make("train/1.jpg", "test/a/1.jpg"), "train holds no folders"),
+        (make("train/a/1.jpg", "test/"), "test contains no images"),
+        (make("train/1.jpg", "test/a/1.jpg"), "train contains no folders"),
         (make("test/a/1.jpg"), "no folder train"),
         (make("train/a/1.jpg", "val/a/1.jpg", "validation/a/1.jpg"), "both val and"),
         (make("train/a/1.jpg", "Train/a/1.jpg"), "both Train and train"),
-        (make("train/a/1.jpg", "test/b/1.jpg"), "test/b is a class .* it has a"),
+        (make("train/a/1.jpg", "test/b/1.jpg"), "test/b is a class .* classes are a"),
         (make("train/a/1.jpg", "test/a/1.jpg"), "has 1 class; at least 2"),
     ],
 )
@@ -237,9 +237,9 @@ def test_folders_that_do_not_suit_are_explained(tmp_path, build, words):
 def test_what_is_no_folder_is_explained(tmp_path):
     for path in (tmp_path / "nothing", tmp_path / "file"):
         (tmp_path / "file").touch()
-        with pytest.raises(UserError, match=f"folder:{path} must name a folder"):
+        with pytest.raises(UserError, match=f"folder:{path} must name an existing"):
             load(path)
-    with pytest.raises(UserError, match="needs something after the colon"):
+    with pytest.raises(UserError, match="needs a path or a name after the colon"):
         load("")
 
 

@@ -46,7 +46,7 @@ def test_a_set_may_have_a_name_labels_from_1_and_test_in_place_of_t10k(tmp_path)
     assert splits.class_names == ("1", "2")
     assert splits.train.labels.tolist().count(0) == 4
     write(tmp_path, [4, 3, 2], prefix="emnist-digits-", test="test")
-    with pytest.raises(UserError, match="several sets: add .*emnist-digits or .*"):
+    with pytest.raises(UserError, match="several data sets: add .*emnist-digits or .*"):
         from_idx(tmp_path)
     assert len(from_idx(tmp_path / "emnist-digits").class_names) == 3
 
@@ -88,7 +88,7 @@ LABELS = "train-labels-idx1-ubyte.gz"
         (
             TRAIN,
             gzip.compress(idx(np.zeros((15, 28, 28)))[:-1]),
-            "has 11759 values, and its header speaks of 15 x 28 x 28",
+            "has 11759 values, but its header declares 15 x 28 x 28",
         ),
         (
             TRAIN,
@@ -139,13 +139,13 @@ def test_what_is_held_out_is_balanced_and_not_trained_on(tmp_path):
 
 def test_other_images_under_that_name_are_refused(tmp_path):
     write(tmp_path / "fashion_mnist", [9, 4])
-    with pytest.raises(UserError, match="of 2 classes, and Fashion-MNIST has 10"):
+    with pytest.raises(UserError, match="of 2 classes, but Fashion-MNIST has 10"):
         load_dataset(get_config("fashion_mnist_lt", "sgd"), tmp_path)
 
 
 def test_without_files_it_is_said_where_they_belong(tmp_path):
     config = get_config("fashion_mnist_lt", "sgd")
-    with pytest.raises(UserError, match="or put its four files of IDX into .*_mnist"):
+    with pytest.raises(UserError, match="or put its four IDX files into .*_mnist"):
         load_dataset(config, tmp_path)
 
 

@@ -100,9 +100,9 @@ def test_lists_as_other_programs_write_them(tmp_path, text):
         ("5\n", "line 1: .*'5'"),
         ("", "train.txt is empty"),
         ("\n \n", "train.txt is empty"),
-        ("a.png 0\nb.png 2\n", "image of class 2 and none of class 1"),
-        ("a.png 0\nb.png 1000000000\n", "class 1000000000 and none of class 1"),
-        ("a.png 0\nb.png 99999999999\n", "line 2: there are no 99999999999 classes"),
+        ("a.png 0\nb.png 2\n", "image of class 2 but none of class 1"),
+        ("a.png 0\nb.png 1000000000\n", "class 1000000000 but none of class 1"),
+        ("a.png 0\nb.png 99999999999\n", "line 2: class number 99999999999 is too"),
         ("a.png 0\nb\0.png 1\n", "line 2: expected a path"),
         ("a.png 0\npath,label\n", "line 2: expected a path"),
         ("a.png 0\nb.png 0\n", "has 1 class"),
@@ -147,7 +147,7 @@ def test_images_to_learn_from_are_looked_for_at_once(tmp_path, image_size):
 
 
 def test_lists_that_are_missing_or_too_many_are_explained(tmp_path):
-    with pytest.raises(UserError, match="must name a folder"):
+    with pytest.raises(UserError, match="must name an existing folder"):
         load(tmp_path / "nothing")
     with pytest.raises(UserError, match="no list train.txt"):
         load(tmp_path)

@@ -84,7 +84,7 @@ def test_the_subset_seed_decides_what_is_held_out(data_dir):
 def test_nothing_to_hold_out_is_explained(tmp_path):
     tfds_files.write_cifar(tmp_path, "cifar10", 1, 1)
     config = CONFIG.replace(imbalance="natural", held_out=0.5)
-    with pytest.raises(UserError, match="--held-out finds nothing"):
+    with pytest.raises(UserError, match="--held-out cannot hold out any"):
         load_dataset(config, tmp_path)
 
 

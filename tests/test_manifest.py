@@ -94,13 +94,13 @@ def dataset(names=("a", "b", "c"), counts=(30, 20, 10), train_hash="1"):
 @pytest.mark.parametrize(
     ("now", "words"),
     [
-        ({"names": ("a", "b", "d")}, r"gone: c; new ones: d"),
+        ({"names": ("a", "b", "d")}, r"missing classes: c; new classes: d"),
         ({"names": ("a", "c", "b")}, "in another order"),
         ({"counts": (30, 21, 9)}, "b had 20 images and has 21, class c had 10"),
         ({"train_hash": "2"}, "other names, sizes or classes"),
         (
             {"names": ("a", "b", "c", "d"), "counts": (30, 20, 10, 5)},
-            "gone: none; new ones: d",
+            "missing classes: none; new classes: d",
         ),
     ],
 )
@@ -112,7 +112,7 @@ def test_other_images_than_a_run_began_with_are_named(now, words):
         "train_hash": began.train_hash,
     }
     check_same_data(manifest, began)
-    with pytest.raises(UserError, match=f"not those that the run began with .*{words}"):
+    with pytest.raises(UserError, match=f"differ from those that .*{words}"):
         check_same_data(manifest, dataset(**now))
     del manifest["train_hash"]  # as in old manifests
     check_same_data(manifest, dataset(train_hash="2"))

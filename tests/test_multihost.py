@@ -82,15 +82,15 @@ def test_sigterm_to_one_process_stops_both_at_the_same_step(tmp_path):
 def test_a_mistake_ends_both_processes(two):
     ended = [finish(process) for process in start_two(two[0])]
     assert [status for status, _ in ended] == [2, 2], ended
-    assert "already holds a run" in ended[0][1]
+    assert "already contains a run" in ended[0][1]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--coordinator", "localhost:1"], "go together"),
-        (["--devices", "3"], "--devices must be from 1 to the 1 there are, got 3"),
+        (["--coordinator", "localhost:1"], "given together"),
+        (["--devices", "3"], "must be from 1 to 1, the number of devices, got 3"),
     ],
 )
 def test_a_mistake_about_the_devices_is_explained(options, words, tmp_path):

@@ -88,7 +88,7 @@ def test_single_files_and_folders_without_classes(images, run_dir, tmp_path):
     rows, said = predict(run_dir, one, tmp_path / "mixed", out=tmp_path / "out.csv")
     assert [row[0] for row in rows[1:]] == [str(one), f"{tmp_path}/mixed/deep/x.png"]
     assert rows[1][1:] == rows[2][1:] and len(rows[1]) == 3
-    assert "1 files that are no images were left out" in said
+    assert "1 files that are not images were left out" in said
     assert "accuracy" not in said
 
 
@@ -148,9 +148,9 @@ def test_mistakes_are_explained_and_nothing_is_written(
 
 def test_nothing_is_overwritten(images, run_dir, tmp_path):
     (tmp_path / "out.csv").write_text("mine")
-    with pytest.raises(UserError, match="out.csv is there already"):
+    with pytest.raises(UserError, match="out.csv already exists"):
         predict(run_dir, images, out=tmp_path / "out.csv")
-    with pytest.raises(UserError, match="holds no run"):
+    with pytest.raises(UserError, match="contains no run"):
         predict(tmp_path, images, out=tmp_path / "other.csv")
 
 

@@ -77,7 +77,7 @@ def test_places_also_needs_its_lists(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ((), "Give one or more of fashion_mnist"),
+        ((), "Pass one or more of fashion_mnist"),
         (("cifar",), "got 'cifar'"),
         (("cifar10", "mnist"), "got 'mnist'"),
     ],

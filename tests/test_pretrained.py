@@ -163,7 +163,7 @@ def test_weights_of_another_network_are_refused(tmp_path):
         ("resnet50.pth", b"", r"takes safetensors, got .*resnet50\.pth: .*save_file"),
         ("model.safetensors", b"not", "cannot be read as safetensors"),
         ("other.txt", b"", r"has no model\.safetensors"),
-        (None, None, "there is no such folder or file"),
+        (None, None, "no such folder or file exists"),
     ],
 )
 def test_what_cannot_be_read_is_said(name, content, message, tmp_path):
@@ -279,7 +279,7 @@ def test_it_trains_and_says_what_it_starts_from(folder, exported, tmp_path, head
     config = config_with(folder, "--init-weights", str(exported), "--head", head)
     console = Console(record=True, width=500)
     train(TrainJob(config, run_dir=tmp_path / "run"), console)
-    but = "" if head == "linear" else ", but for the last layer, which does not"
+    but = "" if head == "linear" else ", except the last layer, which does not"
     assert f"Starts from {exported}{but}" in console.export_text()
 
 
@@ -311,9 +311,9 @@ def test_what_no_other_program_has_is_not_exported(run_dir, tmp_path):
     run = tmp_path / "digits"
     run.mkdir()
     write_json(run / "manifest.json", {"config": as_json(Config())})
-    with pytest.raises(UserError, match="resnet_digits, which no other program has"):
+    with pytest.raises(UserError, match="resnet_digits, which no other program reads"):
         export(Job(run, tmp_path / "out"), Console(quiet=True))
     with pytest.raises(UserError, match="--separate is for CLIP"):
         export(Job(run_dir, tmp_path / "out", separate=True), Console(quiet=True))
-    with pytest.raises(UserError, match="is there already"):
+    with pytest.raises(UserError, match="already exists"):
         export(Job(run_dir, tmp_path), Console(quiet=True))

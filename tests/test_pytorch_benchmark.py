@@ -255,7 +255,7 @@ def test_the_authors_step_runs_and_its_patches_are_named(tmp_path):
     contestant.run(2)
     assert contestant.name["framework"] == "torch_authors"
     first, second = patches
-    assert "utils.py does not import (No module named" in first
+    assert "utils.py cannot be imported (No module named" in first
     assert "tensor.cuda() does nothing" in second
 
 
@@ -272,7 +272,7 @@ def test_another_folder_is_refused(tmp_path):
     with pytest.raises(UserError, match="has no focal_sam.py and no train_step.py"):
         authors_step(TINY, tmp_path)
     other = clone(tmp_path / "a", step="from utils import *\n", utils="")
-    with pytest.raises(UserError, match="is not the repository"):
+    with pytest.raises(UserError, match="is not the expected version"):
         authors_step(TINY, other)
 
 

@@ -233,17 +233,17 @@ def test_a_missing_array_is_named(small_state):
 
 
 def test_an_array_of_another_shape_is_named(small_state):
-    wanted = r"linear\.bias .* has shape \(7,\) where the network wants \(9,\)"
+    wanted = r"linear\.bias .* has shape \(7,\), but the network needs \(9,\)"
     with pytest.raises(UserError, match=wanted):
         from_pytorch(small_state, resnet_cifar(20, CLASSES + 2))
 
 
 def test_an_array_too_many_is_named(small_state):
     state = numpy_state(ResNet(32, CLASSES))
-    with pytest.raises(UserError, match=r"no place for layer1\.3\.conv1\.weight"):
+    with pytest.raises(UserError, match=r"no array for layer1\.3\.conv1\.weight"):
         from_pytorch(state, resnet_cifar(20, CLASSES))
 
 
 def test_a_linear_head_is_no_cosine_head(small_state):
-    with pytest.raises(UserError, match=r"linear\.weight .* wants \(64, 7\)"):
+    with pytest.raises(UserError, match=r"linear\.weight .* needs \(64, 7\)"):
         from_pytorch(small_state, resnet_cifar(20, CLASSES, head="cosine"))

@@ -138,7 +138,7 @@ def test_what_is_compared_with_what(tmp_path):
     said = " ".join(said.split())
     assert "Helps: SGD, epochs 50 − SGD (3 seeds);" in said
     assert "Hurts: SAM − SGD (3 seeds)." in said
-    assert "Intervals: 5, not corrected for their number." in said
+    assert "Intervals: 5, not corrected for multiple comparisons." in said
 
 
 def test_of_several_baselines_the_one_most_alike_is_taken(tmp_path):
@@ -268,7 +268,8 @@ def test_a_run_that_repeats_another_is_left_out(runs, tmp_path):
     twin = {"method": "sgd", "seed": 0, "subset_seed": 0}
     write_run(runs / "twin", accuracy=0.1, **twin)
     results, output = make_report(runs, out=tmp_path / "out")
-    assert results["left_out"] == {str(runs / "twin"): f"repeats {runs / 'sgd-0'}"}
+    why = f"same settings and seeds as {runs / 'sgd-0'}"
+    assert results["left_out"] == {str(runs / "twin"): why}
     values = results["data"]["digits"]["groups"][0]["last"]["accuracy"]["values"]
     assert values == list(ACCURACY["sgd"])
     assert "left out" in output
@@ -386,9 +387,9 @@ def unfinished(runs):
 @pytest.mark.parametrize(
     ("prepare", "words"),
     [
-        (lambda runs: runs / "missing", "missing holds no run: pass the --run-dir"),
-        (lambda runs: runs.parent, "holds no run"),
-        (break_line, r"line 4 of .*sgd-1/metrics.jsonl is no row of metrics: mend it"),
+        (lambda runs: runs / "missing", "missing contains no run: pass the --run-dir"),
+        (lambda runs: runs.parent, "contains no run"),
+        (break_line, r"line 4 of .*sgd-1/metrics.jsonl is not a row of metrics"),
         (unfinished, r"there is no finished run to report \(.*new: not finished"),
     ],
 )
@@ -402,7 +403,7 @@ def test_a_report_beside_the_runs_is_no_run(runs, tmp_path):
     """A second ``runs/*`` matches the report."""
     make_report(runs, out=runs / "report")
     results, _ = make_report(*sorted(runs.iterdir()), out=tmp_path / "out")
-    assert results["left_out"] == {str(runs / "report"): "holds no run"}
+    assert results["left_out"] == {str(runs / "report"): "contains no run"}
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"config": '])

@@ -116,8 +116,8 @@ def test_every_signal_saves_in_the_middle_of_an_epoch(whole, tmp_path):
         process.send_signal(getattr(signal, name))
         status, said = finish(process)
         assert status == wanted, said
-        assert "stopped: saved after step" in said and "go on with --resume" in said
-        assert ("Ctrl-C again ends at once" in said) == (name == "SIGINT")
+        assert "stopped: saved after step" in said and "continue with --resume" in said
+        assert ("press Ctrl-C again to stop at once" in said) == (name == "SIGINT")
         step = max(int(path.name) for path in (run_dir / "checkpoints").iterdir())
         assert f"after step {step};" in said
     status, said = finish(start(*job))
@@ -229,6 +229,6 @@ def test_a_foreign_checkpoint_is_refused_and_left_alone(copy, tmp_path):
     # A new run does not start in a folder that holds checkpoints.
     (copy / "manifest.json").unlink()
     (copy / "metrics.jsonl").unlink()
-    with pytest.raises(UserError, match="already holds a run"):
+    with pytest.raises(UserError, match="already contains a run"):
         run(parse([*JOB, "--run-dir", str(copy)]), Console(quiet=True))
     assert everything_in(copy / "checkpoints") == before

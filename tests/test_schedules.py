@@ -94,8 +94,8 @@ def test_what_is_recorded_is_what_the_schedules_say():
     ("changes", "words"),
     [
         ({"rho_schedule": "step", "rho_values": (0.1,)}, "--rho-values must be 2"),
-        ({"rho_milestones": (5, 3)}, "--rho-milestones must be rising"),
-        ({"milestones": (0, 3)}, "--milestones must be rising"),
+        ({"rho_milestones": (5, 3)}, "--rho-milestones must be increasing"),
+        ({"milestones": (0, 3)}, "--milestones must be increasing"),
         ({"drw_start": -1}, "--drw-start must be at least 0, got -1"),
         ({"ema": 1.0}, "--ema must be less than 1"),
     ],

@@ -90,7 +90,7 @@ def test_the_same_seed_gives_the_same_numbers(finished, tmp_path):
 
 def test_a_run_is_never_overwritten(finished):
     before = (finished[0] / "metrics.jsonl").read_bytes()
-    with pytest.raises(UserError, match="already holds a run.*--run-dir.*--resume"):
+    with pytest.raises(UserError, match="already contains a run.*--run-dir.*--resume"):
         train(finished[0])
     assert (finished[0] / "metrics.jsonl").read_bytes() == before
 
@@ -227,28 +227,28 @@ def test_a_loss_brings_what_goes_with_it():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ("--method sam --gamma 2", "--gamma has .* with --method focal_sam"),
+        ("--method sam --gamma 2", "--gamma has .* it needs --method focal_sam"),
         ("--method sgd --rho 0.1", "--rho has no effect with --method sgd"),
         ("--method sgd --rho=0.1", "--rho has no effect with --method sgd"),
         ("--alpha 0.5", "--alpha has no effect with --method focal_sam"),
-        ("--tail-threshold 9", "goes with --method imbsam"),
-        ("--tail_threshold 9", "goes with --method imbsam"),
+        ("--tail-threshold 9", "needs --method imbsam"),
+        ("--tail_threshold 9", "needs --method imbsam"),
         ("--rho 0.1 --rho-schedule step", "--rho-schedule constant or linear"),
-        ("--rho-start 0.1", "goes with --rho-schedule linear"),
-        ("--rho-values 0.1 0.2", "goes with --rho-schedule step"),
-        ("--milestones 3", "goes with --schedule multistep"),
-        ("--every 3", "goes with --approximation looksam"),
-        ("--config vit_digits_lt --momentum 0.8", "goes with --optimizer sgd"),
-        ("--config vit_digits_lt --width 8", "goes with --model resnet_digits"),
-        ("--tuners lora", "goes with --model clip"),
-        ("--class-names names.txt", "goes with --model clip"),
-        ("--head-scale 16", "goes with --head cosine"),
+        ("--rho-start 0.1", "needs --rho-schedule linear"),
+        ("--rho-values 0.1 0.2", "needs --rho-schedule step"),
+        ("--milestones 3", "needs --schedule multistep"),
+        ("--every 3", "needs --approximation looksam"),
+        ("--config vit_digits_lt --momentum 0.8", "needs --optimizer sgd"),
+        ("--config vit_digits_lt --width 8", "needs --model resnet_digits"),
+        ("--tuners lora", "needs --model clip"),
+        ("--class-names names.txt", "needs --model clip"),
+        ("--head-scale 16", "needs --head cosine"),
         (
             "--config imagenet_lt --imbalance-factor 9",
-            "goes with --imbalance exp or step",
+            "needs --imbalance exp or step",
         ),
         ("--loss ldam --head linear", "--loss ldam needs --head cosine"),
-        ("--epochs 60 --loss ldam --drw-start 60", "--drw-start 60 never comes"),
+        ("--epochs 60 --loss ldam --drw-start 60", "--drw-start 60 is never reached"),
     ],
 )
 def test_an_option_without_effect_is_refused(options, words):

@@ -50,45 +50,47 @@ _EPOCHS = 3
 class Job:
     """Times every method in JAX and PyTorch, in turns on one device.
 
-    Networks, batch sizes and precisions are all combined. Writes JSON, the same as
-    Markdown, and a figure.
+    Networks, batch sizes and precisions are all combined. Writes the results as
+    JSON and Markdown, and a figure.
     """
 
-    model: Annotated[tuple[Network, ...], about("networks; vit_b16 trains whole")] = (
-        "resnet32",
-    )
-    batch_size: Annotated[tuple[int, ...], about("examples a step")] = (64,)
+    model: Annotated[
+        tuple[Network, ...], about("networks; vit_b16: all weights are trained")
+    ] = ("resnet32",)
+    batch_size: Annotated[tuple[int, ...], about("examples per step")] = (64,)
     precision: Annotated[
-        tuple[Precision, ...], about("of the computation; weights are in float32")
+        tuple[Precision, ...], about("dtype of the computation; weights are float32")
     ] = ("float32",)
     methods: Annotated[
         tuple[Method, ...],
         about(
-            "cc_sam_head: as it was published; focal_sam_unshared: of a vision "
-            "transformer, with two backward passes at the parameters, not one"
+            "cc_sam_head: as in the published code; focal_sam_unshared: for vision "
+            "transformers, with two backward passes at the parameters instead of one"
         ),
     ] = METHODS
     frameworks: Annotated[
-        tuple[Framework, ...], about("torch_compile: with channels last, too")
+        tuple[Framework, ...], about("torch_compile: torch.compile, with channels last")
     ] = ("jax", "torch")
     torch_repo: Annotated[
         Path | None,
-        about("clone of the authors' repository, whose step is then timed as well"),
+        about("clone of the authors' repository, to time its step too"),
     ] = None
     sections: Annotated[
         tuple[Section, ...],
         tyro.conf.arg(
             aliases=("--parts",),
-            help="steps of all of the above; an epoch of CIFAR-100-LT, several seeds "
-            "at once, and growth: with the first network, batch size and precision",
+            help="steps: all combinations of the above; epoch (of CIFAR-100-LT), seeds "
+            "(several at once) and growth: the first network, batch size and precision",
         ),
     ] = ("steps",)
-    repeats: Annotated[int, about("rounds; in each everyone has a turn")] = 10
-    seconds: Annotated[float, about("that a turn takes at least")] = 0.2
+    repeats: Annotated[
+        int, about("number of rounds, with one turn for each step in every round")
+    ] = 10
+    seconds: Annotated[float, about("minimum duration of a turn")] = 0.2
     data_dir: Annotated[
-        Path, about("folder of data sets; without CIFAR-100 pixels are random")
+        Path, about("folder of data sets; without CIFAR-100, pixels are random")
     ] = Path("data")
-    workers: Annotated[int, about("processes of PyTorch that read images")] = 2
+    workers: Annotated[int, about("worker processes of PyTorch that read images")] = 2
     out: Annotated[
         Path | None, about("JSON file for the results; none: a new one in runs/")
     ] = None
@@ -115,7 +117,7 @@ def run(job: Job, console: Console) -> Path:
             results |= _MEASURE[section](job, timer)
             _write(results, out)
     console.print(Markdown(markdown(results)))
-    console.print(f"Everything is in {out} and beside it.", markup=False)
+    console.print(f"Everything is in {out} and the files beside it.", markup=False)
     return out
 
 
@@ -123,11 +125,11 @@ def _check(job: Job) -> None:
     torch_wanted = any(name != "jax" for name in job.frameworks) or job.torch_repo
     if torch_wanted and importlib.util.find_spec("torch") is None:
         raise UserError(
-            "--frameworks and --torch-repo ask for PyTorch, which is not installed: "
+            "--frameworks and --torch-repo need PyTorch, which is not installed: "
             "pip install -e '.[benchmark]', or pass --frameworks jax."
         )
     if job.torch_repo is not None and not job.torch_repo.is_dir():
-        raise UserError(f"--torch-repo {job.torch_repo} is no folder.")
+        raise UserError(f"--torch-repo {job.torch_repo} is not a folder.")
     for name, least in (("repeats", 1), ("seconds", 0), ("workers", 0)):
         if getattr(job, name) < least:
             value = getattr(job, name)
@@ -145,7 +147,7 @@ def _out(job: Job) -> Path:
         raise UserError(f"--out must end in .json, got {out}.")
     if out.exists():
         raise UserError(
-            f"{out} is there, and nothing is overwritten: pass another --out."
+            f"{out} already exists, and nothing is overwritten: pass another --out."
         )
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -55,14 +55,20 @@ class Job:
     XLA_FLAGS=--xla_gpu_enable_command_buffer= runs the step without such graphs.
     """
 
-    model: Annotated[Network, about("network; vit_b16 trains whole")] = "resnet32"
-    batch_size: Annotated[int, about("examples a step"), at_least(1)] = 64
+    model: Annotated[Network, about("network; vit_b16: all weights are trained")] = (
+        "resnet32"
+    )
+    batch_size: Annotated[int, about("examples per step"), at_least(1)] = 64
     precision: Annotated[
-        Precision, about("of the computation; weights are in float32")
+        Precision, about("dtype of the computation; weights are float32")
     ] = "float32"
-    methods: Annotated[tuple[Method, ...], about("one after the other")] = METHODS
-    steps: Annotated[int, about("recorded steps of each method"), at_least(1)] = 5
-    rows: Annotated[int, about("operations that are listed"), at_least(1)] = 15
+    methods: Annotated[
+        tuple[Method, ...], about("methods to profile, one after the other")
+    ] = METHODS
+    steps: Annotated[
+        int, about("number of steps to record for each method"), at_least(1)
+    ] = 5
+    rows: Annotated[int, about("number of operations to list"), at_least(1)] = 15
     out: Annotated[
         Path | None, about("new Markdown file for the tables; none: only printed")
     ] = None
@@ -107,8 +113,8 @@ def _profile(workload: Workload, method: Method, job: Job) -> str:
         spans = read_spans(trace, program, jax.default_backend())
     if not spans:
         raise UserError(
-            "JAX's profiler recorded no operation of the device; on a GPU, see whether "
-            "the driver lets this user profile."
+            "JAX's profiler recorded no operation of the device: on a GPU, check that "
+            "the driver allows this user to profile."
         )
     return tables(spans, program, wall / job.steps, job.steps, job.rows)
 
@@ -159,7 +165,7 @@ def tables(
     ]
     header = ("operation", "kind", "contains", "calls", "ms", "share")
     return (
-        f"A step takes {1e-6 * step:.2f} ms. In each:\n\n"
+        f"A step takes {1e-6 * step:.2f} ms. Per step:\n\n"
         f"{markdown_lines(header, of_operations)}\n"
         f"{markdown_lines(('kind', 'number', 'ms', 'share'), of_kinds)}"
     )

@@ -52,12 +52,12 @@ def _steps(results):
     lines = [
         "## Steps",
         "",
-        "Median over the rounds, least and most; ratios to the same framework. JAX "
-        "counts all arithmetic, PyTorch matrix products and convolutions alone. Peak: "
-        "everything that a step holds at once. The last columns are what is reached of "
-        f"the rates measured in the same run: {rates}; copies "
-        f"{limits['copy_bytes_per_s'] / 1e9:,.1f} GB/s, of bytes as the compiler "
-        "counts them, those that stay in caches too.",
+        "Median, minimum and maximum over the rounds; ratios are within one framework. "
+        "FLOPs: all arithmetic in JAX, only matrix products and convolutions in "
+        "PyTorch. Peak: all memory in use at one time in a step. The last two columns "
+        f"are shares of the rates measured in the same run: {rates}; copies "
+        f"{limits['copy_bytes_per_s'] / 1e9:,.1f} GB/s, with bytes as the compiler "
+        "counts them, including those that stay in caches.",
     ]
     for patch in results["patches"]:
         lines += ["", f"torch_authors is patched while it runs: {patch}."]
@@ -77,9 +77,9 @@ def _epochs(results):
     return [
         "## An epoch of CIFAR-100-LT",
         "",
-        f"{_workload(results['epochs'][0])}. Order, pixels, augmentation and every "
-        f"step, on {what}. JAX: the experiments' own epoch, data on the device. "
-        "PyTorch: a `DataLoader` with "
+        f"{_workload(results['epochs'][0])}. Includes shuffling, reading and "
+        f"augmenting images, and every step, on {what}. JAX: the epoch of "
+        "experiments.train, with the data on the device. PyTorch: a `DataLoader` with "
         f"{results['workers']} worker processes.",
         "",
         *_table(columns, results["epochs"]),
@@ -98,8 +98,8 @@ def _seeds(results):
     return [
         "## Seeds in one program",
         "",
-        f"{_workload(results['seeds'][0])}. `vmap` over the whole training state, each "
-        "seed with a batch of its own.",
+        f"{_workload(results['seeds'][0])}. `vmap` over the whole training state; each "
+        "seed has its own batch.",
         "",
         *_table(columns, results["seeds"]),
     ]
@@ -118,9 +118,10 @@ def _growth(results):
     return [
         "## Growth",
         "",
-        "One thing grows, the rest stays. Host devices share the cores of the machine. "
-        "CC-SAM is left out where a convolutional network has many classes on CPU; "
-        "where it is a loop over them, the FLOPs are those of one turn.",
+        "One quantity grows, the others are fixed. Host devices share the cores of the "
+        "machine. CC-SAM is left out for convolutional networks with many classes on "
+        "CPU; where it is a loop over the classes, the FLOPs are those of one "
+        "iteration.",
         "",
         *_table(columns, results["growth"]),
     ]

@@ -22,12 +22,11 @@ RECIPE = Recipe(
     base=fashion_mnist_lt.RECIPE.base.replace(
         config="fashion_mnist_lt_small",
         model="resnet_digits",
-        width=8,
-        learning_rate=0.4,
-        weight_decay=5e-5,
-        epochs=10,
-        switch_epoch=7,
-        rho_milestones=(1, 8, 9),
+        width=16,
+        input_size=14,
+        epochs=30,
+        switch_epoch=21,
+        rho_milestones=(1, 24, 27),
     ),
     methods={
         "sgd": {},
@@ -37,17 +36,17 @@ RECIPE = Recipe(
         "sse_sam": {"rho": 0.1, "tail_threshold": 200},
         "focal_sam": {"rho": 0.1},
     },
-    losses={"ce": {"learning_rate": 0.2}, "ldam": {"head": "cosine", "drw_start": 8}},
+    losses={"ldam": {"head": "cosine", "drw_start": 24}},
     # Four candidates for each method, with the learning rate and the weight decay that
     # suit plain SGD.
     grid={
-        "sgd": grid(learning_rate=(0.1, 0.2, 0.4), weight_decay=(5e-5, 2e-4, 5e-4)),
+        "sgd": grid(learning_rate=(0.1, 0.2, 0.4), weight_decay=(2e-4, 5e-4, 1e-3)),
         "sam": grid(rho=(0.02, 0.05, 0.1, 0.2)),
-        "imbsam": grid(rho=(0.1, 0.2), tail_threshold=(200, 1000)),
+        "imbsam": grid(rho=(0.02, 0.05, 0.1, 0.2)),
         "cc_sam": grid(rho=(0.05, 0.1, 0.2, 0.4)),
-        "sse_sam": grid(rho=(0.1, 0.2), head_rho=(0.05, 0.1)),
-        "focal_sam": grid(rho=(0.1, 0.2), gamma=(1.0, 3.0)),
+        "sse_sam": grid(rho=(0.05, 0.2), head_rho=(0.02, 0.1)),
+        "focal_sam": grid(rho=(0.05, 0.2), gamma=(1.0, 3.0)),
     },
     tuning={"held_out": 0.1},
-    tuning_seeds=2,
+    tuning_seeds=1,
 )

@@ -28,7 +28,7 @@ def epoch_sizes(size: int, batch_size: int, devices: int) -> tuple[int, int]:
     if size < devices:
         raise UserError(
             f"{devices} devices cannot share {size} training images: pass --devices "
-            f"{size}, or less."
+            f"{size}, or fewer."
         )
     if batch_size > size:
         batch_size = size // devices * devices

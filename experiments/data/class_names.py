@@ -50,9 +50,9 @@ def readable_names(
         names = class_names
         if all(_NO_WORD.fullmatch(name) for name in names):
             raise UserError(
-                f"the classes of --data {data} are called {names[0]} and so on, and "
-                "prompts need words: name a file of them with --class-names, or choose "
-                "--head-init random."
+                f"prompts need class names in words, but the classes of --data {data} "
+                f"are called {names[0]} and so on: pass a file of names with "
+                "--class-names, or choose --head-init random."
             )
     return tuple(name.replace("_", " ") for name in names)
 
@@ -67,14 +67,14 @@ def _from_file(path: Path, class_names: tuple[str, ...]) -> list[str]:
     names = [line.strip() for line in lines]
     if len(names) != len(class_names) or not all(names):
         raise UserError(
-            f"--class-names {path} must have one name a line for each of the "
-            f"{len(class_names)} classes, and has {sum(map(bool, names))}."
+            f"--class-names {path} must have one name per line for each of the "
+            f"{len(class_names)} classes, got {sum(map(bool, names))}."
         )
     if _count_in_another_order(class_names):
         raise UserError(
-            f"--class-names {path} has one name a line, and the classes are numbers "
-            f"whose order is that of words: {', '.join(class_names[:4])}, and so on. "
-            "Write lines of class, tab, name."
+            f"--class-names {path} has one name per line, but the classes are numbers "
+            f"sorted as text ({', '.join(class_names[:4])}, and so on): write lines of "
+            "class, tab, name."
         )
     plain, own = ([_plain(name) for name in of] for of in (names, class_names))
     if sorted(plain) == sorted(own):
@@ -95,9 +95,9 @@ def _by_class(path, lines, class_names):
     for number, line in enumerate(lines, start=1):
         of_class, tab, name = (part.strip() for part in line.partition("\t"))
         if not (of_class and name):
-            problem = "has no class, tab, name"
+            problem = "is not class, tab, name"
         elif of_class not in class_names:
-            problem = f"names {of_class!r}, which is no class of the data"
+            problem = f"names {of_class!r}, which is not a class of the data"
         elif of_class in names:
             problem = f"names {of_class!r} again"
         else:
@@ -114,8 +114,8 @@ def _check_order(names, class_names, where):
     for label, (name, own) in enumerate(zip(names, class_names, strict=True)):
         if _plain(name) != _plain(own):
             raise UserError(
-                f"class {label} is {own!r} in the data and {name!r} in {where}: the "
-                "order must be one, or prompts would be of other classes."
+                f"class {label} is {own!r} in the data but {name!r} in {where}: both "
+                "must have the same order, or classes would get wrong prompts."
             )
 
 

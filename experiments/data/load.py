@@ -120,14 +120,14 @@ def _untested(labels: np.ndarray, class_names: tuple[str, ...]) -> tuple[str, ..
         return ()
     have = "1 class has" if len(missing) == 1 else f"{len(missing)} classes have"
     names = some_of([class_names[c] for c in missing])
-    return (f"{have} no test image, and no accuracy: {names}.",)
+    return (f"{have} no test image, so no accuracy: {names}.",)
 
 
 def _load_digits(config: Config) -> Dataset:
     if config.image_size != digits.IMAGE_SIZE:
         raise UserError(
-            f"The images of digits are {digits.IMAGE_SIZE} pixels a side: --image-size "
-            f"must be {digits.IMAGE_SIZE}, got {config.image_size}."
+            f"The images of digits are {digits.IMAGE_SIZE} pixels wide and high: "
+            f"--image-size must be {digits.IMAGE_SIZE}, got {config.image_size}."
         )
     _refuse_held_out(config)
     return digits.load(config.subset_seed, config.imbalance_factor, config.imbalance)
@@ -140,11 +140,11 @@ def _read(config: Config, data_dir: Path) -> Splits:
         # Path turns the two slashes of a URL into one.
         if _REMOTE.match(place):
             raise UserError(
-                f"{place} is in a remote store, and only folders are read: copy or "
-                "mount it, and give that folder."
+                f"{place} is remote, but only local folders can be read: copy or mount "
+                "it, and pass that folder."
             )
     if f"{kind}:" in OWN_DATA and not name:
-        raise UserError(f"--data {kind}: needs something after the colon.")
+        raise UserError(f"--data {kind}: needs a path or a name after the colon.")
     if kind == "folder":
         return from_folder(Path(name).expanduser(), config.subset_seed)
     if kind == "lists":
@@ -201,7 +201,7 @@ def _check_labels(splits: Splits, config: Config) -> None:
         if wrong:
             raise UserError(
                 f"The {name} split of --data {config.data} has images of class "
-                f"{min(wrong)}; those to learn from are of classes 0 to {classes - 1}."
+                f"{min(wrong)}; the training images have classes 0 to {classes - 1}."
             )
     counts = np.bincount(splits.train.labels, minlength=classes)
     if not counts.all():
@@ -225,9 +225,9 @@ def _cut_tail(train: Source, class_names: tuple[str, ...], config: Config) -> So
         short = int(np.argmax(available < counts))
         raise UserError(
             f"--imbalance {config.imbalance} with --imbalance-factor "
-            f"{config.imbalance_factor:g} wants {counts[short]} images of class "
-            f"{short} ({class_names[short]}), which has {available[short]}: "
-            "data that are long-tailed already go with --imbalance natural."
+            f"{config.imbalance_factor:g} needs {counts[short]} images of class "
+            f"{short} ({class_names[short]}), which has {available[short]}: for data "
+            "that are already long-tailed, pass --imbalance natural."
         )
     chosen = published_subset(train.labels, counts, config.subset_seed)
     return Subset(train, chosen)
@@ -248,7 +248,7 @@ def _set_aside(
     stays, aside = hold_out(train.labels, config.held_out, rng)
     if not len(aside):
         raise UserError(
-            "--held-out finds nothing to set aside: every class has a single image."
+            "--held-out cannot hold out any image: every class has only one."
         )
     return Subset(train, stays), Subset(train, aside)
 
@@ -256,8 +256,8 @@ def _set_aside(
 def _refuse_held_out(config: Config) -> None:
     if config.held_out > 0:
         raise UserError(
-            f"--data {config.data} brings a validation split of its own: --held-out "
-            f"must be 0, got {config.held_out:g}."
+            f"--data {config.data} has its own validation split: --held-out must be 0, "
+            f"got {config.held_out:g}."
         )
 
 

@@ -66,7 +66,8 @@ def _check_tail(largest: int, imbalance_factor: float) -> None:
     if imbalance_factor > largest:
         raise UserError(
             f"--imbalance-factor {imbalance_factor:g} leaves no example of the rarest "
-            f"class: with {largest} of the largest it can be at most {largest}."
+            f"class: with {largest} examples in the largest class, it can be at most "
+            f"{largest}."
         )
 
 

@@ -100,7 +100,7 @@ def per_class_accuracy(
         count_axes.set_xlabel("class")
     else:
         axes.plot(rank, mean, color=BLACK, lw=1.5, label=f"mean of {neighbours}")
-        count_axes.set_xlabel("class, by falling number of training examples")
+        count_axes.set_xlabel("class, from most to fewest training examples")
     if size <= LARGE_NAMES:
         for place, count in enumerate(counts):
             count_axes.annotate(
@@ -239,7 +239,7 @@ def confusion_matrix(
         name_classes(axes, class_names, order)
         axes.set_yticks(axes.get_xticks(), axes.get_xticklabels())
         axes.tick_params(axis="y", labelsize=name_size(size))
-    rest = f", by falling number of training examples, in blocks of {block}"
+    rest = f", from most to fewest training examples, in blocks of {block}"
     rest = rest if block > 1 else ""
     axes.set_xlabel("predicted class" + rest)
     axes.set_ylabel("true class" + rest)

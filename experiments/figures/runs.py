@@ -140,7 +140,7 @@ def per_class_accuracy(
             count_axes.stairs(class_counts[chosen], columns, fill=True, color=colour)
     axes.set_xlim(-0.5, size - 0.5)
     count_axis(count_axes, class_counts)
-    count_axes.set_xlabel("class, by falling number of training examples")
+    count_axes.set_xlabel("class, from most to fewest training examples")
     if class_names is not None and not smooth:
         name_classes(count_axes, class_names, rank)
     finish(axes)

@@ -102,7 +102,7 @@ def name_classes(axes: Axes, class_names: Sequence[str], order: np.ndarray) -> N
     drawn = drawable_names(class_names)
     if drawn != list(class_names):
         axes.figure.supxlabel(
-            "a number stands for a name with letters that no font on this machine has",
+            "numbers replace names with letters that no font on this machine has",
             fontsize=7,
             color=GREY,
         )

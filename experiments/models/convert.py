@@ -66,9 +66,9 @@ def from_pytorch(
         array = np.asarray(state_dict[full_name])
         if array.shape != shape:
             raise UserError(
-                f"{full_name} of the PyTorch weights has shape {array.shape} where the "
-                f"network wants {shape}: depth, classes and head must be those they "
-                "were saved from."
+                f"{full_name} of the PyTorch weights has shape {array.shape}, but the "
+                f"network needs {shape}: depth, classes and head must be those of the "
+                "saved network."
             )
         used.add(full_name)
         return np.array(array.transpose(order), order="C")
@@ -83,7 +83,7 @@ def from_pytorch(
         # PyTorch counts the batches of BatchNorm; nothing depends on the count.
         if full_name not in used and not full_name.endswith("num_batches_tracked"):
             raise UserError(
-                f"the network has no place for {full_name} of the PyTorch weights: it "
+                f"the network has no array for {full_name} of the PyTorch weights: it "
                 "must be the one they were saved from."
             )
     return params, batch_stats

@@ -158,8 +158,8 @@ class BatchNorm(nnx.Module):
         size = x.size // x.shape[-1]
         if size == 1:
             raise UserError(
-                "BatchNorm needs more than one value of every channel, and a batch of "
-                "one image leaves one: raise --batch-size, or the size of the images."
+                "BatchNorm needs more than one value per channel, but a batch of one "
+                "image has one: use a larger --batch-size, or larger images."
             )
         unbiased = var * (size / max(size - 1, 1))
         for running, of_batch in ((self.mean, mean), (self.var, unbiased)):

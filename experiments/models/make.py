@@ -41,8 +41,8 @@ def make_model(config: Config, num_classes: int, channels: int) -> Model:
         return resnet_digits(num_classes, config.width, channels=channels, **options)
     if channels != 3:
         raise UserError(
-            f"--model {name} takes images with 3 channels, and these have {channels}: "
-            "choose --model resnet_digits."
+            f"--model {name} needs images with 3 channels, got {channels}: choose "
+            "--model resnet_digits."
         )
     if name == "clip":
         return _clip(config, num_classes, options)
@@ -69,7 +69,7 @@ def fitting_clip(config: Config) -> Clip:
     if size != config.network_size:
         flag = "--input-size" if config.in_memory else "--image-size"
         raise UserError(
-            f"CLIP of --weights {config.weights} sees images of {size} pixels, not of "
+            f"CLIP of --weights {config.weights} needs images of {size} pixels, got "
             f"{config.network_size}: set {flag} {size}."
         )
     return clip

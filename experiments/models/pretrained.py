@@ -15,7 +15,7 @@ from experiments.models.weight_files import open_safetensors, shapes_in, weight_
 
 _OPTION = "--init-weights"
 _FROM_OTHERS = (
-    "save a network's state_dict() in PyTorch by "
+    "save a network's state_dict() in PyTorch with "
     "safetensors.torch.save_file(STATE_DICT, FILE)"
 )
 # From other array names to those of torchvision, applied in this order.
@@ -93,9 +93,9 @@ def network_of(pretrained: Pretrained) -> Network:
     if seen in _NETWORKS:
         return _NETWORKS[seen]
     raise UserError(
-        f"{_OPTION} {pretrained.where} holds none of the networks that can start from "
-        "weights: ResNet-50, ResNeXt-50 (32x4d), and the CIFAR ResNets of depth 20 to "
-        f"56. Its first arrays are {', '.join(sorted(shapes)[:3])}."
+        f"{_OPTION} {pretrained.where} contains none of the networks that can start "
+        "from weights: ResNet-50, ResNeXt-50 (32x4d), and the CIFAR ResNets of depth "
+        f"20 to 56. Its first arrays are {', '.join(sorted(shapes)[:3])}."
     )
 
 

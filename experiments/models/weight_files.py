@@ -58,7 +58,8 @@ def open_safetensors(path: Path):
         raise UserError(f"{path} is missing: copy all files of the model.") from None
     except Exception as error:  # The error class of safetensors is private.
         raise UserError(
-            f"{path} cannot be read as safetensors ({error}): is it whole?"
+            f"{path} cannot be read as safetensors ({error}): it may be incomplete, "
+            "copy it again."
         ) from error
 
 
@@ -89,13 +90,13 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{path} is missing: a model has it beside its weights.") from (
-            None
-        )
+        raise UserError(
+            f"{path} is missing: copy it to the folder of the weights."
+        ) from None
     except ValueError as error:
         raise UserError(f"{path} is not JSON: {error}.") from None
     if not isinstance(found, dict):
-        raise UserError(f"{path} must hold a JSON object.")
+        raise UserError(f"{path} must contain a JSON object.")
     return found
 
 
@@ -115,8 +116,8 @@ def _fetch(name: str, option: str) -> Path:
     """Downloads a model to the hub's cache, and returns its folder."""
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         raise UserError(
-            f"{option} {name}: there is no such folder or file, and a name on the hub "
-            "has an owner, as in timm/resnet50.a1_in1k."
+            f"{option} {name}: no such folder or file exists, and a name on the hub "
+            "needs an owner, as in timm/resnet50.a1_in1k."
         )
     hub = import_package("huggingface_hub")
     try:
@@ -124,7 +125,7 @@ def _fetch(name: str, option: str) -> Path:
         return Path(hub.snapshot_download(name, allow_patterns=files))
     except Exception as error:  # Network, hub and disk errors have many types.
         raise UserError(
-            f"{option} {name} is no folder here and cannot be fetched from the hub "
+            f"{option} {name} is not a local folder and cannot be fetched from the hub "
             f"({type(error).__name__}): without a network, copy the model's folder to "
-            "this machine and name that."
+            "this machine and pass its path."
         ) from error

@@ -120,8 +120,8 @@ def create_run(run_dir: Path, manifest: dict[str, Any]) -> None:
     """Creates the folder and writes the manifest; fails if it already holds a run."""
     if any((run_dir / part).exists() for part in (MANIFEST, METRICS, CHECKPOINTS)):
         raise UserError(
-            f"{run_dir} already holds a run, and nothing is overwritten: pass another "
-            "--run-dir, or go on with a run of experiments.train by --resume."
+            f"{run_dir} already contains a run, and nothing is overwritten: pass "
+            "another --run-dir, or continue a run of experiments.train with --resume."
         )
     make_run_dir(run_dir)
     write_json(run_dir / MANIFEST, manifest)
@@ -152,7 +152,7 @@ def read_manifest(run_dir: Path) -> dict[str, Any]:
     """
     path = run_dir / MANIFEST
     if not path.exists():
-        raise UserError(f"{run_dir} holds no run: there is no {MANIFEST} in it.")
+        raise UserError(f"{run_dir} contains no run: there is no {MANIFEST} in it.")
     return read_json(path)
 
 
@@ -167,7 +167,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {error}.") from None
     if not isinstance(content, dict):
-        raise UserError(f"{path} must hold a JSON object: it is not what was written.")
+        raise UserError(f"{path} must contain a JSON object: the file is damaged.")
     return content
 
 
@@ -197,7 +197,7 @@ def config_of(manifest: dict[str, Any]) -> Config:
         options = ", ".join(f"{name} {saved[name]}" for name in sorted(unknown))
         raise UserError(
             f"the run has options that this version of the program lacks ({options}): "
-            f"read it with that of commit {manifest.get('git_commit')}."
+            f"read it with the version of commit {manifest.get('git_commit')}."
         )
     return Config(
         **{k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()}
@@ -212,8 +212,8 @@ def pixel_statistics(manifest: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
     """
     if "pixel_mean" not in manifest:
         raise UserError(
-            "the run's manifest does not say how its pixels were normalised, as those "
-            "of an earlier version do not: train it again."
+            "the run's manifest, from an earlier version, does not say how its pixels "
+            "were normalised: train it again."
         )
     mean, std = (manifest[name] for name in ("pixel_mean", "pixel_std"))
     return np.array(mean, np.float64), np.array(std, np.float64)
@@ -274,17 +274,17 @@ def check_same_data(manifest: dict[str, Any], dataset: Dataset) -> None:
             some_of(sorted(a - b)) or "none"
             for a, b in ((set(then), set(now)), (set(now), set(then)))
         )
-        what = f"classes that are gone: {gone}; new ones: {new}"
+        what = f"missing classes: {gone}; new classes: {new}"
     elif then != now:
-        what = "the classes come in another order"
+        what = "the classes are in another order"
     elif others:
         what = some_of(others)
     elif manifest.get("train_hash", dataset.train_hash) != dataset.train_hash:
         what = "images have other names, sizes or classes"
     if what:
         raise UserError(
-            f"the training images are not those that the run began with ({what}): give "
-            "those, or train on these in another --run-dir."
+            f"the training images differ from those that the run began with ({what}): "
+            "pass those, or train on these in another --run-dir."
         )
 
 

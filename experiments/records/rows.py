@@ -91,8 +91,8 @@ def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
         rows.pop()
     if None in rows:
         raise UserError(
-            f"line {rows.index(None) + 1} of {path} is no row of metrics: mend it, or "
-            "delete it."
+            f"line {rows.index(None) + 1} of {path} is not a row of metrics: repair "
+            "it, or delete it."
         )
     return rows
 

@@ -67,7 +67,7 @@ def grouped(
         of_seeds = found.setdefault(_identity(run.config), {})
         first = of_seeds.setdefault(run.seeds, run)
         if first is not run:
-            left_out[run.folder] = f"repeats {first.folder}"
+            left_out[run.folder] = f"same settings and seeds as {first.folder}"
     by_data: dict[str, list[list[FinishedRun]]] = {}
     for of_seeds in found.values():
         members = [of_seeds[seeds] for seeds in sorted(of_seeds)]

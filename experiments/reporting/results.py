@@ -105,8 +105,9 @@ def verdict(differences: list[dict[str, Any]]) -> str:
         return ""
     found = " ".join(f"{word}: {'; '.join(names)}." for word, names in words.items())
     return (
-        f"Overall accuracy; a difference counts if its 95 % interval excludes zero. "
-        f"{found} Intervals: {len(differences)}, not corrected for their number."
+        "Overall accuracy; a difference counts if its 95 % interval excludes zero. "
+        f"{found} Intervals: {len(differences)}, not corrected for multiple "
+        "comparisons."
     )
 
 

@@ -50,11 +50,11 @@ def find_runs(paths: Iterable[Path]) -> tuple[list[FinishedRun], dict[Path, str]
     for path in paths:
         found = _run_folders(path)
         if not found:
-            left_out[path] = "holds no run"
+            left_out[path] = "contains no run"
         folders |= {folder.resolve(): folder for folder in found}
     if not folders:
         raise UserError(
-            f"{', '.join(map(str, left_out))} holds no run: pass the --run-dir of a "
+            f"{', '.join(map(str, left_out))} contains no run: pass the --run-dir of a "
             "run of experiments.train, or a folder of such folders."
         )
     for folder in folders.values():
@@ -65,13 +65,13 @@ def find_runs(paths: Iterable[Path]) -> tuple[list[FinishedRun], dict[Path, str]
         rows = read_metrics(folder)
         tests = {row["which"]: row for row in rows if row["split"] == "test"}
         if "last" not in tests:
-            left_out[folder] = "not finished: go on with it by --resume"
+            left_out[folder] = "not finished: continue it with --resume"
             continue
         counts = np.array(manifest["class_counts"])
         config = complete(manifest["config"])
         if changes := manifest.get("changes"):
             # So it is not grouped with a run that had these options from the start.
-            config["changed on the way"] = [change["step"] for change in changes]
+            config["options changed at steps"] = [change["step"] for change in changes]
         names = manifest["class_names"]
         runs.append(FinishedRun(folder, config, counts, names, rows, tests))
     return runs, left_out

@@ -44,7 +44,7 @@ def report_tables(
     yield ReportTable(
         f"{data}: test set, last epoch",
         "In percent: mean, and ± standard deviation over several seeds; ECE: expected "
-        f"calibration error; ms: milliseconds of a step.{_shot_sizes(rows)}",
+        f"calibration error; ms: milliseconds per step.{_shot_sizes(rows)}",
         ("", "seeds", *_NUMBER_HEADER, "ms"),
         [
             (
@@ -61,7 +61,7 @@ def report_tables(
         yield ReportTable(
             f"{data}: test set, epoch chosen on validation",
             "In percent, as above, at the epoch of each seed with the highest accuracy "
-            "on the validation split; the median of these epochs.",
+            "on the validation split; epoch: median of these epochs.",
             ("", "seeds", *_NUMBER_HEADER, "epoch"),
             [
                 (
@@ -76,7 +76,7 @@ def report_tables(
     if differences:
         yield ReportTable(
             f"{data}: differences, last epoch",
-            "In points: mean over the seeds that both have, and ± half the 95 % "
+            "In points: mean over the seeds that both rows have, and ± half the 95 % "
             "t-interval over several seeds.",
             ("", "seeds", *_NUMBER_HEADER),
             [

@@ -24,9 +24,9 @@ def check_sharpness(config: Config) -> None:
     """Raises a ``UserError`` on several hosts, whose host loops would diverge."""
     if config.sharpness_every and jax.process_count() > 1:
         raise UserError(
-            "--sharpness-every measures on one host, and there are "
-            f"{jax.process_count()} processes: pass --sharpness-every 0, and measure "
-            "the finished run by experiments.analyze."
+            f"--sharpness-every needs a single process, got {jax.process_count()}: "
+            "pass --sharpness-every 0, and measure the finished run with "
+            "experiments.analyze."
         )
 
 

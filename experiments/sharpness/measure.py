@@ -37,43 +37,49 @@ class Settings:
     """Settings of the measurement, the same for all runs."""
 
     rho: Annotated[
-        float, about("radius of the balls, L2 norm of weights"), at_least(0)
+        float, about("radius (L2 norm) of the ball around the weights"), at_least(0)
     ] = RADIUS
     adaptive_rho: Annotated[
-        float, about("radius of adaptive balls, in units of the weights"), at_least(0)
+        float,
+        about("radius of the adaptive ball, in units of the weights"),
+        at_least(0),
     ] = 0.5
     average_rho: Annotated[
         float,
-        about("distance of random points, in which a single weight moves little"),
+        about("distance of random points from the weights; each weight changes little"),
         at_least(0),
     ] = 5.0
     images_per_class: Annotated[
         int | None,
-        about("the first so many images of every class are measured; none: all"),
+        about("measure only the first so many images of every class; none: all"),
         at_least(1),
     ] = None
     gamma: Annotated[float, about("exponent of the focal sharpness"), at_least(0)] = 1.0
     ascent_steps: Annotated[
         int,
-        about("of projected gradient ascent to the worst point of a ball"),
+        about("steps of projected gradient ascent to the worst point of a ball"),
         at_least(1),
     ] = 5
     restarts: Annotated[
-        int, about("ascents, all but one of them from a random point"), at_least(1)
+        int,
+        about("number of ascents, all but one of them from a random point"),
+        at_least(1),
     ] = 1
     samples: Annotated[
-        int, about("random points of the average sharpness"), at_least(1)
+        int, about("number of random points for the average sharpness"), at_least(1)
     ] = 20
-    trace_samples: Annotated[int, about("random vectors of a trace"), at_least(1)] = 30
+    trace_samples: Annotated[
+        int, about("number of random vectors for a trace"), at_least(1)
+    ] = 30
     lanczos_steps: Annotated[
         int,
-        about("products with a Hessian, for its largest eigenvalue and its density"),
+        about("Hessian-vector products for the largest eigenvalue and the density"),
         at_least(1),
     ] = 40
     grid: Annotated[int, about("points along a side of a landscape"), at_least(2)] = 21
     extent: Annotated[
         float,
-        about("how far a landscape reaches, in units of the filters' norms"),
+        about("distance from the centre of a landscape to its sides, in filter norms"),
         at_least(0),
     ] = 0.5
 

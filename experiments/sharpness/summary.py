@@ -34,12 +34,12 @@ MEASURES = (
     Measure(
         "sharpness",
         "rise of the loss at {rho} along its gradient",
-        "To first order, as the methods see it, in the units of the loss.",
+        "To first order, as the methods estimate it, in the units of the loss.",
     ),
     Measure(
         "adaptive",
         "rise of the loss in an adaptive ball of {adaptive_rho}",
-        "To first order, and blind to the scale of the weights.",
+        "To first order, and independent of the scale of the weights.",
     ),
     Measure(
         "average",
@@ -145,12 +145,12 @@ def verdict(
     if compared:
         said.append(
             f"Compared with {baseline.name} by 95 % t-intervals over paired seeds, not "
-            "corrected for their number."
+            "corrected for multiple comparisons."
         )
     if lone := [group.name for group in others if group not in compared]:
         said.append(
-            f"Not compared with {baseline.name}, with fewer than two seeds in common: "
-            f"{', '.join(lone)}."
+            f"Not compared with {baseline.name}, because fewer than two seeds are "
+            f"shared: {', '.join(lone)}."
         )
     return said
 

@@ -101,7 +101,7 @@ class Checkpoints:
         self._shapes = shapes
         folder = (run_dir / CHECKPOINTS).absolute()
         if folder.exists() and not folder.is_dir():
-            raise UserError(f"{folder} is a file: it must be the folder that was made.")
+            raise UserError(f"{folder} must be the folder of checkpoints, got a file.")
         for metrics in sorted(folder.glob("[0-9]*/metrics/metrics")):
             _check_metrics(metrics)
 
@@ -216,23 +216,23 @@ def _check_metrics(path: Path) -> None:
 def _check(state: Any, about: dict[str, Any], checkpoint) -> None:
     # Checkpoints of an earlier version have no checksum.
     if "checksum" in about and about["checksum"] != checksum(state):
-        raise _unreadable(checkpoint, "not what its checksum is of")
+        raise _unreadable(checkpoint, "its checksum is wrong")
 
 
 def _unreadable(checkpoint, why: str) -> UserError:
     step = int(checkpoint.name)
     before = [int(p.name) for p in checkpoint.parent.iterdir() if p.name.isdigit()]
     before = [other for other in before if other < step]
-    advice = "start anew in another --run-dir."
+    advice = "start again in another --run-dir."
     if before:
         away = checkpoint.parent.parent / f"damaged-{step}"
         move = f"mv {shlex.quote(str(checkpoint))} {shlex.quote(str(away))}"
         advice = (
-            f"after `{move}` the same command goes on from the one before, of step "
+            f"after `{move}` the same command continues from the previous one, of step "
             f"{max(before)}."
         )
     return UserError(
-        f"the checkpoint {checkpoint} is damaged or of another program "
+        f"the checkpoint {checkpoint} is damaged or was written by another program "
         f"({why}): {advice}"
     )
 

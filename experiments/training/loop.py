@@ -104,7 +104,7 @@ class StopSignal:
             raise KeyboardInterrupt
         self._received = number
         if number == signal.SIGINT:
-            self._say("Saving after this step; Ctrl-C again ends at once.")
+            self._say("Saving after this step; press Ctrl-C again to stop at once.")
 
 
 def fit(run: Run, step: int, state: TrainState, best: Best) -> tuple[TrainState, Best]:
@@ -129,7 +129,7 @@ def fit(run: Run, step: int, state: TrainState, best: Best) -> tuple[TrainState,
                 run.checkpoints.save(step, state, best)
                 run.checkpoints.wait()
                 raise Stopped(
-                    f"saved after step {step}; go on with {run.go_on}.",
+                    f"saved after step {step}; continue with {run.go_on}.",
                     signal_number,
                 )
     return state, best
@@ -220,8 +220,8 @@ def _advice(run: Run) -> str:
     lower = "Lower --learning-rate or --rho"
     saved = run.checkpoints.latest()
     if saved is None:
-        return f"{lower}, and begin in another --run-dir."
-    return f"{lower}, and go on from step {saved} with --resume."
+        return f"{lower}, and start in another --run-dir."
+    return f"{lower}, and continue from step {saved} with --resume."
 
 
 def _told_by_jax() -> bool:

@@ -41,8 +41,8 @@ def check_head_init(config: Config) -> None:
     several = jax.process_count() > 1 and not config.in_memory
     if config.head_init == "class_means" and several:
         raise UserError(
-            "--head-init class_means reads all images, of which each of several "
-            "processes reads a part: choose --head-init text."
+            "--head-init class_means needs all images, but each of several processes "
+            "reads only a part: choose --head-init text."
         )
 
 
@@ -104,8 +104,8 @@ def _class_means(config, dataset, clip):
     weights, sizes = clip.vision(), clip.architecture.vision
     if weights is None:
         raise UserError(
-            "means of image features need a trained image tower, and that of random "
-            "weights is not: choose --head-init random."
+            "means of image features need a trained image tower, but this one has "
+            "random weights: choose --head-init random."
         )
     model = image_features(sizes, weights["vision"])
 

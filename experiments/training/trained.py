@@ -76,8 +76,8 @@ def load_run(run_dir: str | Path) -> Trained:
     mean, std = (x.astype(np.float32) for x in pixel_statistics(manifest))
     if len(mean) != 3:
         raise UserError(
-            f"{run_dir} was trained on {config.data}, which are arrays of numbers, and "
-            "image files are nothing to it."
+            f"{run_dir} was trained on {config.data}, arrays of numbers, and cannot "
+            "classify image files."
         )
     step, *network = last_network(run_dir)
     model = make_model(config, len(names), channels=3)

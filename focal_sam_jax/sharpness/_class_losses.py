@@ -32,9 +32,9 @@ class ClassLosses:
     def __init__(self, compiled: "_Compiled", batches: Batches):
         if isinstance(batches, Iterator):
             raise TypeError(
-                "batches must be a list, or anything that can be gone through again "
-                f"and again, got {type(batches).__name__}, which ends after the first "
-                "time: pass list(batches), or an object whose __iter__ starts anew."
+                "batches must be a list, or an object that can be iterated many times, "
+                f"got {type(batches).__name__}, which can be iterated only once: pass "
+                "list(batches), or an object whose __iter__ returns a new iterator."
             )
         self._compiled, self._batches = compiled, batches
 
@@ -80,7 +80,7 @@ class ClassLosses:
             more = function(params, batch, *rest)
             so_far = more if so_far is None else jax.tree.map(jnp.add, so_far, more)
         if so_far is None:
-            raise ValueError("there is no batch to measure the losses of.")
+            raise ValueError("batches must contain at least one batch, got none.")
         return so_far
 
 

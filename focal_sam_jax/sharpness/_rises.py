@@ -95,8 +95,8 @@ def sharpness(
     check_at_least("restarts", restarts, 1)
     if restarts > 1 and key is None:
         raise ValueError(
-            f"key must be a random key where there are {restarts} restarts, which "
-            "begin at random points: pass key=jax.random.key(0)."
+            f"key must be a random key for {restarts} restarts, which begin at random "
+            "points: pass key=jax.random.key(0)."
         )
     ball = Ball(params, adaptive)
     here = weighted_sum(class_weights, losses.values(params))

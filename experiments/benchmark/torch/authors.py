@@ -68,8 +68,8 @@ def _load(repo: Path, patches: list[str]) -> tuple[Callable[..., Any], Any]:
     missing = [name for name in _FILES if not (repo / name).is_file()]
     if missing:
         raise UserError(
-            f"--torch-repo {repo} has no {' and no '.join(missing)}: it takes a clone "
-            "of the authors' Focal-SAM repository."
+            f"--torch-repo {repo} has no {' and no '.join(missing)}: pass a clone of "
+            "the authors' Focal-SAM repository."
         )
     optimizers = _module(repo / "focal_sam.py")
     with _importable(repo, patches):
@@ -78,7 +78,8 @@ def _load(repo: Path, patches: list[str]) -> tuple[Callable[..., Any], Any]:
         return optimizers.FocalSAM, steps.focal_sam_step
     except AttributeError as error:
         raise UserError(
-            f"--torch-repo {repo} is not the repository this was written for: {error}."
+            f"--torch-repo {repo} is not the expected version of the repository: "
+            f"{error}."
         ) from error
 
 
@@ -103,8 +104,8 @@ def _importable(repo: Path, patches: list[str]):
         empty.grad_norm = None
         sys.modules["utils"] = empty
         patches.append(
-            f"utils.py does not import ({error}); what train_step.py takes from it is "
-            "not used by this step, and is left empty"
+            f"utils.py cannot be imported ({error}); the step does not use what "
+            "train_step.py imports from it, so it is left empty"
         )
     try:
         yield

@@ -67,8 +67,8 @@ def torch_device() -> torch.device:
     if jax.default_backend() == "gpu" and torch.cuda.is_available():
         return torch.device("cuda")
     raise UserError(
-        f"JAX computes on {jax.devices()[0].device_kind} and this PyTorch cannot: "
-        "install a build of it for that device, or pass --frameworks jax."
+        f"JAX computes on {jax.devices()[0].device_kind}, but this PyTorch cannot: "
+        "install a PyTorch build for that device, or pass --frameworks jax."
     )
 
 

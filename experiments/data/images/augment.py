@@ -28,18 +28,19 @@ def check_augmentation(config: Config) -> None:
     if config.augment not in allowed:
         where = "held in memory" if config.in_memory else "streamed"
         raise UserError(
-            f"--augment {config.augment} is not for images of {config.image_size} "
-            f"pixels, which are {where}: choose one of {', '.join(allowed)}."
+            f"--augment {config.augment} cannot be used for images of "
+            f"{config.image_size} pixels, which are {where}: choose one of "
+            f"{', '.join(allowed)}."
         )
     if config.input_size and not config.in_memory:
         raise UserError(
-            f"--input-size is for images held in memory, and those of "
-            f"{config.image_size} pixels are streamed: set --image-size alone."
+            "--input-size is for images held in memory, but those of "
+            f"{config.image_size} pixels are streamed: set only --image-size."
         )
     if config.data == "digits" and config.augment in ("crop_flip", "resized_crop"):
         raise UserError(
-            f"--augment {config.augment} makes other signs of digits: choose affine or "
-            "none."
+            f"--augment {config.augment} would turn digits into other characters: "
+            "choose affine or none."
         )
 
 

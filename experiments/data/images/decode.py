@@ -124,7 +124,7 @@ def _damage_explained(name: str):
     except damage as error:
         # For an unknown format Pillow's own message only names the BytesIO object.
         unknown = isinstance(error, pillow.UnidentifiedImageError)
-        reason = "it is of no kind that Pillow knows" if unknown else error
+        reason = "its format is unknown to Pillow" if unknown else error
         raise UserError(
             f"{name} cannot be read as an image ({reason}): replace the file, or leave "
             "it out of the data set."

@@ -157,6 +157,6 @@ def validation_and_test(
     if validation is None:
         raise UserError(
             f"{where} has neither a test nor a validation split with labels; one of "
-            "them is needed to report accuracy on."
+            "them is needed to measure accuracy."
         )
     return None, validation

@@ -50,12 +50,12 @@ def from_folder(folder: Path, subset_seed: int) -> Splits:
         another split is not in the training split.
     """
     if not folder.is_dir():
-        raise UserError(f"--data folder:{folder} must name a folder; it is not one.")
+        raise UserError(f"--data folder:{folder} must name an existing folder.")
     parts = {split: _split_folder(folder, split) for split in _SPLITS}
     if parts["train"] is None:
         if parts["test"] or parts["validation"]:
             raise UserError(
-                f"{folder} has no folder train beside the split to test on."
+                f"{folder} has a split for evaluation, but no folder train."
             )
         return _divide(folder, subset_seed)
     found = {part: _files_by_class(part) for part in parts.values() if part}
@@ -77,8 +77,8 @@ def _divide(folder: Path, subset_seed: int) -> Splits:
     stays, tested = hold_out(images.labels, _TEST_SHARE, rng)
     if not len(tested):
         raise UserError(
-            f"{folder} has one image a class: none is left to test on. Add images, or "
-            "splits train and test."
+            f"{folder} has only one image per class, so none is left for testing: add "
+            "images, or folders train and test."
         )
     drawn = f"{len(tested)} of {len(images)} images, a fifth of every class, are drawn "
     return Splits(
@@ -101,13 +101,13 @@ def _to_learn(folder: Path, found: _Classes) -> tuple[str, ...]:
     """Returns the names of the classes; each must have images."""
     if not found:
         raise UserError(
-            f"{folder} holds no folders of images; expected one folder a class."
+            f"{folder} contains no folders of images; expected one folder per class."
         )
     for name, files in found.items():
         if not any(map(_is_image, files)):
             raise UserError(
-                f"{folder / name} holds no images ({', '.join(image_endings())}): "
-                "every class needs some to learn from; fill the folder or remove it."
+                f"{folder / name} contains no images ({', '.join(image_endings())}): "
+                "every class needs training images; add some, or remove the folder."
             )
     return tuple(found)
 
@@ -121,13 +121,13 @@ def _images(folder: Path, found: _Classes, classes: tuple[str, ...]) -> ImageFil
             continue
         if name not in label_of:
             raise UserError(
-                f"{folder / name} is a class that the training split does not have; it "
-                f"has {some_of(classes)}."
+                f"{folder / name} is a class that the training split lacks; its "
+                f"classes are {some_of(classes)}."
             )
         paths += [f"{name}/{image}" for image in images]
         labels += [label_of[name]] * len(images)
     if not paths:
-        raise UserError(f"{folder} holds no images; expected one folder a class.")
+        raise UserError(f"{folder} contains no images; expected one folder per class.")
     return ImageFiles(folder, paths, labels)
 
 
@@ -137,11 +137,11 @@ def _left_out(found: dict[Path, _Classes]) -> tuple[str, ...]:
     kinds = Counter(_kind(file) for file in files if not _is_image(file))
     beside = [f for part in found for f in _list(part)[1] if _is_image(f)]
     if beside:
-        kinds["in no class's folder"] = len(beside)
+        kinds["outside the class folders"] = len(beside)
     if not kinds:
         return ()
     counted = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
-    return (f"Left out, being no images of a class: {counted}.",)
+    return (f"Left out, because they are not images of a class: {counted}.",)
 
 
 def readable(name: str) -> str:
@@ -164,7 +164,7 @@ def images_below(folder: Path) -> tuple[list[str], list[str]]:
 
 
 def _kind(file: str) -> str:
-    return os.path.splitext(file)[1].lower() or "without an ending"
+    return os.path.splitext(file)[1].lower() or "without an extension"
 
 
 def _is_image(file: str) -> bool:

@@ -50,10 +50,10 @@ def without_unreadable(
     files = "1 file" if len(bad) == 1 else f"{len(bad)} files"
     if not skip:
         raise UserError(
-            f"{files} without the header of an image: {some_of(bad)}. Replace or "
-            "remove them, or leave them out by --skip-unreadable."
+            f"{files} without an image header: {some_of(bad)}. Replace or remove them, "
+            "or leave them out with --skip-unreadable."
         )
-    note = f"Left out, without the header of an image: {files}, {some_of(bad)}."
+    note = f"Left out {files} without an image header: {some_of(bad)}."
     return splits._replace(**kept, notes=(*splits.notes, note))
 
 
@@ -80,7 +80,7 @@ def _without_header(paths: list[str], tell: Callable[[str], None]) -> list[int]:
         for index, readable in enumerate(pool.map(_has_header, paths)):
             bad += [] if readable else [index]
             if (index + 1) % _MANY == 0:
-                tell(f"the headers of {index + 1} of {len(paths)} files are read")
+                tell(f"read the headers of {index + 1} of {len(paths)} files")
     return bad
 
 

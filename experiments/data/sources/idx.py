@@ -65,8 +65,8 @@ def fashion_mnist(folder: Path) -> Splits:
     splits = from_idx(folder)
     if len(splits.class_names) != len(_FASHION_NAMES):
         raise UserError(
-            f"{folder} has images of {len(splits.class_names)} classes, and "
-            f"Fashion-MNIST has {len(_FASHION_NAMES)}: give --data idx:{folder}."
+            f"{folder} has images of {len(splits.class_names)} classes, but "
+            f"Fashion-MNIST has {len(_FASHION_NAMES)}: pass --data idx:{folder}."
         )
     return splits._replace(
         class_names=_FASHION_NAMES, mean=FASHION_MEAN, std=FASHION_STD
@@ -120,10 +120,12 @@ def _find(path: Path) -> _Found:
         if name is None or file.name.startswith(f"{name}-")
     }
     if not sets:
-        raise UserError(f"{path} has no {wanted} or {wanted}.gz: it is no set of IDX.")
+        raise UserError(
+            f"{path} has no {wanted} or {wanted}.gz: it is not an IDX data set."
+        )
     if len(sets) > 1:
         raise UserError(
-            f"{folder} holds several sets: add the name of one of them, "
+            f"{folder} contains several data sets: add the name of one of them, "
             + " or ".join(str(folder / prefix.rstrip("-")) for prefix in sorted(sets))
             + "."
         )
@@ -182,7 +184,7 @@ def _read(file: Path, axes: int) -> np.ndarray:
     shape = tuple(np.frombuffer(content[4:start], ">u4").tolist())
     if len(content) - start != math.prod(shape):
         raise UserError(
-            f"{file} has {len(content) - start} values, and its header speaks of "
-            f"{' x '.join(map(str, shape))}: it was cut short, or is of another kind."
+            f"{file} has {len(content) - start} values, but its header declares "
+            f"{' x '.join(map(str, shape))}: it is truncated, or not an IDX file."
         )
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)

@@ -25,7 +25,7 @@ def from_lists(folder: Path) -> Splits:
         training image; or if the first image of a list does not exist.
     """
     if not folder.is_dir():
-        raise UserError(f"--data lists:{folder} must name a folder; it is not one.")
+        raise UserError(f"--data lists:{folder} must name an existing folder.")
     files = {split: _find_list(folder, split) for split in _SPLITS}
     if files["train"] is None:
         raise UserError(
@@ -39,8 +39,9 @@ def from_lists(folder: Path) -> Splits:
     if max(labels) >= len(labels):
         missing = min(set(range(len(labels))) - labels)
         raise UserError(
-            f"{files['train']} has an image of class {max(labels)} and none of class "
-            f"{missing}: classes are numbered from 0, and each needs an image at least."
+            f"{files['train']} has an image of class {max(labels)} but none of class "
+            f"{missing}: classes are numbered from 0, and each needs at least one "
+            "image."
         )
     classes = range(len(labels))
     return Splits(splits["train"], validation, test, tuple(str(c) for c in classes))
@@ -53,8 +54,8 @@ def _find_list(folder: Path, split: str) -> Path | None:
     if len(found) > 1:
         names = ", ".join(file.name for file in found)
         raise UserError(
-            f"{folder} has several lists for {split}: {names}. Call the one that is "
-            f"meant {split}.txt."
+            f"{folder} has several lists for {split}: {names}. Rename the one to use "
+            f"to {split}.txt."
         )
     return found[0] if found else None
 
@@ -63,8 +64,8 @@ def _open(folder: Path, file: Path) -> ImageFiles:
     images = ImageFiles(folder, *read_list(file))
     if not Path(images.name(0)).is_file():
         raise UserError(
-            f"{file} begins with an image that is not there: {images.name(0)}. Paths "
-            f"in the list are relative to {folder}."
+            f"the first image of {file}, {images.name(0)}, does not exist: paths in "
+            f"the list must be relative to {folder}."
         )
     return images
 
@@ -97,7 +98,9 @@ def read_list(file: Path) -> tuple[list[str], list[int]]:
             )
         label = int(found["label"])
         if label > np.iinfo(np.int32).max:
-            raise UserError(f"{file}, line {number}: there are no {label} classes.")
+            raise UserError(
+                f"{file}, line {number}: class number {label} is too large."
+            )
         paths.append(found["path"])
         labels.append(label)
     if not paths:

@@ -33,9 +33,9 @@ def places_lt(data_dir: Path, data: str) -> Splits:
     missing = [name for name in PLACES_LISTS if not (folder / name).is_file()]
     if missing:
         raise UserError(
-            f"{' and '.join(missing)} not found in {folder}: the lists that make "
-            "Places-LT of Places365 come with the data of OpenLongTailRecognition "
-            "(Liu et al., 2019); put them there."
+            f"{' and '.join(missing)} not found in {folder}: the lists that select "
+            "Places-LT from Places365 come with the data of OpenLongTailRecognition "
+            "(Liu et al., 2019); copy them there."
         )
     prepared = PreparedSet(data_dir, data)
     train_images, train_files = prepared.open("train", key="filename")

@@ -35,8 +35,8 @@ def _dark(train: Source) -> tuple[str, ...]:
     if not found or max(found) >= 2**14:
         return ()
     return (
-        f"Images of 16 bits whose values end at {max(found)} of 65535 come out nearly "
-        "black, since the upper 8 bits are kept: stretch them to 65535.",
+        f"16-bit images with values up to only {max(found)} of 65535 become nearly "
+        "black, because only the upper 8 bits are kept: scale them to 65535.",
     )
 
 

@@ -57,7 +57,7 @@ def find_prepared(data_dir: Path, data: str) -> Path | None:
     if len(configurations) > 1:
         names = ", ".join(f"{name}/{found.parent.name}" for found in configurations)
         raise UserError(
-            f"{folder} holds several configurations: give --data tfds: and one of "
+            f"{folder} contains several configurations: pass --data tfds: and one of "
             f"{names}."
         )
     return configurations[0] if configurations else None
@@ -105,7 +105,7 @@ def require_prepared(data_dir: Path, data: str) -> Path:
         manual = data_dir / "downloads" / "manual"
         by_hand = f", after you put {' and '.join(IMAGENET_ARCHIVES)} into {manual}"
     elif name == "fashion_mnist":
-        by_hand = f", or put its four files of IDX into {data_dir / name}"
+        by_hand = f", or put its four IDX files into {data_dir / name}"
     near = ""
     if data not in TFDS_NAMES:
         there = [child.name for child in _children(data_dir)]

@@ -82,14 +82,15 @@ class PreparedSet:
         if not (self.folder / "features.json").is_file():
             raise UserError(
                 f"{self.folder} has no features.json: it was written by TFDS before "
-                "version 4; prepare the data set anew."
+                "version 4; prepare the data set again."
             )
         self.builder = tfds.builder_from_directory(self.folder)
         self.file_format = self.builder.info.file_format.value
         if self.file_format not in ("array_record", "tfrecord"):
             raise UserError(
-                f"{self.folder} holds {self.file_format} files; array_record and "
-                "tfrecord can be read: prepare the data set in one of these formats."
+                f"{self.folder} contains {self.file_format} files, but only "
+                "array_record and tfrecord can be read: prepare the data set in one of "
+                "these formats."
             )
         self.features = self._check_features()
 
@@ -159,7 +160,7 @@ class PreparedSet:
         except OSError as error:
             raise UserError(
                 f"{error.filename} cannot be read ({error.strerror}): the data set is "
-                "not complete; prepare it anew."
+                "not complete; prepare it again."
             ) from None
 
         def build() -> RecordIndex:
@@ -215,6 +216,6 @@ def _features(
     except (RuntimeError, DecodeError) as error:  # RuntimeError is ArrayRecord's
         raise UserError(
             f"{name} cannot be read ({error}): the file is damaged; prepare the data "
-            "set anew."
+            "set again."
         ) from None
     return example.features.feature

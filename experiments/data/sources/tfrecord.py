@@ -73,8 +73,9 @@ def find_records(paths: Sequence[str], counts: Sequence[int]) -> np.ndarray:
         found = list(_walk(path))
         if len(found) != count:
             raise UserError(
-                f"{path} holds {len(found)} records where its data set counts {count}: "
-                "it is damaged or of another version; prepare the data set anew."
+                f"{path} contains {len(found)} records, but its data set lists "
+                f"{count}: it is damaged or of another version; prepare the data set "
+                "again."
             )
         positions += [(file, start, length) for start, length in found]
     return np.array(positions, np.int64).reshape(-1, 3)
@@ -109,13 +110,13 @@ def _checksum(data: bytes) -> int:
 
 def _damaged(path: str, start: int) -> UserError:
     return UserError(
-        f"{path} is damaged at byte {start}: what is there does not have the checksum "
-        "that was written with it. Copy or prepare it anew."
+        f"{path} is damaged at byte {start}: its checksum is wrong there; copy or "
+        "prepare it again."
     )
 
 
 def _cut_off(path: str) -> UserError:
     return UserError(
         f"{path} ends in the middle of a record: it is not a TFRecord file, or was cut "
-        "off while it was written or copied; copy or prepare it anew."
+        "off while it was written or copied; copy or prepare it again."
     )

@@ -31,8 +31,8 @@ class Transformer:
     def __post_init__(self):
         if self.width % self.heads:
             raise UserError(
-                f"the {self.heads} attention heads of a CLIP tower must share its "
-                f"width evenly, and that is {self.width}."
+                f"the width of a CLIP tower must be a multiple of its {self.heads} "
+                f"attention heads, got {self.width}."
             )
         if self.activation not in ACTIVATIONS:
             raise UserError(
@@ -53,8 +53,8 @@ class Vision:
     def __post_init__(self):
         if self.image_size % self.patch_size:
             raise UserError(
-                f"images must be a multiple of the patches of {self.patch_size} pixels "
-                f"a side, got {self.image_size}."
+                "the image size must be a multiple of the patch size, "
+                f"{self.patch_size} pixels, got {self.image_size}."
             )
 
     @property

@@ -37,8 +37,8 @@ def class_embeddings(clip: Clip, prompts: Sequence[Sequence[str]]) -> np.ndarray
     weights = clip.text()
     if weights is None or clip.folder is None:
         raise UserError(
-            "prompts need a text tower that was trained, and that of random weights "
-            "was not: choose --head-init random."
+            "prompts need a trained text tower, but this one has random weights: "
+            "choose --head-init random."
         )
     sizes = clip.architecture.text
     tokens = Tokenizer(clip.folder / TOKENIZER, sizes)(

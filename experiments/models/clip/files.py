@@ -28,7 +28,7 @@ from experiments.models.weight_files import (
 
 _RANDOM = "random:"
 _FROM_OTHERS = (
-    "weights in another format are turned into it by transformers, "
+    "convert weights in another format with transformers, "
     "CLIPModel.from_pretrained(...).save_pretrained(FOLDER)"
 )
 
@@ -89,15 +89,15 @@ class Clip:
         if path is None:
             raise UserError(
                 f"the CLIP weights in {self.folder} have no array {name}, of shape "
-                f"{shape}: both towers and their projections must be there."
+                f"{shape}: both towers and their projections are needed."
             )
         if path not in opened:
             opened[path] = open_safetensors(path)
         array = np.asarray(opened[path].get_tensor(name)).astype(np.float32)
         if array.shape != shape:
             raise UserError(
-                f"{name} in {path} has shape {array.shape} where {CONFIG} or the other "
-                f"arrays want {shape}: they must be of one model."
+                f"{name} in {path} has shape {array.shape}, but {CONFIG} or the other "
+                f"arrays need {shape}: all must be of the same model."
             )
         return array
 
@@ -118,7 +118,7 @@ def open_clip(where: str) -> Clip:
         name = where.removeprefix(_RANDOM)
         if name not in ARCHITECTURES:
             raise UserError(
-                f"--weights {where}: after {_RANDOM} comes one of "
+                f"--weights {where}: after {_RANDOM} expected one of "
                 f"{', '.join(ARCHITECTURES)}."
             )
         return Clip(ARCHITECTURES[name])
@@ -129,8 +129,8 @@ def open_clip(where: str) -> Clip:
     config = read_json(folder / CONFIG)
     if config.get("model_type", "clip") != "clip":
         raise UserError(
-            f"{folder / CONFIG} is of a model of type {config['model_type']!r}, and "
-            "--weights takes a CLIP model."
+            f"{folder / CONFIG} describes a model of type {config['model_type']!r}, "
+            "but --weights needs a CLIP model."
         )
     return Clip(from_hugging_face(config), folder, "hugging_face", files)
 

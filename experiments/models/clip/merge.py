@@ -22,7 +22,7 @@ def check_mergeable(tuners: Sequence[Tuner]) -> None:
     for tuner in tuners:
         if tuner in _NOT_LINEAR:
             raise UserError(
-                f"what {tuner} adds cannot become part of CLIP's own weights: export "
+                f"the weights of {tuner} cannot be merged into CLIP's weights: export "
                 "them with --separate."
             )
 

@@ -36,12 +36,14 @@ class Tokenizer:
             raise UserError(f"{path} is not a tokenizer: {error}.") from None
         self._start, self._end = map(self._tokenizer.token_to_id, (_START, _END))
         if self._start is None or self._end is None:
-            raise UserError(f"{path} is not of CLIP: it lacks {_START} or {_END}.")
+            raise UserError(
+                f"{path} is not a CLIP tokenizer: it lacks {_START} or {_END}."
+            )
         largest = max(self._tokenizer.get_vocab().values())
         if largest >= sizes.vocabulary:
             raise UserError(
-                f"{path} has tokens up to {largest}, and the text tower knows "
-                f"{sizes.vocabulary}: they must be of one model."
+                f"{path} has tokens up to {largest}, but the text tower has "
+                f"{sizes.vocabulary}: both must be of the same model."
             )
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
