@@ -111,7 +111,8 @@ def check_class_counts(
     if len(shape) != 1 or shape[0] == 0:
         raise ValueError(
             "class_counts must be a 1-D array with the number of training examples of "
-            f"each class, shape (num_classes,), got shape {shape}."
+            f"each class, shape (num_classes,), got shape {shape} of type "
+            f"{type(class_counts).__name__}."
         )
     if not is_concrete(class_counts):
         return
@@ -137,7 +138,10 @@ def check_class_counts(
 
 
 def check_class_weights(class_weights: ClassValues) -> None:
-    """Raises unless ``class_weights`` is finite: a scalar or one number per class."""
+    """Raises unless ``class_weights`` is finite: a scalar or one number per class.
+
+    Warns if the weights look like counts.
+    """
     if np.ndim(class_weights) > 1 or np.size(class_weights) == 0:
         raise ValueError(
             "class_weights must be a scalar or have shape (num_classes,), got shape "
@@ -146,8 +150,15 @@ def check_class_weights(class_weights: ClassValues) -> None:
     if is_concrete(class_weights):
         if not _is_real(class_weights):
             raise TypeError(f"class_weights must be numbers, got {class_weights!r}.")
-        if not np.all(np.isfinite(np.asarray(class_weights, np.float64))):
+        weights = np.asarray(class_weights)
+        if not np.all(np.isfinite(weights.astype(np.float64))):
             raise ValueError(f"class_weights must be finite, got {class_weights}.")
+        if weights.ndim and weights.dtype.kind in "iu" and weights.max() > 1:
+            warnings.warn(
+                f"class_weights look like class counts: {class_weights}. If they are, "
+                "pass focal_sam_jax.focal_weights(class_counts, gamma).",
+                stacklevel=3,
+            )
 
 
 def check_radii(name: str, radii: ClassValues) -> None:
@@ -371,6 +382,11 @@ def check_composition(
             "did, a wrapper dropped it (optax.lookahead does): use "
             "focal_sam_jax.sharpness_aware_value_and_grad there, which needs no extra "
             "argument."
+        )
+    if hasattr(updates, "grads") and hasattr(updates, "losses"):
+        raise TypeError(
+            f"{name} needs a gradient as updates, got {type(updates).__name__}: pass "
+            "evaluation.grads."
         )
     if _is_masked(params) or _is_masked(updates):
         raise ValueError(

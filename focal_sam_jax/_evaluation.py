@@ -274,6 +274,19 @@ def _without_labels(loss_fn, num_classes, where, has_aux, per_example):
     return as_loss(loss_fn, num_classes, has_aux)
 
 
+def _hint(found, wanted, num_classes):
+    """Returns what losses of a wrong shape may be, as the end of a sentence."""
+    if found == ():
+        return "; take no mean over the examples"
+    if found == (*wanted, 1):
+        return "; remove the last axis"
+    if found == (*wanted, num_classes):
+        return "; are these logits? They need a loss"
+    if wanted == (*found, num_classes):
+        return "; one-hot labels must be floats"
+    return ""
+
+
 def _with_labels(loss_fn, labels, num_classes, where, has_aux, axis_name, per_example):
     if num_classes is None:
         raise ValueError("labels need num_classes, the number of classes; got None.")
@@ -285,6 +298,11 @@ def _with_labels(loss_fn, labels, num_classes, where, has_aux, axis_name, per_ex
     labels = jnp.asarray(labels)
     where = None if where is None else jnp.asarray(where)
     soft = jnp.issubdtype(labels.dtype, jnp.floating)
+    if soft and labels.ndim < 2:
+        raise ValueError(
+            f"float labels are soft labels of shape (batch, {num_classes}), got shape "
+            f"{labels.shape}; class ids must be ints."
+        )
     shape = labels.shape[:-1] if soft else labels.shape
 
     def raw(params):
@@ -293,7 +311,8 @@ def _with_labels(loss_fn, labels, num_classes, where, has_aux, axis_name, per_ex
         if losses.shape != shape:
             raise ValueError(
                 "with labels, loss_fn must return the loss of every example, shape "
-                f"{shape} like labels, got {losses.shape}; did you take the mean?"
+                f"{shape} like labels, got {losses.shape}"
+                f"{_hint(losses.shape, shape, num_classes)}."
             )
         return losses, aux
 
@@ -514,10 +533,11 @@ def at_theta(
         )
     found = evaluation.losses.shape
     if num_classes not in (None, found[0]):
-        hint = "; did you take the mean?" if found == (1,) else "."
+        hint = "did you take the mean? Pass" if found == (1,) else "pass"
         raise ValueError(
             f"evaluation must have {num_classes} classes, like class_counts, weights "
-            f"or groups, got losses of shape {found}{hint}"
+            f"or groups, got {found[0]}; {hint} evaluate the loss of every example, "
+            f"labels and num_classes={num_classes}."
         )
     if evaluation.axis_name != axis_name:
         raise ValueError(

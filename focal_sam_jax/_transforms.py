@@ -151,7 +151,7 @@ def sharpness_aware(
         is not allowed; in ``update``, if ``params`` or the loss is missing, the losses
         have the wrong shape, the mask selects nothing, a wrapper masks or flattens the
         parameters, accumulates gradients or checks that they are finite, or the
-        evaluation is of other parameters, classes or devices.
+        evaluation has parameters of another structure, other classes or devices.
       TypeError: if an argument that must be a number is not one; in ``update``, if a
         parameter is not a real float, ``per_class_loss_fn`` is not a function or
         returns a pair without ``has_aux``, or ``evaluation`` has another type.

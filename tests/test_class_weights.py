@@ -247,6 +247,12 @@ def test_labels_for_counts_are_warned_of(name):
     FUNCTIONS[name]([0, 30, 10, 1])  # counts may contain zero
 
 
+def test_counts_for_weights_are_warned_of():
+    with pytest.warns(UserWarning, match=r"look like class counts: \[30, 10, 1\]"):
+        fsam.sharpness_aware([30, 10, 1])
+    fsam.sharpness_aware([0, 1, 1])  # weights of a tail may be ints
+
+
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
 @pytest.mark.parametrize("masked", [False, True])
 def test_sums_are_float32(dtype, masked):

@@ -421,7 +421,7 @@ def test_labels_of_the_old_form_are_looked_at_in_every_path(weights):
         (
             lambda: fsam.evaluate(lambda p: per_class_loss(p)[:2], PARAMS),
             ValueError,
-            "have 4 classes, like class_counts, weights or groups, got losses of",
+            "have 4 classes, like class_counts, weights or groups, got 2; pass evaluate",
         ),
         (
             lambda: fsam.evaluate(lambda p: p[None], jnp.ones(())),
@@ -480,12 +480,24 @@ def test_one_axis_for_both():
         (
             lambda: evaluate(lambda p: example_losses(p).mean(), **BY_LABELS),
             ValueError,
-            "loss of every example, shape (10,) like labels, got (); did you take",
+            "loss of every example, shape (10,) like labels, got (); take no mean",
         ),
         (
             lambda: evaluate(per_class_loss, **BY_LABELS),
             ValueError,
             "loss of every example, shape (10,) like labels, got (4,)",
+        ),
+        (
+            lambda: evaluate(lambda p: example_losses(p)[:, None], **BY_LABELS),
+            ValueError,
+            "got (10, 1); remove the last axis.",
+        ),
+        (
+            lambda: evaluate(
+                example_losses, **BY_LABELS | {"labels": ref.Y.astype(np.float32)}
+            ),
+            ValueError,
+            "got shape (10,); class ids must be ints",
         ),
         (
             lambda: evaluate([example_losses], **BY_LABELS),
@@ -545,3 +557,10 @@ def test_what_evaluate_cannot_use_is_explained(call, error, words):
 
 def evaluate(loss_fn=example_losses, **options):
     return fsam.evaluate(loss_fn, PARAMS, **options)
+
+
+def test_an_evaluation_in_the_place_of_the_gradient_is_explained():
+    tx = fsam.sam()
+    here = fsam.evaluate(per_class_loss, PARAMS)
+    with pytest.raises(TypeError, match="pass evaluation.grads"):
+        tx.update(here, tx.init(PARAMS), PARAMS, evaluation=here)

@@ -24,6 +24,8 @@ RECIPE = Recipe(
         model="resnet_digits",
         width=16,
         input_size=14,
+        learning_rate=0.2,
+        weight_decay=2e-4,
         epochs=30,
         switch_epoch=21,
         rho_milestones=(1, 24, 27),
@@ -36,7 +38,10 @@ RECIPE = Recipe(
         "sse_sam": {"rho": 0.1, "tail_threshold": 200},
         "focal_sam": {"rho": 0.1},
     },
-    losses={"ldam": {"head": "cosine", "drw_start": 24}},
+    losses={
+        "ce": {"learning_rate": 0.1, "weight_decay": 5e-4},
+        "ldam": {"head": "cosine", "drw_start": 24},
+    },
     # Four candidates for each method, with the learning rate and the weight decay that
     # suit plain SGD.
     grid={
