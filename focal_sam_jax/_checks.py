@@ -138,10 +138,7 @@ def check_class_counts(
 
 
 def check_class_weights(class_weights: ClassValues) -> None:
-    """Raises unless ``class_weights`` is finite: a scalar or one number per class.
-
-    Warns if the weights look like counts.
-    """
+    """Raises unless ``class_weights`` is finite: a scalar or one number per class."""
     if np.ndim(class_weights) > 1 or np.size(class_weights) == 0:
         raise ValueError(
             "class_weights must be a scalar or have shape (num_classes,), got shape "
@@ -150,14 +147,19 @@ def check_class_weights(class_weights: ClassValues) -> None:
     if is_concrete(class_weights):
         if not _is_real(class_weights):
             raise TypeError(f"class_weights must be numbers, got {class_weights!r}.")
-        weights = np.asarray(class_weights)
-        if not np.all(np.isfinite(weights.astype(np.float64))):
+        if not np.all(np.isfinite(np.asarray(class_weights, np.float64))):
             raise ValueError(f"class_weights must be finite, got {class_weights}.")
-        if weights.ndim and weights.dtype.kind in "iu" and weights.max() > 1:
+
+
+def warn_of_counts(class_weights: ClassValues) -> None:
+    """Warns if ``class_weights`` look like class counts."""
+    if is_concrete(class_weights) and np.ndim(class_weights):
+        weights = np.asarray(class_weights)
+        if weights.dtype.kind in "iu" and weights.max() > 1:
             warnings.warn(
                 f"class_weights look like class counts: {class_weights}. If they are, "
                 "pass focal_sam_jax.focal_weights(class_counts, gamma).",
-                stacklevel=3,
+                stacklevel=4,
             )
 
 

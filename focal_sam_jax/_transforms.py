@@ -26,6 +26,7 @@ from focal_sam_jax._checks import (
     check_rho,
     check_scalar,
     is_concrete,
+    warn_of_counts,
 )
 from focal_sam_jax._class_weights import cc_sam_radii, focal_weights, tail_weights
 from focal_sam_jax._devices import AxisName, device_mean
@@ -643,6 +644,7 @@ def _sharpness_aware(name, class_weights, rho, lam, *, axis_name, **options):
     check_scalar("lam", lam)
     if not callable(class_weights):
         check_class_weights(class_weights)
+        warn_of_counts(class_weights)
     ball = {key: options.pop(key) for key in ("adaptive", "sync_perturbation")}
 
     def correct(open_pass, selected, updates, count):

@@ -285,7 +285,7 @@ def test_a_configuration_names_its_network(name, same):
     cosine = config.replace(head="cosine")
     params, _ = jax.eval_shape(make_model(cosine, 10, 3).init, key)
     assert set(params["head"]) == {"columns"}
-    with pytest.raises(UserError, match=f"--model {name} .* 3 channels.* have 1"):
+    with pytest.raises(UserError, match=f"--model {name} .* 3 channels.* got 1"):
         make_model(config, 10, 1)
 
 

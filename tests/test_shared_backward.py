@@ -369,7 +369,7 @@ def test_a_rematerialised_function_may_be_applied():
     ],
 )
 def test_the_examples_must_come_first(f, what):
-    with pytest.raises(ValueError, match=f"the {what} of a function .* first axis, 3"):
+    with pytest.raises(ValueError, match=f"the {what} of a function .* 3 examples"):
         misuse(f)
 
 

@@ -133,7 +133,7 @@ def test_a_file_cut_between_records_is_named(own_cifar):
     path = shard(data_dir)
     _, start, length = find_records([str(path)], [20])[18].tolist()
     os.truncate(path, start + length + 4)
-    with pytest.raises(UserError, match=f"{path} holds 19 records .* counts 20"):
+    with pytest.raises(UserError, match=f"{path} contains 19 records.* lists 20"):
         open_train(data_dir)
 
 
