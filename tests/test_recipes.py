@@ -78,8 +78,8 @@ def tiny_clip(tmp_path_factory):
 # Losses, methods and data do not depend on each other: one test of every loss and every
 # method is enough.
 BASE = [name for name in RECIPES if "_if" not in name]  # those differ in imbalance
-_KINDS = [("focal_sam", loss) for loss in LOSSES]
-_KINDS += [(method, "ldam") for method in METHODS if method != "focal_sam"]
+_KINDS = [(method, "ldam") for method in METHODS if method != "focal_sam"]
+_KINDS += [("focal_sam", loss) for loss in LOSSES]
 
 
 @pytest.mark.slow
