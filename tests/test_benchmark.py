@@ -187,7 +187,7 @@ class FakeClock:
 def test_everyone_has_a_turn_in_every_round_and_order_alternates():
     clock = FakeClock()
     players = [clock.contestant("fast", 0.03), clock.contestant("slow", 1.0)]
-    options = {"clock": clock, "progress": lambda text: None}
+    options = {"clock": clock, "progress": lambda text: None, "until": np.inf}
     timings = interleave(players, repeats=3, seconds=0.1, **options)
     np.testing.assert_allclose(timings, [[0.03] * 3, [1.0] * 3])
     warm_up, rounds = clock.calls[:4], clock.calls[4:]
@@ -195,6 +195,23 @@ def test_everyone_has_a_turn_in_every_round_and_order_alternates():
     # Short turns are repeated until they can be measured.
     first, second = ("fast", 4), ("slow", 1)
     assert rounds == [first, second, second, first, first, second]
+
+
+def test_when_the_time_is_up_no_further_round_begins():
+    clock = FakeClock()
+    players = [clock.contestant("one", 1.0), clock.contestant("two", 2.0)]
+    options = {"clock": clock, "progress": lambda text: None, "until": 10.0}
+    # After 6 seconds of warm-up, two rounds of 3 seconds.
+    timings = interleave(players, repeats=9, seconds=0.5, **options)
+    assert timings == [[1.0, 1.0], [2.0, 2.0]]
+    # The first round is always made.
+    assert interleave(players, repeats=9, seconds=0.5, **options) == [[1.0], [2.0]]
+
+
+def test_what_does_not_fit_into_the_minutes_is_named(tmp_path):
+    path = tmp_path / "r.json"
+    assert run(path, minutes=0)["left_out"] == ["steps"]
+    assert "Left out for lack of time: steps." in path.with_suffix(".md").read_text()
 
 
 def test_a_median_is_of_the_rounds():

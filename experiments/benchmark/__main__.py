@@ -3,6 +3,7 @@
 import datetime
 import importlib.metadata
 import importlib.util
+import math
 import os
 import sys
 import time
@@ -87,6 +88,10 @@ class Job:
         int, about("number of rounds, with one turn for each step in every round")
     ] = 10
     seconds: Annotated[float, about("minimum duration of a turn")] = 0.2
+    minutes: Annotated[
+        float | None,
+        about("time for all; what does not fit is left out and named; none: no limit"),
+    ] = None
     data_dir: Annotated[
         Path, about("folder of data sets; without CIFAR-100, pixels are random")
     ] = Path("data")
@@ -105,16 +110,23 @@ def run(job: Job, console: Console) -> Path:
         "date": datetime.date.today().isoformat(),
         "rows": [],
         "patches": [],
+        "left_out": [],
     }
     results["device"]["cores"] = os.cpu_count()
     if any(name != "jax" for name in job.frameworks):
         results["versions"]["torch"] = importlib.metadata.version("torch")
     with console.status("compiling") as status:
-        timer = sections.Timer(
-            job.repeats, job.seconds, time.perf_counter, status.update
-        )
+        clock = time.perf_counter
+        options = {
+            "repeats": job.repeats,
+            "seconds": job.seconds,
+            "until": clock() + 60 * (math.inf if job.minutes is None else job.minutes),
+            "clock": clock,
+        }
+        timer = sections.Timer(options, status.update, results["left_out"])
         for section in dict.fromkeys(job.sections):
-            results |= _MEASURE[section](job, timer)
+            if not timer.skips(section):
+                results |= _MEASURE[section](job, timer)
             _write(results, out)
     console.print(Markdown(markdown(results)))
     console.print(f"Everything is in {out} and the files beside it.", markup=False)
@@ -130,9 +142,9 @@ def _check(job: Job) -> None:
         )
     if job.torch_repo is not None and not job.torch_repo.is_dir():
         raise UserError(f"--torch-repo {job.torch_repo} is not a folder.")
-    for name, least in (("repeats", 1), ("seconds", 0), ("workers", 0)):
-        if getattr(job, name) < least:
-            value = getattr(job, name)
+    for name, least in (("repeats", 1), ("seconds", 0), ("workers", 0), ("minutes", 0)):
+        value = getattr(job, name)
+        if value is not None and value < least:
             raise UserError(f"--{name} must be at least {least}, got {value}.")
     if min(job.batch_size, default=0) < 1:
         raise UserError(f"--batch-size must be at least 1, got {job.batch_size}.")
@@ -172,6 +184,8 @@ def _steps(job: Job, timer: sections.Timer) -> dict[str, Any]:
         for batch_size in job.batch_size:
             for dtype in job.precision:
                 workload = Workload(model, batch_size, dtype)
+                if timer.skips(f"{model}, batch {batch_size}, {dtype}"):
+                    continue
                 contestants = list(
                     _contestants(job, workload, timer, results["patches"])
                 )
@@ -186,6 +200,8 @@ def _contestants(
 ):
     for method in dict.fromkeys(job.methods):
         for framework in _frameworks(job, method):
+            if timer.skips(f"{framework} {workload.model} {method}"):
+                continue
             timer.progress(f"compiling {framework} {workload.model} {method}")
             yield _contestant(framework, workload, method)
     if job.torch_repo is not None and workload.dtype == "float32":
@@ -239,7 +255,8 @@ def _epoch(job: Job, timer: sections.Timer) -> dict[str, Any]:
                     workers=job.workers,
                 )
             )
-    once = timer._replace(repeats=min(job.repeats, _EPOCHS), seconds=0.0)
+    once = {"repeats": min(job.repeats, _EPOCHS), "seconds": 0.0}
+    once = timer._replace(options=timer.options | once)
     rows = sections.epoch_rows(contestants, once)
     return {"epochs": rows, "real_images": real, "workers": job.workers}
 

@@ -28,6 +28,7 @@ def interleave(
     *,
     repeats: int,
     seconds: float,
+    until: float,
     clock: Callable[[], float],
     progress: Callable[[str], None],
 ) -> Timings:
@@ -37,8 +38,9 @@ def interleave(
 
     Args:
       contestants: contestants to time; each first runs a turn that is not counted.
-      repeats: number of rounds.
+      repeats: largest number of rounds.
       seconds: minimum time of a sample; short turns are repeated in it.
+      until: time after which no further round begins; the first one always does.
       clock: function that returns the time in seconds.
       progress: called with the name of what runs next.
 
@@ -52,6 +54,8 @@ def interleave(
         turns.append(_turns(contestant, seconds, clock))
     timings: Timings = [[] for _ in contestants]
     for number in range(repeats):
+        if number and clock() > until:
+            break
         order = list(range(len(contestants)))
         for i in order[:: -1 if number % 2 else 1]:
             progress(f"{title(contestants[i])}, {number + 1} of {repeats}")

@@ -43,9 +43,12 @@ def benchmark_figure(path: Path, results: dict[str, Any]) -> None:
 
     Args:
       path: path of the PNG.
-      results: results as in the JSON; unmeasured sections are left out.
+      results: results as in the JSON; unmeasured sections are left out. If nothing
+        was measured, no file is written.
     """
     panels = list(_panels(results))
+    if not panels:
+        return
     lines = -(-len(panels) // _COLUMNS)
     columns = min(len(panels), _COLUMNS)
     figure = Figure(figsize=(5.0 * columns + 1.4, 3.6 * lines), layout="constrained")

@@ -11,16 +11,28 @@ Rows = list[dict[str, Any]]
 
 
 class Timer(NamedTuple):
-    """How contestants are timed; the arguments of :func:`interleave`."""
+    """How contestants are timed, and for how long.
 
-    repeats: int
-    seconds: float
-    clock: Callable[[], float]
+    Attributes:
+      options: options of :func:`interleave`.
+      progress: called with what is done next.
+      left_out: what was left out because the time was up.
+    """
+
+    options: dict[str, Any]
     progress: Callable[[str], None]
+    left_out: list[str]
+
+    def skips(self, what: str) -> bool:
+        """Says whether the time is up, and then notes ``what`` as left out."""
+        over = self.options["clock"]() > self.options["until"]
+        if over:
+            self.left_out.append(what)
+        return over
 
     def rows(self, contestants: Sequence[Contestant]) -> Rows:
         """Times contestants; returns a row for each, in order."""
-        timings = interleave(contestants, **self._asdict())
+        timings = interleave(contestants, progress=self.progress, **self.options)
         return [
             {**contestant.name, **milliseconds(seconds), **contestant.costs}
             for contestant, seconds in zip(contestants, timings, strict=True)
@@ -63,6 +75,8 @@ def seed_rows(workload: Workload, methods: Sequence[Method], timer: Timer) -> Ro
     """Times steps of several seeds, with the ratio to one seed."""
     rows: Rows = []
     for method in methods:
+        if timer.skips(f"seeds of {method}"):
+            continue
         contestants = []
         for number in many_seeds.SEEDS:
             timer.progress(f"compiling {method} for {number} seeds")
@@ -78,6 +92,8 @@ def growth_rows(workload: Workload, methods: Sequence[Method], timer: Timer) -> 
     """Times steps while one size grows; at each point, methods take turns."""
     rows: Rows = []
     for point in growth.points(workload):
+        if timer.skips(f"growth over {point.over}"):
+            continue
         contestants = []
         for method in filter(lambda m, point=point: growth.can_run(point, m), methods):
             timer.progress(f"compiling {method} at {point.over}")

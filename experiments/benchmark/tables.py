@@ -28,6 +28,8 @@ def markdown(results: dict[str, Any]) -> str:
     for section, show in _SECTIONS.items():
         if results.get(section):
             lines += ["", *show(results)]
+    if results["left_out"]:
+        lines += ["", f"Left out for lack of time: {'; '.join(results['left_out'])}."]
     return "\n".join(lines) + "\n"
 
 
