@@ -63,12 +63,13 @@ def benchmark_figure(path: Path, results: dict[str, Any]) -> None:
 
 
 def _panels(results):
-    for group in _groups(results["rows"], ("model", "batch_size", "dtype")):
+    rated = [row for row in results["rows"] if _rated(row)]
+    for group in _groups(rated, ("model", "batch_size", "dtype")):
         model, batch, dtype = group
-        rows = _of(results["rows"], group, ("model", "batch_size", "dtype"))
+        rows = _of(rated, group, ("model", "batch_size", "dtype"))
         yield f"step of {_MODELS[model]}, batches of {batch}, {dtype}", _costs(rows)
-    if results.get("epochs"):
-        yield "epoch of CIFAR-100-LT", _costs(results["epochs"])
+    if epochs := [row for row in results.get("epochs", []) if _rated(row)]:
+        yield "epoch of CIFAR-100-LT", _costs(epochs)
     if results.get("seeds"):
         title = "several seeds in one program"
         yield (
@@ -79,6 +80,11 @@ def _panels(results):
         rows = _of(results["growth"], (over,), ("over",))
         name = over.replace("_", " ")
         yield f"growth with the {name}", _curves(rows, "value", "ms per step", _median)
+
+
+def _rated(row):
+    """Whether SGD was timed too, and the row is of another method."""
+    return row["ratio_sgd"] is not None and row["method"] != "sgd"
 
 
 def _groups(rows, fields):
@@ -93,12 +99,11 @@ def _costs(rows: list[Row]) -> Callable[[Axes], None]:
     """Returns a function that draws the time of every method, SGD = 1, as bars."""
 
     def draw(axes):
-        rated = [row for row in rows if row["ratio_sgd"] and row["method"] != "sgd"]
-        methods = [method for (method,) in _groups(rated, ("method",))]
-        frameworks = [name for (name,) in _groups(rated, ("framework",))]
-        width = 0.8 / max(len(frameworks), 1)
+        methods = [method for (method,) in _groups(rows, ("method",))]
+        frameworks = [name for (name,) in _groups(rows, ("framework",))]
+        width = 0.8 / len(frameworks)
         for number, framework in enumerate(frameworks):
-            mine = [row for row in rated if row["framework"] == framework]
+            mine = [row for row in rows if row["framework"] == framework]
             places = np.array([methods.index(row["method"]) for row in mine])
             shift = (number - (len(frameworks) - 1) / 2) * width
             ratios = [row["ratio_sgd"] for row in mine]
