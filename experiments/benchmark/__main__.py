@@ -117,13 +117,14 @@ def run(job: Job, console: Console) -> Path:
         results["versions"]["torch"] = importlib.metadata.version("torch")
     with console.status("compiling") as status:
         clock = time.perf_counter
-        options = {
-            "repeats": job.repeats,
-            "seconds": job.seconds,
-            "until": clock() + 60 * (math.inf if job.minutes is None else job.minutes),
-            "clock": clock,
-        }
-        timer = sections.Timer(options, status.update, results["left_out"])
+        timer = sections.Timer(
+            job.repeats,
+            job.seconds,
+            clock() + 60 * (math.inf if job.minutes is None else job.minutes),
+            clock,
+            status.update,
+            results["left_out"],
+        )
         for section in dict.fromkeys(job.sections):
             if not timer.skips(section):
                 results |= _MEASURE[section](job, timer)
@@ -255,8 +256,7 @@ def _epoch(job: Job, timer: sections.Timer) -> dict[str, Any]:
                     workers=job.workers,
                 )
             )
-    once = {"repeats": min(job.repeats, _EPOCHS), "seconds": 0.0}
-    once = timer._replace(options=timer.options | once)
+    once = timer._replace(repeats=min(job.repeats, _EPOCHS), seconds=0.0)
     rows = sections.epoch_rows(contestants, once)
     return {"epochs": rows, "real_images": real, "workers": job.workers}
 

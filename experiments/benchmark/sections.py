@@ -14,25 +14,29 @@ class Timer(NamedTuple):
     """How contestants are timed, and for how long.
 
     Attributes:
-      options: options of :func:`interleave`.
-      progress: called with what is done next.
-      left_out: what was left out because the time was up.
+      left_out: what was left out because the time was up. The other fields are the
+        arguments of :func:`interleave`.
     """
 
-    options: dict[str, Any]
+    repeats: int
+    seconds: float
+    until: float
+    clock: Callable[[], float]
     progress: Callable[[str], None]
     left_out: list[str]
 
     def skips(self, what: str) -> bool:
         """Says whether the time is up, and then notes ``what`` as left out."""
-        over = self.options["clock"]() > self.options["until"]
+        over = self.clock() > self.until
         if over:
             self.left_out.append(what)
         return over
 
     def rows(self, contestants: Sequence[Contestant]) -> Rows:
         """Times contestants; returns a row for each, in order."""
-        timings = interleave(contestants, progress=self.progress, **self.options)
+        options = self._asdict()
+        del options["left_out"]
+        timings = interleave(contestants, **options)
         return [
             {**contestant.name, **milliseconds(seconds), **contestant.costs}
             for contestant, seconds in zip(contestants, timings, strict=True)

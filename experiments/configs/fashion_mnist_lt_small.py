@@ -42,15 +42,15 @@ RECIPE = Recipe(
         "ce": {"learning_rate": 0.1, "weight_decay": 5e-4},
         "ldam": {"head": "cosine", "drw_start": 24},
     },
-    # Four candidates for each method, with the learning rate and the weight decay that
+    # Six candidates for each method, with the learning rate and the weight decay that
     # suit plain SGD.
     grid={
         "sgd": grid(learning_rate=(0.1, 0.2, 0.4), weight_decay=(2e-4, 5e-4, 1e-3)),
-        "sam": grid(rho=(0.02, 0.05, 0.1, 0.2)),
-        "imbsam": grid(rho=(0.02, 0.05, 0.1, 0.2)),
-        "cc_sam": grid(rho=(0.05, 0.1, 0.2, 0.4)),
-        "sse_sam": grid(rho=(0.05, 0.2), head_rho=(0.02, 0.1)),
-        "focal_sam": grid(rho=(0.05, 0.2), gamma=(1.0, 3.0)),
+        "sam": grid(rho=(0.005, 0.01, 0.02, 0.05, 0.1, 0.2)),
+        "imbsam": grid(rho=(0.005, 0.01, 0.02, 0.05, 0.1, 0.2)),
+        "cc_sam": grid(rho=(0.02, 0.05, 0.1, 0.2, 0.4, 0.8)),
+        "sse_sam": grid(rho=(0.02, 0.05, 0.2), head_rho=(0.02, 0.1)),
+        "focal_sam": grid(rho=(0.02, 0.05, 0.2), gamma=(1.0, 3.0)),
     },
     tuning={"held_out": 0.1},
     tuning_seeds=1,

@@ -29,7 +29,7 @@ from experiments.figures.style import (
 from experiments.metrics import SCORES, SHOTS
 
 # Markers of groups, one for each line style.
-MARKERS = "osD^"
+_MARKERS = "osD^"
 
 
 def method_comparison(path: Path, rows: list[dict[str, Any]], title: str) -> None:
@@ -98,7 +98,8 @@ def per_class_accuracy(
       accuracy: by group name, a fraction for every class, ``(num_classes,)``; NaN
         leaves a gap.
       differences: by group name, mean difference from plain SGD and half its 95 %
-        interval for each class, as fractions, ``(2, num_classes)``.
+        interval for each class, as fractions, ``(2, num_classes)``; empty with more
+        than 100 classes.
       class_counts: training examples of each class, int.
       class_names: a name for each class, or ``None``.
       shots: the name of each class's group.
@@ -106,7 +107,7 @@ def per_class_accuracy(
     """
     size = len(class_counts)
     smooth = size > NAMED
-    heights = (3, 1) if smooth or not differences else (3, 3, 1)
+    heights = (3, 3, 1) if differences else (3, 1)
     figure = Figure(figsize=(9.0, 2.6 + 0.8 * sum(heights)), layout="constrained")
     panels = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
     axes, count_axes = panels[0], panels[-1]
@@ -123,7 +124,7 @@ def per_class_accuracy(
         for axis, values in zip(panels, (accuracy, differences), strict=False):
             _dodged(axis, values, looks)
         axes.set_ylabel("test accuracy (%)")
-    if len(heights) == 3:
+    if differences:
         panels[1].axhline(0, color=BLACK, lw=1)
         panels[1].set_ylabel("difference from SGD\n(points, 95 % interval)")
         finish(panels[1], legend=False)
@@ -170,7 +171,7 @@ def _dodged(
             *bars,
             label=name,
             color=look["color"],
-            fmt=MARKERS[LINE_STYLES.index(look["linestyle"])],
+            fmt=_MARKERS[LINE_STYLES.index(look["linestyle"])],
             ms=4 if len(heights) <= LARGE_NAMES else 2,
             elinewidth=1,
             clip_on=False,

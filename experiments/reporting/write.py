@@ -9,7 +9,7 @@ import numpy as np
 from rich.table import Table
 
 from experiments.figures import runs as figures
-from experiments.figures.style import frequency_order
+from experiments.figures.style import NAMED, frequency_order
 from experiments.metrics import shot_of_class, shot_thresholds
 from experiments.records.manifest import write_json
 from experiments.reporting.classes import class_accuracies, class_differences
@@ -93,7 +93,7 @@ def _draw(
     figures.per_class_accuracy(
         out / f"per_class_accuracy{suffix}.png",
         class_accuracies(groups),
-        class_differences(groups),
+        class_differences(groups) if len(counts[0]) <= NAMED else {},
         counts[0],
         [runs[0].class_names[c] for c in orders[0]] if named else None,
         shot_of_class(counts[0], thresholds),
