@@ -138,17 +138,21 @@ def _measure_all(
         TextColumn("runs"),
         TimeElapsedColumn(),
     )
+    number = sum(len(group.runs) for group in groups)
     with Progress(*columns, console=console) as progress:
-        task = progress.add_task("", total=sum(len(group.runs) for group in groups))
+        task = progress.add_task("", total=number)
         for group in groups:
             numbers = []
             for place, finished in enumerate(group.runs):
+                name = f"{group.name}, seed {finished.seeds[0]}"
 
-                def show(what, group=group, finished=finished):
-                    seed, _ = finished.seeds
-                    text = f"{group.name}, seed {seed}: {what}"
-                    progress.update(task, description=text)
+                def show(what, name=name):
+                    progress.update(task, description=f"{name}: {what}")
 
+                if not console.is_terminal:
+                    done = int(progress.tasks[task].completed)
+                    said = f"measuring run {done + 1} of {number}: {name}"
+                    console.print(said, markup=False)
                 show("reading")
                 subject = open_subject(
                     finished.folder,

@@ -56,6 +56,8 @@ METHOD_NAMES: dict[Method, str] = {
     "focal_sam": "Focal-SAM",
 }
 RESNETS: tuple[ResNet, ...] = get_args(ResNet)
+# Those that torchvision and timm have.
+OF_PHOTOGRAPHS: tuple[ResNet, ...] = ("resnet50", "resnext50")
 LOSSES: tuple[Loss, ...] = get_args(Loss)
 
 _Mark = TypeVar("_Mark")
@@ -268,7 +270,7 @@ class Config:
         below(1),
     ] = 0.0
     skip_unreadable: Annotated[
-        bool, about("own data: leave out files without an image header")
+        bool, about("own data: leave out files that cannot be read as images")
     ] = False
     augment: Annotated[Augmentation, about("random changes to training images")] = (
         "affine"

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import tyro
 from rich.console import Console
 
-from experiments.config import RESNETS, Config
+from experiments.config import OF_PHOTOGRAPHS, RESNETS, Config
 from experiments.ending import exit_with
 from experiments.errors import UserError
 from experiments.models import (
@@ -48,11 +48,12 @@ _TIMM = {"resnext50": "resnext50_32x4d"}
 class Job:
     """Writes the last checkpoint of a ResNet or CLIP run as safetensors.
 
-    A ResNet is written for torchvision and timm, with a config.json that tells timm its
-    classes and the preprocessing of images. A CLIP model is written whole, in Hugging
-    Face's format, with its tuned parts merged. Last layers that these programs lack,
-    CLIP's and cosine ones, are written to head.safetensors. With --separate, only what
-    was trained in CLIP is written, in tuned.safetensors.
+    A ResNet-50 or ResNeXt-50 is written for torchvision and timm, with a config.json
+    that tells timm its classes and the preprocessing of images. Smaller ResNets have
+    the parameter names of the published Focal-SAM code. A CLIP model is written whole,
+    in Hugging Face's format, with its tuned parts merged. Last layers that these
+    programs lack, CLIP's and cosine ones, are written to head.safetensors. With
+    --separate, only what was trained in CLIP is written, in tuned.safetensors.
     """
 
     run_dir: Annotated[
@@ -102,6 +103,13 @@ def run(job: Job, console: Console) -> None:
     else:
         _write_merged(job.out, config, params, about)
     console.print(f"The weights after step {step} are in {job.out}.", markup=False)
+    if not is_clip and config.model not in OF_PHOTOGRAPHS:
+        console.print(
+            f"timm and torchvision have no {config.model}. In PyTorch, "
+            "experiments/benchmark/torch/resnet.py is the same network, and has the "
+            "same parameter names.",
+            markup=False,
+        )
 
 
 def _write_resnet(
@@ -112,7 +120,7 @@ def _write_resnet(
     about: dict[str, Any],
 ) -> None:
     mean, std = pixel_statistics(manifest)
-    head = "fc" if config.model in ("resnet50", "resnext50") else "linear"
+    head = "fc" if config.model in OF_PHOTOGRAPHS else "linear"
     arrays = to_pytorch(*network, head)
     has_head = config.head == "linear"
     out.mkdir(parents=True)

@@ -12,7 +12,9 @@ from rich.console import Console
 from rich.progress import Progress
 
 from experiments.cli import compute_right_sums, keep_compiled
+from experiments.data.sources.files import some_of
 from experiments.data.sources.folder import images_below, readable
+from experiments.data.sources.unreadable import find_unreadable
 from experiments.ending import exit_with
 from experiments.errors import UserError
 from experiments.figures import run as figures
@@ -26,9 +28,9 @@ from experiments.training.trained import Trained, load_run, without_labels
 class Job:
     """Writes the predicted class of every image, and its probability, as CSV.
 
-    A folder stands for all images below it. If all images are in folders with the names
-    of classes, the accuracy is printed too, and the confusion matrix is drawn beside
-    the CSV file.
+    A folder stands for all images below it. Files that cannot be read are named and
+    left out. If all images are in folders with the names of classes, the accuracy is
+    printed too, and the confusion matrix is drawn beside the CSV file.
     """
 
     run_dir: Annotated[
@@ -54,6 +56,19 @@ def run(job: Job, console: Console) -> None:
             raise UserError(f"--out {path} already exists: name another file.")
     paths, classes, left_out = _find(job.images)
     trained = load_run(job.run_dir)
+    if unreadable := find_unreadable([str(path) for path in paths]):
+        names = [str(paths[index]) for index in unreadable]
+        console.print(
+            f"{len(names)} of {len(paths)} files cannot be read as images and are left "
+            f"out: {some_of(names)}.",
+            style="yellow",
+            markup=False,
+            soft_wrap=True,
+        )
+        for index in reversed(unreadable):
+            del paths[index], classes[index]
+        if not paths:
+            raise UserError(f"{some_of(names)} cannot be read as an image.")
     found = []
     with Progress(console=console) as progress:
         task = progress.add_task("compiling", total=len(paths))
@@ -63,7 +78,7 @@ def run(job: Job, console: Console) -> None:
     of_images = np.concatenate(found)
     _write(job.out, paths, of_images, trained.class_names, job.probabilities)
     if left_out:
-        console.print(f"{left_out} files that are not images were left out.")
+        console.print(f"Left out, because they are not images: {left_out} files.")
     if set(classes) <= set(trained.class_names):
         _judge(trained, classes, of_images.argmax(1), matrix, console)
     console.print(f"{len(paths)} predictions are in {job.out}.", markup=False)
@@ -72,7 +87,8 @@ def run(job: Job, console: Console) -> None:
 def _find(places: tuple[Path, ...]) -> tuple[list[Path], list[str], int]:
     """Returns the images, their class folders, and the number of files left out.
 
-    A class folder is directly below the given folder; for a given file it is "".
+    A class folder is the given folder itself or directly below it; for a given file it
+    is "".
     """
     paths, folders, left_out = [], [], 0
     for place in places:
@@ -80,7 +96,7 @@ def _find(places: tuple[Path, ...]) -> tuple[list[Path], list[str], int]:
             images, others = images_below(place)
             paths += [place / image for image in images]
             left_out += len(others)
-            folders += map(_class_folder, images)
+            folders += [_class_folder(image, place) for image in images]
         elif place.is_file():
             paths.append(place)
             folders.append("")
@@ -88,16 +104,17 @@ def _find(places: tuple[Path, ...]) -> tuple[list[Path], list[str], int]:
             raise UserError(f"{place} is neither a file nor a folder.")
     if not paths:
         raise UserError(
-            f"no image in {', '.join(map(str, places)) or 'nothing'}: name files or "
-            "folders of images."
+            f"there are no images in {some_of([str(place) for place in places])}."
+            if places
+            else "which images? Name files or folders after the run folder."
         )
     return paths, folders, left_out
 
 
-def _class_folder(image: str) -> str:
-    """Returns the first folder of a relative path, or "" if there is none."""
+def _class_folder(image: str, place: Path) -> str:
+    """Returns the first folder of a path below ``place``, or ``place``'s name."""
     folder, _, rest = image.partition("/")
-    return readable(folder) if rest else ""
+    return readable(folder if rest else place.resolve().name)
 
 
 def _write(out, paths, of_images, class_names, in_full) -> None:
@@ -130,7 +147,8 @@ def _judge(
     confusion = np.zeros((len(counts), len(counts)), int)
     np.add.at(confusion, (labels, answers), 1)
     result = group_accuracies(confusion, counts, config)
-    console.print(result_table({"predicted": result}, counts, config))
+    title = f"Accuracy on {len(labels)} images"
+    console.print(result_table({"predicted": result}, counts, config, title))
     if len(counts) <= figures.LARGEST_MATRIX:
         groups, title = shots(counts, config), f"{len(labels)} images"
         names = trained.class_names

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from experiments.config import Config
 from experiments.metrics import SHOTS
-from experiments.training.evaluate import shots
+from experiments.training.evaluate import shots, thresholds
 
 # Minimum seconds between lines without a terminal: after an epoch, and within one.
 _AN_EPOCH, _IN_AN_EPOCH = 10, 60
@@ -96,12 +96,18 @@ class RunProgress:
 
 
 def result_table(
-    results: dict[str, dict[str, Any]], class_counts: np.ndarray, config: Config
+    results: dict[str, dict[str, Any]],
+    class_counts: np.ndarray,
+    config: Config,
+    title: str = "Test accuracy",
 ) -> Table:
-    """Returns test accuracies by group, in a column for each evaluated state."""
+    """Returns accuracies by group, in a column for each evaluated state."""
+    limits = thresholds(config)
     table = Table(
-        title="Test accuracy",
-        caption="groups: mean over their classes; overall: of all test images",
+        title=title,
+        caption="groups: mean over their classes; overall: of all images; many: more "
+        f"than {limits.many_above:g} training images, few: fewer than "
+        f"{limits.few_below:g}",
     )
     table.add_column("classes")
     table.add_column("training examples", justify="right")

@@ -23,7 +23,7 @@ from experiments.cli import (
     compute_right_sums,
     keep_compiled,
 )
-from experiments.config import OWN_DATA, Config, Section
+from experiments.config import IN_MEMORY_SIZE, OWN_DATA, Config, Section
 from experiments.configs.own_data import flags_of
 from experiments.data.dataset import Dataset
 from experiments.data.feed import Feed, make_feed
@@ -184,7 +184,7 @@ def run(job: Job, console: Console) -> Path:
                 time.perf_counter,
                 progress.show,
                 lambda text: console.print(text, markup=False),
-                f"--resume --run-dir {shlex.quote(str(run_dir))}",
+                _to_resume(run_dir),
                 measure,
             )
             state, best = fit(whole, step, state, best)
@@ -252,11 +252,18 @@ def _notes(
         notes += [f"Starts from {config.init_weights}{but}."]
     if config.data.startswith(OWN_DATA):
         counts = dataset.class_counts
+        tested = np.bincount(dataset.test.labels, minlength=len(counts))
         notes += [
             f"Classes, in this order: {some_of(dataset.class_names)}. They have "
-            f"{counts.max()} to {counts.min()} training images. Settings of "
-            f"{config.config}, adapted to the data: {flags_of(config)}."
+            f"{counts.max()} to {counts.min()} training images and {tested.max()} to "
+            f"{tested.min()} test images. Settings of {config.config}, adapted to the "
+            f"data: {flags_of(config)}."
         ]
+        if config.network_size > IN_MEMORY_SIZE and not devices.loops_are_fast():
+            notes += [
+                "Training on images this large is slow on a CPU. For a first look: "
+                "--image-size 32 --epochs 20."
+            ]
     return notes
 
 
@@ -272,6 +279,15 @@ def _run_dir(job: Job) -> Path:
         )
     name = f"{config.config}-{config.method}-seed{config.seed}"
     return free_run_dir(Path("runs"), name)
+
+
+def _to_resume(run_dir: Path) -> str:
+    """Returns the command that continues this run."""
+    arguments = sys.argv[1:]
+    arguments += [] if "--resume" in arguments else ["--resume"]
+    given = any(argument.startswith("--run-dir") for argument in arguments)
+    arguments += [] if given else ["--run-dir", str(run_dir)]
+    return shlex.join(["python", "-m", "experiments.train", *arguments])
 
 
 def _open_run(

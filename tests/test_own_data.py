@@ -1,5 +1,6 @@
 """Tests of a folder of own images, from reading it to a trained network."""
 
+import io
 import json
 import os
 import shutil
@@ -16,7 +17,7 @@ from tiny_runs import FLAGS
 
 from experiments.configs.own_data import Look, own_config
 from experiments.data.load import load_dataset
-from experiments.data.sources import headers
+from experiments.data.sources import unreadable
 from experiments.errors import UserError
 from experiments.figures import run as figures
 from experiments.records.manifest import read_manifest
@@ -156,10 +157,12 @@ def test_copies_in_another_class_or_part_are_counted(tmp_path):
     (tmp_path / "test" / "b" / "same.png").write_bytes(other.read_bytes())
     (tmp_path / "train" / "b" / "same.png").write_bytes(one.read_bytes())
     config = parse(["--data", f"folder:{tmp_path}"]).config
-    assert load_dataset(config, tmp_path, tell=print).notes == (
-        "2 images are in more than one split.",
-        "1 image is in more than one class.",
-    )
+    splits, classes = load_dataset(config, tmp_path, tell=print).notes
+    copies = [str(one), str(tmp_path / "train" / "b" / "same.png")]
+    copies.append(str(tmp_path / "test" / "a" / "same.png"))
+    assert splits.startswith("2 images are in more than one split: ")
+    assert f"{other} = {tmp_path / 'test' / 'b' / 'same.png'}" in splits
+    assert classes == f"1 image is in more than one class: {' = '.join(copies)}."
 
 
 def test_dark_images_of_16_bits_are_named(tmp_path):
@@ -179,13 +182,16 @@ def test_dark_images_of_16_bits_are_named(tmp_path):
 @pytest.mark.parametrize("size", [28, 100])
 def test_all_unreadable_files_are_named_or_left_out_at_once(tmp_path, size):
     data = write(tmp_path / "in", {"a": 20, "b": 6}, size=(size, size))
-    bad = {"a/text.png": b"x", "b/cut.png": None, "b/empty.jpg": b""}
+    whole = (tmp_path / "in" / "b" / "0.png").read_bytes()
+    bad = {"a/text.png": b"x", "b/empty.jpg": b""}
+    bad |= {"b/cut.png": whole[:20], "b/half.png": whole[: len(whole) // 2]}
+    photo = io.BytesIO()
+    Image.fromarray(np.zeros((size, size, 3), np.uint8)).save(photo, "JPEG")
+    bad["a/half.jpg"] = photo.getvalue()[:-20]
     for name, content in bad.items():
-        whole = (tmp_path / "in" / "b" / "0.png").read_bytes()
-        content = whole[:20] if content is None else content
         (tmp_path / "in" / name).write_bytes(content)
     config = parse(["--data", data]).config
-    with pytest.raises(UserError, match="3 files without an image header") as refused:
+    with pytest.raises(UserError, match="5 files that cannot be read") as refused:
         load_dataset(config, tmp_path, tell=print)
     assert all(name in str(refused.value) for name in bad)
     assert "--skip-unreadable" in str(refused.value)
@@ -195,31 +201,32 @@ def test_all_unreadable_files_are_named_or_left_out_at_once(tmp_path, size):
     for tell in (print, None):  # None as in an analysis
         dataset = load_dataset(config, tmp_path, tell=tell)
         assert len(dataset.train.labels) + len(dataset.test.labels) == 26
-    assert any("3 files without an image header" in note for note in dataset.notes)
+    assert any("5 files that cannot be read" in note for note in dataset.notes)
     with pytest.raises(UserError, match="--skip-unreadable is for files of your own"):
         load_dataset(config.replace(data="cifar10"), tmp_path)
 
 
-def test_headers_are_read_once_and_it_is_said_how_far_it_is(tmp_path, monkeypatch):
+def test_a_large_set_is_checked_once_and_progress_is_said(tmp_path, monkeypatch):
     data = write(tmp_path / "in", {"a": 9, "b": 6})
     config, read, said = parse(["--data", data]).config, [], []
-    monkeypatch.setattr(headers, "_GOOD", tmp_path / "cache" / "headers")
-    monkeypatch.setattr(headers, "_MANY", 2)
-    usual = headers.image_size_of_file
+    monkeypatch.setattr(unreadable, "_GOOD", tmp_path / "cache" / "readable")
+    monkeypatch.setattr(unreadable, "_MANY", 2)
+    monkeypatch.setattr(unreadable, "_CACHED", 2)
+    usual = unreadable.check_image_file
     monkeypatch.setattr(
-        headers, "image_size_of_file", lambda path: read.append(path) or usual(path)
+        unreadable, "check_image_file", lambda path: read.append(path) or usual(path)
     )
     for _ in range(2):
         load_dataset(config, tmp_path, tell=said.append)
         assert len(read) == 15
-    assert "train: read the headers of 2 of" in " ".join(said)
+    assert "train: checked 2 of" in " ".join(said)
     os.utime(tmp_path / "in" / "a" / "0.png")  # only its split is read again
     load_dataset(config, tmp_path, tell=said.append)
     assert 15 < len(read) < 30
 
     (tmp_path / "in" / "a" / "0.png").write_bytes(b"x")
     for _ in range(2):
-        with pytest.raises(UserError, match="1 file without an image header"):
+        with pytest.raises(UserError, match="1 file that cannot be read"):
             load_dataset(config, tmp_path, tell=said.append)
 
 

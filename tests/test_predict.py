@@ -1,6 +1,8 @@
 """Tests of a trained network's predictions for images."""
 
 import csv
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -88,8 +90,22 @@ def test_single_files_and_folders_without_classes(images, run_dir, tmp_path):
     rows, said = predict(run_dir, one, tmp_path / "mixed", out=tmp_path / "out.csv")
     assert [row[0] for row in rows[1:]] == [str(one), f"{tmp_path}/mixed/deep/x.png"]
     assert rows[1][1:] == rows[2][1:] and len(rows[1]) == 3
-    assert "1 files that are not images were left out" in said
-    assert "accuracy" not in said
+    assert "Left out, because they are not images: 1 files" in said
+    assert "ccuracy" not in said
+
+
+def test_unreadable_images_are_named_and_the_others_predicted(
+    images, run_dir, tmp_path
+):
+    red = tmp_path / "red"
+    shutil.copytree(images / "test" / "red", red)
+    (red / "1.png").write_bytes((red / "1.png").read_bytes()[:-40])
+    (red / "text.png").write_text("no image")
+    rows, said = predict(run_dir, red, out=tmp_path / "out.csv")
+    assert [Path(row[0]).stem for row in rows[1:]] == ["0", "2", "3", "4"]
+    assert "2 of 6 files cannot be read as images and are left out: " in said
+    assert f"{red}/1.png, {red}/text.png." in said
+    assert "Accuracy on 4 images" in said  # the folder has the name of a class
 
 
 def test_from_python(images, run_dir):
@@ -130,8 +146,8 @@ class ImageSource:
     ("places", "words"),
     [
         (["nowhere"], "nowhere is neither a file nor a folder"),
-        ([], "no image in nothing"),
-        (["empty"], "no image in .*empty"),
+        ([], "which images"),
+        (["empty"], "no images in .*empty"),
         (["broken.png"], "broken.png cannot be read as an image"),
     ],
 )

@@ -138,7 +138,7 @@ def test_what_is_compared_with_what(tmp_path):
     said = " ".join(said.split())
     assert "Helps: SGD, epochs 50 − SGD (3 seeds);" in said
     assert "Hurts: SAM − SGD (3 seeds)." in said
-    assert "Intervals: 5, not corrected for multiple comparisons." in said
+    assert "5 differences were tested, without correction for" in said
 
 
 def test_of_several_baselines_the_one_most_alike_is_taken(tmp_path):
@@ -207,7 +207,7 @@ def test_table_as_markdown(runs, tmp_path):
     assert "\n### digits: test set, epoch chosen on validation\n" in text
     assert "\n| SGD | 3 | 82.0 ± 1.0 | 87.0 ± 1.0 | – | 67.0 ± 1.0 |" in text
     assert "\n| Focal-SAM − SGD | 3 | +3.0 ± 5.0 | +3.0 ± 5.0 | – |" in text
-    assert "Not told apart: Focal-SAM − SGD (3 seeds). Intervals: 1," in text
+    assert "Not told apart: Focal-SAM − SGD (3 seeds). 1 difference was" in text
     assert "more than 40 training examples are many-shot, with fewer than 10" in text
     heading, *settings = text.split("### ")[-1].splitlines()
     assert heading == "digits: settings in which the rows differ"

@@ -2,6 +2,7 @@
 
 import random
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -107,6 +108,7 @@ def test_a_run_killed_many_times_ends_bit_for_bit_the_same(
 def test_every_signal_saves_in_the_middle_of_an_epoch(whole, tmp_path):
     run_dir = tmp_path / "stopped"
     job = ("train", *JOB, "--run-dir", run_dir, "--resume")
+    again = shlex.join(["python", "-m", "experiments.train", *map(str, job[1:])])
     for name, wanted in {"SIGTERM": 143, "SIGINT": 130, "SIGHUP": 129}.items():
         begun = rows(run_dir)
         process = start(*job)
@@ -116,7 +118,8 @@ def test_every_signal_saves_in_the_middle_of_an_epoch(whole, tmp_path):
         process.send_signal(getattr(signal, name))
         status, said = finish(process)
         assert status == wanted, said
-        assert "stopped: saved after step" in said and "continue with --resume" in said
+        assert "stopped: saved after step" in said
+        assert f"continue with:\n{again}\n" in said
         assert ("press Ctrl-C again to stop at once" in said) == (name == "SIGINT")
         step = max(int(path.name) for path in (run_dir / "checkpoints").iterdir())
         assert f"after step {step};" in said

@@ -2,7 +2,14 @@
 
 from typing import NamedTuple
 
-from experiments.config import IN_MEMORY_SIZE, Config, Loss, Method, Network
+from experiments.config import (
+    IN_MEMORY_SIZE,
+    OF_PHOTOGRAPHS,
+    Config,
+    Loss,
+    Method,
+    Network,
+)
 from experiments.configs import get_config
 
 # Up to this many images, training is as long as for CIFAR-LT; with more it is shorter,
@@ -56,8 +63,8 @@ def own_config(
     """
     images, classes = sum(look.class_counts), len(look.class_counts)
     if pretrained:
-        of_photographs = pretrained in ("resnet50", "resnext50")
-        image_size = image_size or (_LARGEST_SIZE if of_photographs else _CIFAR_SIZE)
+        usual = _LARGEST_SIZE if pretrained in OF_PHOTOGRAPHS else _CIFAR_SIZE
+        image_size = image_size or usual
     small = (image_size or look.size) <= IN_MEMORY_SIZE
     if small:
         name = "cifar10_lt" if classes <= 20 else "cifar100_lt"

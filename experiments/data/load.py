@@ -16,10 +16,10 @@ from experiments.data.memory import in_memory
 from experiments.data.sources import digits
 from experiments.data.sources.files import Splits, Subset, hash_of, some_of, spread_over
 from experiments.data.sources.folder import from_folder
-from experiments.data.sources.headers import without_unreadable
 from experiments.data.sources.idx import fashion_mnist, from_idx, has_idx
 from experiments.data.sources.lists import from_lists
 from experiments.data.sources.suspicious import suspicious_files
+from experiments.data.sources.unreadable import without_unreadable
 from experiments.errors import UserError
 
 # Mean and standard deviation of the pixels, in [0, 255], of CLIP's training images.

@@ -78,11 +78,12 @@ def save_safetensors(
 ) -> None:
     """Writes arrays by name, and metadata, to a file."""
     import_package("safetensors")
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     # safetensors writes only C-contiguous arrays correctly.
     arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
-    save_file(arrays, path, metadata=metadata)
+    # Its save_file makes files that only their owner can read.
+    path.write_bytes(save(arrays, metadata=metadata))
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -104,10 +104,11 @@ def verdict(differences: list[dict[str, Any]]) -> str:
     if not words:
         return ""
     found = " ".join(f"{word}: {'; '.join(names)}." for word, names in words.items())
+    number = len(differences)
+    tests = "1 difference was" if number == 1 else f"{number} differences were"
     return (
         "Overall accuracy; a difference counts if its 95 % interval excludes zero. "
-        f"{found} Intervals: {len(differences)}, not corrected for multiple "
-        "comparisons."
+        f"{found} {tests} tested, without correction for multiple comparisons."
     )
 
 

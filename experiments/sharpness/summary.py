@@ -47,7 +47,11 @@ MEASURES = (
         "On average over random points.",
     ),
     Measure("eigenvalue", "largest eigenvalue of the Hessian", "By Lanczos."),
-    Measure("trace", "trace of the Hessian", "By Hutchinson's estimator."),
+    Measure(
+        "trace",
+        "trace of the Hessian",
+        "By Hutchinson's estimator, which may be negative with few samples.",
+    ),
 )
 # The measures in the verdict.
 _TELLING = ("ascent", "eigenvalue", "trace")

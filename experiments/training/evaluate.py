@@ -124,15 +124,16 @@ def group_accuracies(
     confusion: np.ndarray, class_counts: np.ndarray, config: Config
 ) -> dict[str, Any]:
     """Computes accuracies overall, per group and per class, as JSON."""
-    return accuracies(confusion, class_counts, _thresholds(config))
+    return accuracies(confusion, class_counts, thresholds(config))
 
 
 def shots(class_counts: np.ndarray, config: Config) -> np.ndarray:
     """Returns the group of each class, strings, ``(num_classes,)``."""
-    return shot_of_class(class_counts, _thresholds(config))
+    return shot_of_class(class_counts, thresholds(config))
 
 
-def _thresholds(config: Config) -> ShotThresholds:
+def thresholds(config: Config) -> ShotThresholds:
+    """Returns the class sizes that separate the groups."""
     few, many = shot_thresholds(config.data, config.imbalance_factor, config.imbalance)
     # The thresholds are for whole classes, and a part of each is held out.
     share = 1 - config.held_out

@@ -42,7 +42,7 @@ class Run(NamedTuple):
       clock: returns the time in seconds.
       show: called with the step and new metrics, after every few steps.
       say: shows the user a message at once.
-      go_on: options that resume a stopped run.
+      go_on: command that resumes a stopped run.
       measure: returns the sharpness of a state, as JSON; used if the configuration asks
         for it.
     """
@@ -129,7 +129,7 @@ def fit(run: Run, step: int, state: TrainState, best: Best) -> tuple[TrainState,
                 run.checkpoints.save(step, state, best)
                 run.checkpoints.wait()
                 raise Stopped(
-                    f"saved after step {step}; continue with {run.go_on}.",
+                    f"saved after step {step}; continue with:\n{run.go_on}",
                     signal_number,
                 )
     return state, best

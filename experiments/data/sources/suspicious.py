@@ -8,7 +8,7 @@ from contextlib import suppress
 
 from experiments.data.dataset import Source
 from experiments.data.images.decode import largest_of_16_bits
-from experiments.data.sources.files import spread_over
+from experiments.data.sources.files import some_of, spread_over
 from experiments.errors import UserError
 
 # Number of images that are opened to find dark ones.
@@ -55,14 +55,20 @@ def _copies(splits: Sequence[Source]) -> tuple[str, ...]:
     for files in alike.values():
         for number, index, label in files:
             with suppress(UserError):
-                content = hashlib.blake2b(splits[number][index]).digest()
-                of_content[content].append((number, label))
-    groups = of_content.values()
-    shared = sum(len({number for number, _ in group}) > 1 for group in groups)
-    torn = sum(len({label for _, label in group}) > 1 for group in groups)
+                split = splits[number]
+                content = hashlib.blake2b(split[index]).digest()
+                of_content[content].append((number, label, split.name(index)))
     notes = []
-    for count, places in ((shared, "split"), (torn, "class")):
-        if count:
-            are = "image is" if count == 1 else "images are"
-            notes.append(f"{count} {are} in more than one {places}.")
+    for places, which in (("split", 0), ("class", 1)):
+        found = [
+            files
+            for files in of_content.values()
+            if len({file[which] for file in files}) > 1
+        ]
+        if found:
+            are = "image is" if len(found) == 1 else "images are"
+            names = [" = ".join(name for *_, name in files) for files in found]
+            notes.append(
+                f"{len(found)} {are} in more than one {places}: {some_of(names)}."
+            )
     return tuple(notes)
