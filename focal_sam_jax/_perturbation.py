@@ -107,12 +107,15 @@ def _factor_and_root(tree):
     largest = int(jnp.finfo(dtype).maxexp)
     low, limit = 2.0 ** -(5 * largest // 8), 2.0 ** (largest // 2 - 4)
     factors = jnp.asarray([1.0, low, 1 / low], dtype)
-    squares = jnp.zeros(3, dtype)
+    parts = [jnp.zeros(3, dtype)]
     for leaf in leaves:
         scaled = factors.reshape(3, *[1] * leaf.ndim) * leaf.astype(dtype)[None]
         # Keeps the compiler from squaring the factors first, which overflows.
         scaled = jnp.minimum(scaled, limit)
-        squares += jnp.sum(scaled**2, axis=tuple(range(1, scaled.ndim)))
+        parts.append(jnp.sum(scaled**2, axis=tuple(range(1, scaled.ndim))))
+    # Without the barrier XLA repeats these sums in all that depends on them, and takes
+    # many times as long to compile on CPU.
+    squares = jnp.sum(jax.lax.optimization_barrier(jnp.stack(parts)), axis=0)
     cut_off = squares >= limit**2
     choice = jnp.where(cut_off[0], 1, jnp.where(squares[0] < low, 2, 0))
     # If even the sum for the smallest factor is cut off, it is infinite.

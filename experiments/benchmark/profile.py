@@ -37,6 +37,7 @@ from experiments.benchmark.workload import (
     Precision,
     Workload,
 )
+from experiments.cli import compute_right_sums
 from experiments.config import about, at_least, check_bounds
 from experiments.ending import exit_with
 from experiments.errors import UserError
@@ -175,6 +176,7 @@ def main() -> None:
     """Runs the command."""
     prog = "python -m experiments.benchmark.profile"
     job = tyro.cli(Job, prog=prog, args=sys.argv[1:])
+    compute_right_sums()
     # A cached program may have the names of another one.
     jax.config.update("jax_enable_compilation_cache", False)
     run(job, make_console(width=None if sys.stdout.isatty() else 160))
