@@ -139,7 +139,8 @@ def test_it_trains_and_says_what_was_chosen(tmp_path):
     said = console.export_text()
     assert "8 of 38 images, a fifth of every class, are drawn for the test" in said
     assert "Left out, because they are not images of a class: 1 .txt." in said
-    assert "Classes, in this order: a, b. They have 24 to 6 training images." in said
+    assert "Classes, in this order: a, b. They have 24 to 6 training images" in said
+    assert "training images and 6 to 2 test images." in said
     assert "Settings of cifar10_lt, adapted to the data" in said
     assert "30 images in 2 classes, 8 to test on, 1 epoch of 3 steps" in said
     assert "--model resnet_digits --image-size 28 --augment crop_flip" in said
