@@ -184,7 +184,7 @@ def run(job: Job, console: Console) -> Path:
                 time.perf_counter,
                 progress.show,
                 lambda text: console.print(text, markup=False),
-                _to_resume(run_dir),
+                _to_resume(job, run_dir),
                 measure,
             )
             state, best = fit(whole, step, state, best)
@@ -281,13 +281,11 @@ def _run_dir(job: Job) -> Path:
     return free_run_dir(Path("runs"), name)
 
 
-def _to_resume(run_dir: Path) -> str:
+def _to_resume(job: Job, run_dir: Path) -> str:
     """Returns the command that continues this run."""
-    arguments = sys.argv[1:]
-    arguments += [] if "--resume" in arguments else ["--resume"]
-    given = any(argument.startswith("--run-dir") for argument in arguments)
-    arguments += [] if given else ["--run-dir", str(run_dir)]
-    return shlex.join(["python", "-m", "experiments.train", *arguments])
+    more = [] if job.resume else ["--resume"]
+    more += ["--run-dir", str(run_dir)] if job.run_dir is None else []
+    return shlex.join(["python", "-m", "experiments.train", *sys.argv[1:], *more])
 
 
 def _open_run(
