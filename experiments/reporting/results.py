@@ -26,11 +26,13 @@ _OF_LENGTH = {"epochs", "drw_start", "milestones", "rho_milestones", "switch_epo
 def group_rows(groups: list[Group]) -> list[dict[str, Any]]:
     """Returns a row per group, as JSON.
 
-    A row has the configuration, the folders and seeds of the runs, and the median time
-    of a step. ``last`` and ``best`` have the test numbers of the last epoch and of the
-    epoch that is best on the validation split: mean, sample standard deviation and
-    values of the seeds, or ``None`` if a run lacks the number. ``best`` is ``None``
-    without a validation split; else it also has the chosen ``epochs``.
+    A row has the configuration, the median time of a step and, for each run, its
+    folder, its seeds, the training examples of every class and the test accuracy of
+    every class after the last epoch, both in label order. ``last`` and ``best`` have
+    the test numbers of the last epoch and of the epoch that is best on the validation
+    split: mean, sample standard deviation and values of the seeds, or ``None`` if a run
+    lacks the number. ``best`` is ``None`` without a validation split; else it also has
+    the chosen ``epochs``.
     """
     return [
         {
@@ -38,6 +40,10 @@ def group_rows(groups: list[Group]) -> list[dict[str, Any]]:
             "config": group.config,
             "runs": [str(run.folder) for run in group.runs],
             "seeds": [list(run.seeds) for run in group.runs],
+            "class_counts": [run.class_counts.tolist() for run in group.runs],
+            "accuracy_per_class": [
+                run.tests["last"]["accuracy_per_class"] for run in group.runs
+            ],
             "step_seconds": float(
                 np.median([step_seconds(r.rows) for r in group.runs])
             ),
