@@ -16,14 +16,14 @@ from experiments import devices
 from experiments.cli import (
     DataDir,
     RunDirs,
-    compute_right_sums,
-    keep_compiled,
+    prepare_jax,
 )
 from experiments.ending import exit_with
 from experiments.errors import UserError
 from experiments.figures import sharpness as pictures
 from experiments.figures.style import frequency_order
-from experiments.records.manifest import describe_machine, report_dir, write_json
+from experiments.records.folders import report_dir
+from experiments.records.manifest import describe_machine, write_json
 from experiments.reporting.groups import Group, find_groups
 from experiments.reporting.tables import as_markdown, as_rich
 from experiments.sharpness.measure import (
@@ -212,8 +212,7 @@ def _draw(
 def main() -> None:
     """Runs the command."""
     job = tyro.cli(Job, prog="python -m experiments.analyze", args=sys.argv[1:])
-    compute_right_sums()
-    keep_compiled()
+    prepare_jax()
     run(job, make_console())
 
 

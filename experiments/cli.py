@@ -47,7 +47,7 @@ Workers = Annotated[
 ]
 
 # Options that the defaults of the others depend on.
-_FIRST = ("config", "method", "loss", "data", "epochs")
+_FIRST = ("config", "method", "loss", "data", "epochs", "schedule", "rho_schedule")
 _FIRST += ("model", "init_weights", "image_size", "data_dir", "subset_seed")
 _FOLDER = Path("~/.cache/focal_sam_jax/compiled")
 # jaxlib versions that on CPU compute some sums wrong or crash on them
@@ -65,11 +65,11 @@ def arguments_of(
 ) -> _Job:
     """Returns the job that a command line describes.
 
-    The recipe, method, loss, data and epochs are read first: they set the other
-    defaults. The user's own data are used as they are, without cutting a tail. If no
-    recipe is named for them, some of the data are read to choose one. With other
-    epochs, milestones and switches are scaled. A given ``--rho`` replaces a step
-    schedule of the radius by a constant.
+    The recipe, method, loss, data, epochs and schedules are read first: they set the
+    other defaults. The user's own data are used as they are, without cutting a tail. If
+    no recipe is named for them, some of the data are read to choose one. With other
+    epochs, milestones and switches are scaled. A given ``--rho`` replaces a
+    step schedule of the radius by a constant.
 
     Args:
       job: a dataclass whose first field is ``config``, its only field without a
@@ -99,9 +99,11 @@ def arguments_of(
         config = get_config(known.config or recipe, method, loss)
     if own_data:
         config = config.replace(data=known.data, imbalance="natural")
+    for name in ("schedule", "rho_schedule"):  # before what belongs to them is scaled
+        config = config.replace(**{name: getattr(known, name) or getattr(config, name)})
     if (known.epochs or "").isdecimal() and int(known.epochs) > 0:
         config = config.with_epochs(int(known.epochs))
-    if "rho" in given and config.rho_schedule == "step":
+    if "rho" in given and "rho_schedule" not in given and config.rho_schedule == "step":
         config = config.replace(rho_schedule="constant")
     parsed: Any = _in_sections(job, prog, arguments, config)
     check_bounds(parsed)
@@ -161,6 +163,12 @@ def _fitting(known: argparse.Namespace, method, loss, *, clip: bool) -> Config:
     return own_config(
         look, method, loss, clip=clip, image_size=size, pretrained=pretrained
     )
+
+
+def prepare_jax() -> None:
+    """Prevents wrong sums on CPU, and keeps compiled programs for the next command."""
+    compute_right_sums()
+    keep_compiled()
 
 
 def compute_right_sums() -> None:

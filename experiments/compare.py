@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from experiments import devices
-from experiments.cli import DataDir, compute_right_sums, keep_compiled
+from experiments.cli import DataDir, prepare_jax
 from experiments.comparison import same_compute, tuning
 from experiments.comparison.folders import RUNS, run_folder, save_run
 from experiments.comparison.seeds import (
@@ -28,6 +28,7 @@ from experiments.configs.recipe import Recipe
 from experiments.data.dataset import Dataset
 from experiments.ending import exit_with
 from experiments.errors import UserError
+from experiments.records.folders import free_run_dir, make_folder
 from experiments.records.lock import locked
 from experiments.records.manifest import (
     MANIFEST,
@@ -35,8 +36,6 @@ from experiments.records.manifest import (
     config_of,
     create_run,
     describe_machine,
-    free_run_dir,
-    make_run_dir,
     read_manifest,
 )
 from experiments.records.rows import read_metrics
@@ -136,7 +135,7 @@ def run(job: Job, console: Console) -> Path:
     # This comes first: if the data are missing, no folder is made.
     seed_dataset(next(iter(configs.values())), 0, job.data_dir)
     run_dir = job.run_dir or free_run_dir(Path("runs"), f"compare-{job.config}")
-    make_run_dir(run_dir)
+    make_folder(run_dir, "--run-dir")
     with locked(run_dir):
         _open(job, run_dir, configs)
         device_loop = devices.loops_are_fast()
@@ -280,8 +279,7 @@ def _range(seeds: list[int]) -> str:
 def main() -> None:
     """Runs the command."""
     job = tyro.cli(Job, prog="python -m experiments.compare", args=sys.argv[1:])
-    compute_right_sums()
-    keep_compiled()
+    prepare_jax()
     run(job, make_console())
 
 

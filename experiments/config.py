@@ -548,7 +548,10 @@ class Config:
         return size if self.in_memory else round(size * 256 / 224)
 
     def with_epochs(self, epochs: int) -> "Config":
-        """Returns a copy with ``epochs``; milestones and switches are scaled."""
+        """Returns a copy with ``epochs``; milestones and switches are scaled.
+
+        Warm-up keeps its epochs, but at most half of them all.
+        """
 
         def moved(epoch: int) -> int:
             return round(epoch * epochs / self.epochs)
@@ -560,7 +563,10 @@ class Config:
                 found.append(last)
             return tuple(found)
 
-        changes: dict[str, Any] = {"epochs": epochs}
+        changes: dict[str, Any] = {
+            "epochs": epochs,
+            "warmup": min(self.warmup, epochs // 2),
+        }
         if self.drw_start is not None:
             changes["drw_start"] = moved(self.drw_start)
         if self.method == "sse_sam":

@@ -1,5 +1,8 @@
 """Errors that end a command early, with a message for the user."""
 
+from importlib import import_module
+from types import ModuleType
+
 
 class UserError(Exception):
     """A user error; one sentence says what was given, what is needed and what to do."""
@@ -16,3 +19,23 @@ class Stopped(Exception):
         """
         super().__init__(message)
         self.signal = signal
+
+
+def import_package(name: str, purpose: str, extra: str) -> ModuleType:
+    """Imports a package that not every command needs.
+
+    Args:
+      name: the package.
+      purpose: what needs it, as the subject of a sentence.
+      extra: the extra in pyproject.toml that installs it.
+
+    Raises:
+      UserError: if it is not installed.
+    """
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise UserError(
+            f"{purpose} needs the package {name}: "
+            f"pip install -e '.[experiments,{extra}]'."
+        ) from error

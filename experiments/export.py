@@ -10,16 +10,16 @@ from typing import Annotated, Any
 import tyro
 from rich.console import Console
 
+from experiments.cli import prepare_jax
 from experiments.config import OF_PHOTOGRAPHS, RESNETS, Config
 from experiments.ending import exit_with
-from experiments.errors import UserError
+from experiments.errors import UserError, import_package
 from experiments.models import (
     CONFIG,
     TOKENIZER,
     WEIGHTS,
     bottleneck,
     check_mergeable,
-    import_package,
     is_of_head,
     make_model,
     merged,
@@ -29,6 +29,7 @@ from experiments.models import (
     write_folder,
     write_tree,
 )
+from experiments.records.folders import make_folder
 from experiments.records.manifest import (
     config_of,
     pixel_statistics,
@@ -82,7 +83,7 @@ def run(job: Job, console: Console) -> None:
         )
     if job.out.exists():
         raise UserError(f"--out {job.out} already exists: name a new folder.")
-    import_package("safetensors")
+    import_package("safetensors", "Writing weights", "clip")
     if is_clip and not job.separate:
         check_mergeable(config.tuners)
     step, params, batch_stats = last_network(job.run_dir)
@@ -98,7 +99,7 @@ def run(job: Job, console: Console) -> None:
     if not is_clip:
         _write_resnet(job.out, config, manifest, (params, batch_stats), about)
     elif job.separate:
-        job.out.mkdir(parents=True)
+        make_folder(job.out, "--out")
         write_tree(job.out / TUNED, params, about)
     else:
         _write_merged(job.out, config, params, about)
@@ -123,7 +124,7 @@ def _write_resnet(
     head = "fc" if config.model in OF_PHOTOGRAPHS else "linear"
     arrays = to_pytorch(*network, head)
     has_head = config.head == "linear"
-    out.mkdir(parents=True)
+    make_folder(out, "--out")
     if not has_head:
         arrays = {n: array for n, array in arrays.items() if not is_of_head(n)}
         write_tree(out / HEAD, network[0]["head"], about)
@@ -172,7 +173,7 @@ def _write_merged(out: Path, config: Any, params: Any, about: dict[str, Any]) ->
     )
     projection = clip.vision()["vision_projection"]
     weights = {"vision": vision, "vision_projection": projection, **text}
-    out.mkdir(parents=True)
+    make_folder(out, "--out")
     write_folder(out, clip.architecture, weights)
     write_tree(out / HEAD, params["head"], about)
     if (clip.folder / TOKENIZER).exists():
@@ -181,8 +182,9 @@ def _write_merged(out: Path, config: Any, params: Any, about: dict[str, Any]) ->
 
 def main() -> None:
     """Runs the command."""
-    prog = "python -m experiments.export"
-    run(tyro.cli(Job, prog=prog, args=sys.argv[1:]), make_console())
+    job = tyro.cli(Job, prog="python -m experiments.export", args=sys.argv[1:])
+    prepare_jax()
+    run(job, make_console())
 
 
 if __name__ == "__main__":

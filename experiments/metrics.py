@@ -47,7 +47,7 @@ _LARGE = ShotThresholds(few_below=20, many_above=100)
 
 
 def shot_thresholds(
-    data: str, imbalance_factor: float, imbalance: str
+    data: str, imbalance_factor: float, imbalance: str, held_out: float = 0.0
 ) -> ShotThresholds:
     """Returns the thresholds of a data set.
 
@@ -59,7 +59,16 @@ def shot_thresholds(
       data: name of the data set, as in the configuration.
       imbalance_factor: examples of the largest class over those of the smallest.
       imbalance: how the tail is cut: "exp", "step", or "natural" for no cut.
+      held_out: share of every class that is held out; the thresholds, which are for
+        whole classes, shrink by it.
     """
+    few, many = _of_whole_classes(data, imbalance_factor, imbalance)
+    return ShotThresholds(few * (1 - held_out), many * (1 - held_out))
+
+
+def _of_whole_classes(
+    data: str, imbalance_factor: float, imbalance: str
+) -> ShotThresholds:
     if data == "digits":
         return _DIGITS
     if data not in _BY_FACTOR or imbalance == "natural":

@@ -11,7 +11,7 @@ import tyro
 from rich.console import Console
 from rich.progress import Progress
 
-from experiments.cli import compute_right_sums, keep_compiled
+from experiments.cli import prepare_jax
 from experiments.data.sources.files import some_of
 from experiments.data.sources.folder import images_below, readable
 from experiments.data.sources.unreadable import find_unreadable
@@ -19,7 +19,8 @@ from experiments.ending import exit_with
 from experiments.errors import UserError
 from experiments.figures import run as figures
 from experiments.progress import result_table
-from experiments.terminal import make_console
+from experiments.records.folders import check_new_file
+from experiments.terminal import attempt, make_console
 from experiments.training.evaluate import group_accuracies, shots
 from experiments.training.trained import Trained, load_run, without_labels
 
@@ -50,10 +51,9 @@ class Job:
 
 def run(job: Job, console: Console) -> None:
     """Reads images, predicts and writes."""
+    check_new_file(job.out)
     matrix = job.out.with_name(f"{job.out.stem}_confusion_matrix.png")
-    for path in (job.out, matrix):
-        if path.exists():
-            raise UserError(f"--out {path} already exists: name another file.")
+    check_new_file(matrix)
     paths, classes, left_out = _find(job.images)
     trained = load_run(job.run_dir)
     if unreadable := find_unreadable([str(path) for path in paths]):
@@ -118,7 +118,6 @@ def _class_folder(image: str, place: Path) -> str:
 
 
 def _write(out, paths, of_images, class_names, in_full) -> None:
-    out.parent.mkdir(parents=True, exist_ok=True)
     header = ["file", "predicted", "probability"]
     header += [f"probability of {name}" for name in class_names] if in_full else []
     unfinished = out.with_name(out.name + ".tmp")
@@ -152,15 +151,18 @@ def _judge(
     if len(counts) <= figures.LARGEST_MATRIX:
         groups, title = shots(counts, config), f"{len(labels)} images"
         names = trained.class_names
-        figures.confusion_matrix(matrix, confusion, counts, names, groups, title)
-        console.print(f"The confusion matrix is in {matrix}.", markup=False)
+
+        def draw() -> None:
+            figures.confusion_matrix(matrix, confusion, counts, names, groups, title)
+            console.print(f"The confusion matrix is in {matrix}.", markup=False)
+
+        attempt(draw, console)
 
 
 def main() -> None:
     """Runs the command."""
     job = tyro.cli(Job, prog="python -m experiments.predict", args=sys.argv[1:])
-    compute_right_sums()
-    keep_compiled()
+    prepare_jax()
     run(job, make_console())
 
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from experiments.cli import RunDirs
 from experiments.ending import exit_with
 from experiments.errors import UserError
-from experiments.records.manifest import report_dir
+from experiments.records.folders import report_dir
 from experiments.reporting.groups import find_groups
 from experiments.reporting.write import write_report
 from experiments.terminal import attempt, make_console, show

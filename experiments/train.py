@@ -20,8 +20,7 @@ from experiments.cli import (
     DataDir,
     Workers,
     arguments_of,
-    compute_right_sums,
-    keep_compiled,
+    prepare_jax,
 )
 from experiments.config import IN_MEMORY_SIZE, OWN_DATA, Config, Section
 from experiments.configs.own_data import flags_of
@@ -35,6 +34,7 @@ from experiments.figures import run as figures
 from experiments.models import has_head, make_model, open_pretrained
 from experiments.progress import RunProgress, result_table
 from experiments.randomness import random_key
+from experiments.records.folders import free_run_dir, make_folder
 from experiments.records.lock import locked
 from experiments.records.manifest import (
     MANIFEST,
@@ -43,8 +43,6 @@ from experiments.records.manifest import (
     check_same_data,
     create_run,
     describe_run,
-    free_run_dir,
-    make_run_dir,
     read_manifest,
     record_changes,
 )
@@ -305,7 +303,7 @@ def _open_run(
     if not devices.is_first():
         return {}
     try:
-        make_run_dir(run_dir)
+        make_folder(run_dir, "--run-dir")
         at_the_end.enter_context(locked(run_dir))
         if job.resume and (run_dir / MANIFEST).exists():
             manifest = read_manifest(run_dir)
@@ -393,8 +391,7 @@ def _draw(
 def main() -> None:
     """Runs the command."""
     job = parse(sys.argv[1:])
-    compute_right_sums()
-    keep_compiled()
+    prepare_jax()
     devices.join_processes(job.coordinator, job.num_processes, job.process_id)
     run(job, make_console(quiet=not devices.is_first()))
 

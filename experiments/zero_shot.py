@@ -17,8 +17,7 @@ from experiments.cli import (
     DataDir,
     Workers,
     arguments_of,
-    compute_right_sums,
-    keep_compiled,
+    prepare_jax,
 )
 from experiments.config import Config
 from experiments.data.feed import whole_split
@@ -31,6 +30,7 @@ from experiments.models import (
     zero_shot_clip,
 )
 from experiments.progress import result_table
+from experiments.records.folders import check_new_file
 from experiments.records.manifest import write_json
 from experiments.terminal import make_console
 from experiments.training.evaluate import (
@@ -65,8 +65,8 @@ def run(job: Job, console: Console) -> dict:
         raise UserError(
             f"zero-shot scores need --model clip, got --model {config.model}."
         )
-    if job.out is not None and job.out.exists():
-        raise UserError(f"--out {job.out} already exists: name another file.")
+    if job.out is not None:
+        check_new_file(job.out)
     clip = fitting_clip(config)
     dataset = load_dataset(config, job.data_dir)
     classes = class_embeddings(clip, class_prompts(config, dataset))
@@ -104,8 +104,7 @@ def main() -> None:
     """Runs the command."""
     prog = "python -m experiments.zero_shot"
     job = arguments_of(Job, prog, sys.argv[1:], recipe="clip_cifar100_lt")
-    compute_right_sums()
-    keep_compiled()
+    prepare_jax()
     run(job, make_console())
 
 

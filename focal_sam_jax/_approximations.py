@@ -20,6 +20,7 @@ from focal_sam_jax._checks import (
     check_scalar,
     is_concrete,
     is_in_multi_steps,
+    warn_of_counts,
 )
 from focal_sam_jax._devices import AxisName, cond, device_mean
 from focal_sam_jax._evaluation import at_theta, forward
@@ -145,6 +146,7 @@ def reuse_ascent(
     check_rho(rho)
     check_scalar("lam", lam)
     weights, num_classes = weights_and_classes(class_weights)
+    warn_of_counts(class_weights)
     # Every λ s_c is 1: the gradient at θ has weight zero and is not computed.
     all_climbs = (
         np.ndim(weights) == 0

@@ -48,17 +48,16 @@ def check_scalar(
     name: str,
     value: Any,
     *,
-    low: float = 0,
     high: float = math.inf,
     above: bool = False,
     below: bool = False,
 ) -> None:
-    """Raises unless ``value`` is one finite number between ``low`` and ``high``.
+    """Raises unless ``value`` is one finite number between 0 and ``high``.
 
-    ``low`` and ``high`` are allowed unless ``above`` or ``below`` excludes them. Raises
+    Zero and ``high`` are allowed unless ``above`` or ``below`` excludes them. Raises
     ``ValueError`` for a wrong number or shape, ``TypeError`` if it is not a number.
     """
-    wanted = f"a finite number {'>' if above else '>='} {low:g}"
+    wanted = f"a finite number {'>' if above else '>='} 0"
     if high < math.inf:
         wanted += f" and {'<' if below else '<='} {high:g}"
     if callable(value):
@@ -74,7 +73,7 @@ def check_scalar(
     if not _is_real(value):
         raise TypeError(f"{name} must be {wanted}, got {value!r}.")
     number = float(value)
-    too_low = number <= low if above else number < low
+    too_low = number <= 0 if above else number < 0
     too_high = number >= high if below else number > high
     if not math.isfinite(number) or too_low or too_high:
         raise ValueError(f"{name} must be {wanted}, got {value}.")

@@ -28,6 +28,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from focal_sam_jax._devices import AxisName, device_any, device_mean
 from focal_sam_jax._evaluation import Forward, Loss, forward
@@ -210,7 +211,7 @@ def _together(losses):
 def _share(selected, params):
     """Returns the share of the weights that are perturbed."""
     climbing = jax.tree.map(lambda keep, p: p.size if keep else 0, selected, params)
-    return sum(jax.tree.leaves(climbing)) / sum(p.size for p in jax.tree.leaves(params))
+    return sum(jax.tree.leaves(climbing)) / optax.tree.size(params)
 
 
 def _side_by_side(sums, loss, here, radii, members, selected, axis_name):

@@ -112,7 +112,6 @@ def sharpness_aware_value_and_grad(
         mask=mask,
         axis_name=axis_name,
         sync_perturbation=sync_perturbation,
-        has_aux=has_aux,
     )
     # With one weight for all classes there is only one gradient at θ.
     labels = per_example_labels if np.ndim(weights) else None
@@ -182,9 +181,7 @@ def class_conditional_value_and_grad(
       Recognition_CVPR_2023_paper.html>`_, CVPR 2023
     """
     check_radii("rho", rho)
-    method = class_conditional(
-        rho, alpha=alpha, mask=mask, axis_name=axis_name, has_aux=has_aux
-    )
+    method = class_conditional(rho, alpha=alpha, mask=mask, axis_name=axis_name)
     return _value_and_grad(method, per_class_loss_fn, np.size(rho), has_aux, axis_name)
 
 

@@ -250,6 +250,8 @@ def test_labels_for_counts_are_warned_of(name):
 def test_counts_for_weights_are_warned_of():
     with pytest.warns(UserWarning, match=r"look like class counts: \[30, 10, 1\]"):
         fsam.sharpness_aware([30, 10, 1])
+    with pytest.warns(UserWarning, match=r"look like class counts: \[30, 10, 1\]"):
+        fsam.reuse_ascent([30, 10, 1], rho=0.1)
     fsam.sharpness_aware([0, 1, 1])  # weights of a tail may be ints
 
 

@@ -207,6 +207,16 @@ def test_all_unreadable_files_are_named_or_left_out_at_once(tmp_path, size):
         load_dataset(config.replace(data="cifar10"), tmp_path)
 
 
+def test_a_test_split_without_a_readable_image_is_refused(tmp_path):
+    data = write(tmp_path / "in", {"train/a": 5, "train/b": 5})
+    for name in "ab":
+        (tmp_path / "in" / "test" / name).mkdir(parents=True)
+        (tmp_path / "in" / "test" / name / "0.png").write_bytes(b"x")
+    config = parse(["--data", data, "--skip-unreadable"]).config
+    with pytest.raises(UserError, match="The test split of .* has no image"):
+        load_dataset(config, tmp_path)
+
+
 def test_a_large_set_is_checked_once_and_progress_is_said(tmp_path, monkeypatch):
     data = write(tmp_path / "in", {"a": 9, "b": 6})
     config, read, said = parse(["--data", data]).config, [], []

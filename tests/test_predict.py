@@ -168,6 +168,10 @@ def test_nothing_is_overwritten(images, run_dir, tmp_path):
         predict(run_dir, images, out=tmp_path / "out.csv")
     with pytest.raises(UserError, match="contains no run"):
         predict(tmp_path, images, out=tmp_path / "other.csv")
+    with pytest.raises(UserError, match="already exists"):
+        predict(run_dir, images, out=Path("."))
+    with pytest.raises(UserError, match="cannot make the folder .*out.csv for --out"):
+        predict(run_dir, images, out=tmp_path / "out.csv" / "below.csv")
 
 
 @pytest.mark.slow

@@ -229,8 +229,8 @@ def test_a_profile_of_a_real_step(tmp_path):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"out": "there.md"}, "--out must be a new file"),
-        ({"out": "nowhere/new.md"}, "--out must be a new file"),
+        ({"out": "there.md"}, "there.md already exists"),
+        ({"out": "there.md/new.md"}, "cannot make the folder"),
         ({"methods": ()}, "--methods needs"),
         ({"steps": 0}, "--steps must be at least 1, got 0"),
     ],

@@ -11,7 +11,7 @@ pytest.importorskip("tyro", reason="needs focal_sam_jax[experiments]")
 
 from commands import finish, start
 from rich.console import Console
-from run_folders import STEPS_PER_EPOCH, scores, write_run
+from run_folders import CLASSES, STEPS_PER_EPOCH, scores, write_run
 
 from experiments import report
 from experiments.config import Config
@@ -455,3 +455,18 @@ def test_the_command_without_a_folder():
         "starting\n"
         "error: no RUN_DIR was given: pass folders of runs, such as runs/* or runs.\n"
     )
+
+
+def test_thresholds_are_those_of_what_was_not_held_out(tmp_path):
+    counts = np.linspace(4500, 45, CLASSES).astype(int)
+    config = {"config": "cifar10_lt", "held_out": 0.1, "counts": counts}
+    write_run(tmp_path / "runs" / "a", accuracy=0.5, **config)
+    _, text = make_report(tmp_path / "runs", out=tmp_path / "out")
+    assert "more than 900 training examples" in " ".join(text.split())
+
+
+def test_a_whole_number_is_the_same_setting_with_and_without_its_point(tmp_path):
+    for seed, rho in enumerate((1, 1.0, 0.5)):
+        changes = {"method": "sam", "rho": rho, "seed": seed}
+        write_run(tmp_path / "runs" / str(seed), accuracy=0.5, **changes)
+    assert len(names(tmp_path / "runs")) == 2

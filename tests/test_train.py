@@ -167,7 +167,7 @@ def test_where_no_checkpoint_can_be_written_is_said_at_once(tmp_path, name):
 @pytest.mark.parametrize("name", ["x" * 300, "file/run"])
 def test_a_folder_that_cannot_be_made_is_explained(tmp_path, name):
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="cannot make the --run-dir"):
+    with pytest.raises(UserError, match="cannot make the folder .* for --run-dir"):
         train(tmp_path / name)
 
 
@@ -270,6 +270,11 @@ def test_in_a_shorter_run_all_comes_in_proportion():
     assert parse(shorter).config.rho_milestones == (40,)
     config = parse([*shorter, "--rho-milestones", "30"]).config
     assert config.rho_milestones == (30,)
+    cifar = "--config cifar100_lt --epochs 50".split()
+    assert parse([*cifar, "--schedule", "multistep"]).config.milestones == (40, 45)
+    config = parse([*cifar, "--rho-schedule", "step"]).config
+    assert config.rho_milestones == (1, 40, 45)
+    assert parse("--config vit_digits_lt --epochs 3".split()).config.warmup == 1
     shortest = get_config("digits_lt", "sgd").replace(schedule="multistep")
     assert shortest.with_epochs(1).milestones == (1, 2)
 

@@ -38,7 +38,8 @@ from experiments.cli import compute_right_sums
 from experiments.config import about
 from experiments.ending import exit_with
 from experiments.errors import UserError
-from experiments.records.manifest import describe_machine, free_run_dir, write_json
+from experiments.records.folders import check_new_file, free_run_dir
+from experiments.records.manifest import describe_machine, write_json
 from experiments.terminal import make_console
 
 Framework = Literal["jax", "torch", "torch_compile"]
@@ -159,14 +160,7 @@ def _out(job: Job) -> Path:
     out = job.out or free_run_dir(Path("runs"), "benchmark") / "benchmark.json"
     if out.suffix != ".json":
         raise UserError(f"--out must end in .json, got {out}.")
-    if out.exists():
-        raise UserError(
-            f"{out} already exists, and nothing is overwritten: pass another --out."
-        )
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot make {out.parent}: {error.strerror}.") from error
+    check_new_file(out)
     return out
 
 

@@ -56,7 +56,7 @@ def interleave(
     for number in range(repeats):
         if number and clock() > until:
             break
-        order = list(range(len(contestants)))
+        order = range(len(contestants))
         for i in order[:: -1 if number % 2 else 1]:
             progress(f"{title(contestants[i])}, {number + 1} of {repeats}")
             began = clock()

@@ -41,6 +41,7 @@ from experiments.cli import compute_right_sums
 from experiments.config import about, at_least, check_bounds
 from experiments.ending import exit_with
 from experiments.errors import UserError
+from experiments.records.folders import check_new_file
 from experiments.reporting.cells import markdown_lines
 from experiments.terminal import make_console
 
@@ -80,10 +81,8 @@ def run(job: Job, console: Console) -> str:
     check_bounds(job)
     if not job.methods:
         raise UserError("--methods needs at least one value.")
-    if job.out and (job.out.exists() or not job.out.parent.is_dir()):
-        raise UserError(
-            f"--out must be a new file in an existing folder, got {job.out}."
-        )
+    if job.out:
+        check_new_file(job.out)
     workload = Workload(job.model, job.batch_size, job.precision)
     title = f"{job.model}, batch {job.batch_size}, {job.precision}"
     text = f"# Profile of {title} on {jax.devices()[0].device_kind}\n"

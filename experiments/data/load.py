@@ -19,6 +19,7 @@ from experiments.data.sources.folder import from_folder
 from experiments.data.sources.idx import fashion_mnist, from_idx, has_idx
 from experiments.data.sources.lists import from_lists
 from experiments.data.sources.suspicious import suspicious_files
+from experiments.data.sources.tfds_folder import TFDS_NAMES
 from experiments.data.sources.unreadable import without_unreadable
 from experiments.errors import UserError
 
@@ -153,6 +154,11 @@ def _read(config: Config, data_dir: Path) -> Splits:
         return from_idx(Path(name).expanduser())
     if config.data == "fashion_mnist" and has_idx(data_dir / config.data):
         return fashion_mnist(data_dir / config.data)
+    if kind != "tfds" and config.data not in TFDS_NAMES:
+        raise UserError(
+            f"--data must be digits, {', '.join(TFDS_NAMES)}, folder:PATH, lists:PATH, "
+            f"idx:PATH or tfds:NAME, got {config.data!r}."
+        )
     with _missing_packages_explained(config.data):
         # TFDS takes seconds to import and may not be installed.
         from experiments.data.sources import places, tfds_sets
@@ -167,12 +173,7 @@ def _read(config: Config, data_dir: Path) -> Splits:
         }
         if kind == "tfds":
             return tfds_sets.any_tfds(data_dir, config.data)
-        if config.data in readers:
-            return readers[config.data](data_dir, config.data)
-    raise UserError(
-        f"--data must be digits, {', '.join(readers)}, folder:PATH, lists:PATH, "
-        f"idx:PATH or tfds:NAME, got {config.data!r}."
-    )
+        return readers[config.data](data_dir, config.data)
 
 
 @contextmanager
@@ -195,10 +196,11 @@ def _check_labels(splits: Splits, config: Config) -> None:
         )
     for name in ("train", "validation", "test"):
         split = getattr(splits, name)
-        wrong = (
-            [] if split is None else set(split.labels.tolist()) - set(range(classes))
-        )
-        if wrong:
+        if split is None:
+            continue
+        if not len(split.labels):
+            raise UserError(f"The {name} split of --data {config.data} has no image.")
+        if wrong := set(split.labels.tolist()) - set(range(classes)):
             raise UserError(
                 f"The {name} split of --data {config.data} has images of class "
                 f"{min(wrong)}; the training images have classes 0 to {classes - 1}."

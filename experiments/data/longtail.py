@@ -76,7 +76,9 @@ TAILS = {"exp": exponential_counts, "step": step_counts}
 
 
 def take_per_class(
-    labels: np.ndarray, counts: np.ndarray, rng: np.random.Generator
+    labels: np.ndarray,
+    counts: np.ndarray,
+    rng: np.random.Generator | np.random.RandomState,
 ) -> np.ndarray:
     """Draws ``counts[c]`` random examples of every class c: indices sorted by class."""
     chosen = [
@@ -106,13 +108,7 @@ def published_subset(labels: np.ndarray, counts: np.ndarray, seed: int) -> np.nd
       Cao et al., `Learning Imbalanced Datasets with Label-Distribution-Aware Margin
       Loss <https://arxiv.org/abs/1906.07413>`_, NeurIPS 2019
     """
-    stream = np.random.RandomState(seed)
-    chosen = []
-    for c, count in enumerate(counts):
-        indices = np.flatnonzero(labels == c)
-        stream.shuffle(indices)
-        chosen.append(indices[:count])
-    return np.concatenate(chosen)
+    return take_per_class(labels, counts, np.random.RandomState(seed))
 
 
 def hold_out(

@@ -105,8 +105,7 @@ def _start_worker(make_chunk: Callable[[int], Chunk]) -> None:
     _make_chunk = make_chunk
     # Signals to the process group, such as Ctrl-C, are handled by the parent alone. It
     # may still need batches before it stops.
-    if os.name == "posix":
-        os.setpgrp()
+    os.setpgrp()
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

@@ -16,7 +16,7 @@ from experiments.data.dataset import Source
 from experiments.data.images.decode import decode_rgb, resize_and_crop
 from experiments.data.images.host_crop import color_jitter, random_resized_crop
 from experiments.data.prefetch import Batches
-from experiments.errors import UserError
+from experiments.errors import UserError, import_package
 
 # Images that a worker returns together; batches consist of such chunks. Small chunks
 # let a worker stop soon, large ones reduce the cost of the transfer.
@@ -163,11 +163,5 @@ def _chunk_of_shard(chunks, per_batch, shard, num_shards, index):
 
 
 def import_grain():
-    """Returns the module grain; its error message says how to install it."""
-    try:
-        import grain
-    except ImportError as error:
-        raise UserError(
-            "Streaming images needs grain: pip install -e '.[experiments,data]'."
-        ) from error
-    return grain
+    """Returns the module grain."""
+    return import_package("grain", "Streaming images", "data")

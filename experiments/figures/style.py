@@ -82,13 +82,10 @@ def moving_average(values: np.ndarray, width: int) -> np.ndarray:
     half = width // 2
     known = np.isfinite(values)
     sums, sizes = (
-        np.concatenate([[0.0], np.cumsum(addend)])
-        for addend in (np.where(known, values, 0.0), known)
+        np.convolve(addends, np.ones(width))[half : half + len(values)]
+        for addends in (np.where(known, values, 0.0), known)
     )
-    middle = np.arange(len(values))
-    low, high = np.maximum(middle - half, 0), np.minimum(middle + half + 1, len(values))
-    size = sizes[high] - sizes[low]
-    return np.where(size > 0, (sums[high] - sums[low]) / np.maximum(size, 1), np.nan)
+    return np.where(sizes > 0, sums / np.maximum(sizes, 1), np.nan)
 
 
 def name_classes(axes: Axes, class_names: Sequence[str], order: np.ndarray) -> None:

@@ -29,5 +29,4 @@ from experiments.models.resnet_imagenet import resnext50_32x4d as resnext50_32x4
 from experiments.models.weight_files import CONFIG as CONFIG
 from experiments.models.weight_files import TOKENIZER as TOKENIZER
 from experiments.models.weight_files import WEIGHTS as WEIGHTS
-from experiments.models.weight_files import import_package as import_package
 from experiments.models.weight_files import save_safetensors as save_safetensors

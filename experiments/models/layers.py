@@ -161,7 +161,7 @@ class BatchNorm(nnx.Module):
                 "BatchNorm needs more than one value per channel, but a batch of one "
                 "image has one: use a larger --batch-size, or larger images."
             )
-        unbiased = var * (size / max(size - 1, 1))
+        unbiased = var * (size / (size - 1))
         for running, of_batch in ((self.mean, mean), (self.var, unbiased)):
             moved = 0.9 * running[...] + 0.1 * of_batch
             # Not ``running[...] =``: Flax would ask a traced array for its sharding.

@@ -2,30 +2,19 @@
 
 import json
 import re
-from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from experiments.errors import UserError
+from experiments.errors import UserError, import_package
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 TOKENIZER = "tokenizer.json"
+_SAFETENSORS = ("safetensors", "Reading or writing weights", "clip")
 _INDEX = "model.safetensors.index.json"
 # Formats of PyTorch, whose files can run code when they are read.
 _PICKLED = (".pth", ".pt", ".bin", ".ckpt", ".tar", ".pkl")
-
-
-def import_package(name: str) -> ModuleType:
-    """Imports a package, or raises a ``UserError`` that says how to get it."""
-    try:
-        return import_module(name)
-    except ImportError as error:
-        raise UserError(
-            f"The package {name} is needed: pip install -e '.[experiments,clip]'."
-        ) from error
 
 
 def weight_files(where: str, option: str, from_others: str) -> tuple[Path, list[Path]]:
@@ -53,7 +42,7 @@ def open_safetensors(path: Path):
     """Opens a file; each of its arrays is read on request."""
     try:
         # "flax", because "numpy" cannot read bfloat16.
-        return import_package("safetensors").safe_open(path, framework="flax")
+        return import_package(*_SAFETENSORS).safe_open(path, framework="flax")
     except FileNotFoundError:
         raise UserError(f"{path} is missing: copy all files of the model.") from None
     except Exception as error:  # The error class of safetensors is private.
@@ -77,7 +66,7 @@ def save_safetensors(
     path: Path, arrays: dict[str, np.ndarray], metadata: dict[str, str]
 ) -> None:
     """Writes arrays by name, and metadata, to a file."""
-    import_package("safetensors")
+    import_package(*_SAFETENSORS)
     from safetensors.numpy import save
 
     # safetensors writes only C-contiguous arrays correctly.
@@ -120,7 +109,7 @@ def _fetch(name: str, option: str) -> Path:
             f"{option} {name}: no such folder or file exists, and a name on the hub "
             "needs an owner, as in timm/resnet50.a1_in1k."
         )
-    hub = import_package("huggingface_hub")
+    hub = import_package("huggingface_hub", "Fetching weights", "clip")
     try:
         files = [CONFIG, TOKENIZER, "*.safetensors", _INDEX]
         return Path(hub.snapshot_download(name, allow_patterns=files))

@@ -1,5 +1,6 @@
 """Lock on the folder of a run."""
 
+import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,11 +18,6 @@ def locked(run_dir: Path) -> Iterator[None]:
     Raises:
       UserError: if another process holds the lock.
     """
-    try:
-        import fcntl
-    except ImportError:  # on Windows
-        yield
-        return
     # A lock on the folder itself leaves no file behind.
     folder = os.open(run_dir, os.O_RDONLY)
     try:

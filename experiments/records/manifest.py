@@ -16,6 +16,7 @@ from experiments.config import Config
 from experiments.data.dataset import Dataset
 from experiments.data.sources.files import some_of
 from experiments.errors import UserError
+from experiments.records.folders import make_folder
 
 MANIFEST, METRICS = "manifest.json", "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
@@ -123,18 +124,8 @@ def create_run(run_dir: Path, manifest: dict[str, Any]) -> None:
             f"{run_dir} already contains a run, and nothing is overwritten: pass "
             "another --run-dir, or continue a run of experiments.train with --resume."
         )
-    make_run_dir(run_dir)
+    make_folder(run_dir, "--run-dir")
     write_json(run_dir / MANIFEST, manifest)
-
-
-def make_run_dir(run_dir: Path) -> None:
-    """Creates the folder if it does not exist."""
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"cannot make the --run-dir {run_dir}: {error.strerror}."
-        ) from error
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -286,37 +277,6 @@ def check_same_data(manifest: dict[str, Any], dataset: Dataset) -> None:
             f"the training images differ from those that the run began with ({what}): "
             "pass those, or train on these in another --run-dir."
         )
-
-
-def free_run_dir(base: Path, name: str) -> Path:
-    """Returns ``base/name``, or the first free one of ``base/name-2``, ``-3``, …."""
-    candidate, number = base / name, 2
-    while candidate.exists():
-        candidate, number = base / f"{name}-{number}", number + 1
-    return candidate
-
-
-def report_dir(wanted: Path | None, name: str) -> Path:
-    """Creates an empty folder for a report on finished runs.
-
-    Args:
-      wanted: the user's ``--out``; ``None`` for a new folder in ``runs/``.
-      name: name of the new folder.
-
-    Raises:
-      UserError: if the folder is not empty, or cannot be created.
-    """
-    out = wanted or free_run_dir(Path("runs"), name)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        taken = any(out.iterdir())
-    except OSError as error:
-        raise UserError(f"cannot make the --out {out}: {error.strerror}.") from error
-    if taken:
-        raise UserError(
-            f"{out} is not empty, and nothing is overwritten: pass another --out."
-        )
-    return out
 
 
 def _version(package: str) -> str:

@@ -82,7 +82,7 @@ def differing_fields(configs: Sequence[dict[str, Any]]) -> list[str]:
         field
         for field in fields
         if field not in _FREE
-        and len({json.dumps(config.get(field)) for config in configs}) > 1
+        and any(config.get(field) != configs[0].get(field) for config in configs)
     ]
 
 
@@ -97,7 +97,9 @@ def show(value: Any) -> str:
 
 def _identity(config: dict[str, Any]) -> str:
     kept = {name: value for name, value in config.items() if name not in _FREE}
-    return json.dumps(kept, sort_keys=True)
+    # 1 and 1.0 are the same setting.
+    alike = {n: float(v) if type(v) is int else v for n, v in kept.items()}
+    return json.dumps(alike, sort_keys=True)
 
 
 def _named(groups: list[list[FinishedRun]]) -> list[Group]:

@@ -43,8 +43,5 @@ def paired_difference(values: Sequence[float], others: Sequence[float]) -> Summa
     mean, size = float(differences.mean()), len(differences)
     if size < 2:
         return Summary(mean, np.nan)
-    error = float(stats.sem(differences))
-    if error == 0:  # SciPy has no interval for this
-        return Summary(mean, 0.0)
-    _, high = stats.t.interval(CONFIDENCE, size - 1, loc=mean, scale=error)
-    return Summary(mean, float(high) - mean)
+    quantile = stats.t.ppf((1 + CONFIDENCE) / 2, size - 1)
+    return Summary(mean, float(quantile * stats.sem(differences)))

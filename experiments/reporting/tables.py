@@ -124,13 +124,13 @@ def _cells(numbers: dict[str, Any], style: str) -> list[str]:
 def _shot_sizes(rows: list[dict[str, Any]]) -> str:
     """Returns the shot thresholds in words, if all rows share them."""
     sizes = {
-        shot_thresholds(c["data"], c["imbalance_factor"], c["imbalance"])
+        shot_thresholds(c["data"], c["imbalance_factor"], c["imbalance"], c["held_out"])
         for c in (row["config"] for row in rows)
     }
     if len(sizes) > 1:
         return ""
     few, many = sizes.pop()
     return (
-        f" Classes with more than {many} training examples are many-shot, with fewer "
-        f"than {few} few-shot."
+        f" Classes with more than {many:g} training examples are many-shot, with fewer "
+        f"than {few:g} few-shot."
     )

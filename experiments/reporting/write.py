@@ -89,7 +89,9 @@ def _draw(
     # A rank has a name if it is the same class in all runs.
     named = all(np.array_equal(order, orders[0]) for order in orders)
     config = groups[0].config
-    thresholds = shot_thresholds(data, config["imbalance_factor"], config["imbalance"])
+    thresholds = shot_thresholds(
+        data, config["imbalance_factor"], config["imbalance"], config["held_out"]
+    )
     figures.per_class_accuracy(
         out / f"per_class_accuracy{suffix}.png",
         class_accuracies(groups),

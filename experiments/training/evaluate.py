@@ -134,7 +134,6 @@ def shots(class_counts: np.ndarray, config: Config) -> np.ndarray:
 
 def thresholds(config: Config) -> ShotThresholds:
     """Returns the class sizes that separate the groups."""
-    few, many = shot_thresholds(config.data, config.imbalance_factor, config.imbalance)
-    # The thresholds are for whole classes, and a part of each is held out.
-    share = 1 - config.held_out
-    return ShotThresholds(few * share, many * share)
+    return shot_thresholds(
+        config.data, config.imbalance_factor, config.imbalance, config.held_out
+    )

@@ -3,7 +3,7 @@
 import signal
 import threading
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ from experiments.config import Config
 from experiments.data.dataset import Dataset, Source, Split
 from experiments.data.feed import Feed
 from experiments.errors import Stopped, UserError
+from experiments.records.rows import RowWriter
 from experiments.training import schedules
 from experiments.training.checkpoint import Best, Checkpoints
 from experiments.training.evaluate import EvalSums, scores
@@ -20,12 +21,6 @@ from experiments.training.step import TrainState, epoch_means
 from experiments.training.trainer import Trainer
 
 _STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-
-
-class Rows(Protocol):
-    """A writer of rows of metrics."""
-
-    def append(self, row: dict[str, Any]) -> None: ...
 
 
 class Run(NamedTuple):
@@ -53,7 +48,7 @@ class Run(NamedTuple):
     feed: Feed
     key: jax.Array
     checkpoints: Checkpoints
-    rows: Rows
+    rows: RowWriter
     clock: Callable[[], float]
     show: Callable[[int, dict[str, Any]], None]
     say: Callable[[str], None]

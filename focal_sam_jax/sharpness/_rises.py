@@ -351,7 +351,7 @@ def bound_terms(
       generalisation
     """
     of_class = losses.values(params)
-    size = sum(leaf.size for leaf in jax.tree.leaves(params))
+    size = optax.tree.size(params)
     return BoundTerms(
         empirical_loss=jnp.sum(of_class),
         class_losses=of_class,
@@ -422,7 +422,7 @@ def _climbed(params, offset, gradient, length, rho, adaptive):
 
 @jax.jit
 def _gaussian(key, like, rho):
-    size = sum(leaf.size for leaf in jax.tree.leaves(like))
+    size = optax.tree.size(like)
     normal = optax.tree.random_like(key, like, sampler=jax.random.normal)
     return jax.tree.map(lambda leaf: rho / size**0.5 * leaf, normal)
 

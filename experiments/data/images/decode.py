@@ -10,18 +10,15 @@ from contextlib import contextmanager
 import numpy as np
 
 from experiments.config import Interpolation
-from experiments.errors import UserError
+from experiments.errors import UserError, import_package
 
 
 @functools.cache
 def import_pillow():
-    """Returns Pillow's ``Image`` module; its error message says how to install it."""
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise UserError(
-            "Reading images needs Pillow: pip install -e '.[experiments,data]'."
-        ) from error
+    """Returns Pillow's ``Image`` module."""
+    import_package("PIL", "Reading images", "data")
+    from PIL import Image
+
     # Some of ImageNet's EXIF data are invalid, which has no effect here.
     warnings.filterwarnings(
         "ignore", category=UserWarning, module=r"PIL\.TiffImagePlugin"

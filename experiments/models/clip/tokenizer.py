@@ -5,9 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.errors import UserError
+from experiments.errors import UserError, import_package
 from experiments.models.clip.architecture import Text
-from experiments.models.weight_files import import_package
 
 _START, _END = "<|startoftext|>", "<|endoftext|>"
 
@@ -24,7 +23,7 @@ class Tokenizer:
         Raises:
           UserError: if the file is missing, no tokenizer, or of another model.
         """
-        tokenizers = import_package("tokenizers")
+        tokenizers = import_package("tokenizers", "CLIP's text", "clip")
         if not path.exists():
             raise UserError(
                 f"prompts need {path}, which is missing: copy it from the model's "
