@@ -380,7 +380,7 @@ def check_composition(
             "params, evaluation=here) with here = focal_sam_jax.evaluate(...), or "
             "tx.update(grads, state, params, per_class_loss_fn=f), where f(params) "
             "returns the per-class losses of the batch, shape (num_classes,). If you "
-            "did, a wrapper dropped it (optax.lookahead does): use "
+            "did, a wrapper dropped it, as optax.lookahead does: use "
             "focal_sam_jax.sharpness_aware_value_and_grad there, which needs no extra "
             "argument."
         )

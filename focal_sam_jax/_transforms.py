@@ -468,6 +468,7 @@ def imbsam(
       Zhou et al., `ImbSAM: A Closer Look at Sharpness-Aware Minimization in
       Class-Imbalanced Recognition <https://arxiv.org/abs/2308.07815>`_, ICCV 2023
     """
+    check_scalar("tail_threshold", tail_threshold)
     return _sharpness_aware(
         "imbsam",
         tail_weights(class_counts, tail_threshold),

@@ -263,7 +263,8 @@ def logit_adjusted(
       labels: class ids, ints of shape ``(batch,)``.
       class_counts: :math:`n`, shape ``(num_classes,)``; for an empty class
         :math:`\pi_c` is 1e-9, which keeps its loss finite.
-      tau: factor of the shifts, scalar >= 0; zero gives the cross-entropy.
+      tau: factor of the shifts, scalar >= 0; zero gives the cross-entropy, one Balanced
+        Softmax (arXiv:2007.10740).
 
     Returns:
       Losses of shape ``(batch,)``, in the dtype of the logits but at least float32.

@@ -109,12 +109,21 @@ def test_all_shifts_are_equally_likely_and_half_of_all_images_are_mirrored():
     np.testing.assert_allclose(frequencies, 1 / 18, atol=0.013)
 
 
-@pytest.mark.parametrize("config", [DIGITS, DIGITS.replace(augment="none"), LARGE])
-def test_augment_does_what_it_says(config):
+@pytest.mark.parametrize(
+    ("config", "changes"),
+    [
+        (DIGITS, True),
+        (DIGITS.replace(augment="none"), False),
+        (SMALL, True),
+        (SMALL.replace(image_size=8, augment="resized_crop"), True),
+        (LARGE, False),  # streamed images are already cropped
+    ],
+)
+def test_augment_does_what_it_says(config, changes):
     images = random_images(0, shape_of(1))
-    key = jax.random.key(0)
-    changed = augment(config, key, images)
-    assert bool(jnp.any(changed != images)) == (config.augment == "affine")
+    changed = augment(config, jax.random.key(0), images)
+    assert changed.shape == images.shape
+    assert bool(jnp.any(changed != images)) == changes
 
 
 @pytest.mark.parametrize(

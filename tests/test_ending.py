@@ -135,7 +135,3 @@ def test_a_figure_that_fails_is_told():
     program = "def main(): attempt(lambda: 1 / 0, make_console())"
     status, output, _ = ended(program)
     assert status == 0 and b"could not be drawn (ZeroDivisionError" in output
-
-
-def test_signals_have_the_numbers_that_the_statuses_are_made_of():
-    assert (signal.SIGHUP, signal.SIGINT, signal.SIGTERM) == (1, 2, 15)

@@ -268,11 +268,3 @@ def test_vmap_over_batches_is_a_loop_over_batches():
     for i in range(2):
         _, want = alone(PARAMS, x[i], y[i])
         assert_same(jax.tree.map(lambda leaf, i=i: leaf[i], together), want)
-
-
-def test_a_batch_without_an_example_of_a_weighed_class():
-    nothing = partial(per_class_loss, y=np.zeros_like(ref.Y))
-    loss, grads = engine(nothing, TAIL, rho=0.3)(PARAMS)
-    want_loss, want = plain(PARAMS, y=np.zeros_like(ref.Y))
-    np.testing.assert_allclose(loss, want_loss, rtol=1e-6)
-    assert_same(grads, want, 1e-7)

@@ -178,7 +178,7 @@ def test_what_cannot_be_read_is_said(name, content, message, tmp_path):
 def test_without_the_package_it_is_said_how_to_get_it(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "safetensors", None)
     (tmp_path / "model.safetensors").touch()
-    with pytest.raises(UserError, match="safetensors is needed: pip install"):
+    with pytest.raises(UserError, match="needs the package safetensors: pip install"):
         open_pretrained(str(tmp_path))
 
 

@@ -20,12 +20,6 @@ def test_python_blocks_run_in_order():
         exec(compile(block, "README.md", "exec"), namespace)
 
 
-def test_continuous_integration_runs_the_test_command_of_the_readme():
-    (command,) = re.findall(r"^(.*python -m pytest -n auto.*)$", README, re.MULTILINE)
-    assert "README.md" in (ROOT / ".ci" / "run").read_text()
-    assert command.startswith("python3 -m venv")
-
-
 def test_links_to_files_lead_somewhere():
     for target in re.findall(r"\]\((?!http|#)([^)]+)\)", README):
         assert (ROOT / target).exists(), target

@@ -190,13 +190,21 @@ def test_any_other_name_is_a_folder(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_that_learned_nothing_has_no_result(tmp_path):
+def test_skipped_steps_are_counted_and_metrics_stay_json(tmp_path):
     options = ["--learning-rate", "1e30", "--max-skipped", "99", "--epochs", "2"]
     run_dir = tmp_path / "run"
     said = train(run_dir, *options)
     assert "of 4 steps were skipped" in said
     for line in (run_dir / "metrics.jsonl").read_text().splitlines():
         json.loads(line, parse_constant=pytest.fail)
+
+
+@pytest.mark.slow
+def test_a_run_that_learned_nothing_has_no_result(tmp_path):
+    options = ["--rho", "1e38", "--max-skipped", "99", "--epochs", "1"]
+    with pytest.raises(UserError, match="not finite in any of the 2 steps, so nothing"):
+        train(tmp_path / "run", *options)
+    assert not any(row["split"] == "test" for row in metrics(tmp_path / "run"))
 
 
 def test_resume_needs_to_know_the_run():

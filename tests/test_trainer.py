@@ -56,8 +56,9 @@ def test_every_extra_learns(changes):
 
 
 @pytest.mark.slow
-def test_a_device_loop_is_step_by_step():
-    config, dataset = tiny(epochs=3)
+def test_a_device_loop_is_step_by_step(monkeypatch):
+    monkeypatch.setattr("experiments.data.feed._STEPS_IN_LOOP", 3)
+    config, dataset = tiny(epochs=3, batch_size=64)  # four steps per epoch
     one_by_one = train(*make(config, dataset), epochs=2)
     looped = train(*make(config, dataset, device_loop=True), epochs=2)
     assert_close(looped.params, one_by_one.params)

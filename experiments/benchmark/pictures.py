@@ -1,6 +1,6 @@
 """The results as one figure."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,7 @@ def benchmark_figure(path: Path, results: dict[str, Any]) -> None:
     save(figure, path)
 
 
-def _panels(results):
+def _panels(results) -> Iterator[Panel]:
     rated = [row for row in results["rows"] if _rated(row)]
     for group in _groups(rated, ("model", "batch_size", "dtype")):
         model, batch, dtype = group
@@ -71,15 +71,15 @@ def _panels(results):
     if epochs := [row for row in results.get("epochs", []) if _rated(row)]:
         yield "epoch of CIFAR-100-LT", _costs(epochs)
     if results.get("seeds"):
-        title = "several seeds in one program"
-        yield (
-            title,
-            _curves(results["seeds"], "seeds", "time of one seed = 1", _one_seed),
+        curves = _curves(
+            results["seeds"], "seeds", "ratio_one_seed", "time of one seed = 1"
         )
+        yield "several seeds in one program", curves
     for (over,) in _groups(results.get("growth", []), ("over",)):
         rows = _of(results["growth"], (over,), ("over",))
         name = over.replace("_", " ")
-        yield f"growth with the {name}", _curves(rows, "value", "ms per step", _median)
+        curves = _curves(rows, "value", "ms_median", "ms per step")
+        yield f"growth with the {name}", curves
 
 
 def _rated(row):
@@ -122,7 +122,7 @@ def _costs(rows: list[Row]) -> Callable[[Axes], None]:
 
 
 def _curves(
-    rows: list[Row], across: str, label: str, height: Callable[[Row], float]
+    rows: list[Row], across: str, height: str, label: str
 ) -> Callable[[Axes], None]:
     """Returns a function that draws a curve per method on log axes."""
 
@@ -133,7 +133,7 @@ def _curves(
             mine = sorted(_of(rows, (method,), ("method",)), key=lambda r: r[across])
             axes.plot(
                 [row[across] for row in mine],
-                [height(row) for row in mine],
+                [row[height] for row in mine],
                 marker="o",
                 label=_NAMES[method],
                 ms=4,
@@ -148,11 +148,3 @@ def _curves(
         finish(axes)
 
     return draw
-
-
-def _median(row):
-    return row["ms_median"]
-
-
-def _one_seed(row):
-    return row["ratio_one_seed"]

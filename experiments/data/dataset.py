@@ -77,14 +77,6 @@ class Dataset(NamedTuple):
     notes: tuple[str, ...] = ()
     train_hash: str = ""
 
-    def normalised(self, images: jax.Array) -> jax.Array:
-        """Computes the network's input: ``(images - mean) / std``, float32.
-
-        Args:
-          images: pixels of any dtype, channels last.
-        """
-        return normalised(images, self.mean, self.std)
-
 
 def normalised(
     images: jax.Array, mean: jax.typing.ArrayLike, std: jax.typing.ArrayLike

@@ -40,9 +40,10 @@ def weight_files(where: str, option: str, from_others: str) -> tuple[Path, list[
 
 def open_safetensors(path: Path):
     """Opens a file; each of its arrays is read on request."""
+    safetensors = import_package(*_SAFETENSORS)
     try:
         # "flax", because "numpy" cannot read bfloat16.
-        return import_package(*_SAFETENSORS).safe_open(path, framework="flax")
+        return safetensors.safe_open(path, framework="flax")
     except FileNotFoundError:
         raise UserError(f"{path} is missing: copy all files of the model.") from None
     except Exception as error:  # The error class of safetensors is private.

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from experiments import devices
 from experiments.config import Config
-from experiments.data.dataset import Dataset
+from experiments.data.dataset import Dataset, normalised
 from experiments.data.feed import EvalBatch, Inputs
 from experiments.data.images.augment import augment, check_augmentation
 from experiments.models import make_model
@@ -89,7 +89,8 @@ def make_trainer(
         )
         augment_key = jax.random.fold_in(stream(key, AUGMENT), state.step)
         images = augment(config, augment_key, images.astype(jnp.float32))
-        return train_step(state, frozen, dataset.normalised(images), labels)
+        images = normalised(images, dataset.mean, dataset.std)
+        return train_step(state, frozen, images, labels)
 
     def eval_step(sums, state, frozen, images, labels, real):
         # The training criterion as it was in the last step.

@@ -192,7 +192,7 @@ def one_hot(losses: ClassLosses, params: chex.ArrayTree) -> jax.Array:
 
 def repeat(turns: int, body: Callable[[Any, Carry], Carry], carry: Carry) -> Carry:
     """Runs ``carry = body(turn, carry)`` for every turn."""
-    if not all(map(is_concrete, jax.tree.leaves(carry))):
+    if not is_concrete(carry):
         return jax.lax.fori_loop(0, turns, body, carry)
     for turn in range(turns):
         carry = body(turn, carry)
@@ -208,7 +208,7 @@ def each(function: Callable[[Any], Any], inputs: Any, *around: Any) -> Any:
       around: other values that the function uses; traced ones also move the loop to
         the device.
     """
-    if not all(map(is_concrete, jax.tree.leaves((inputs, around)))):
+    if not is_concrete((inputs, around)):
         return jax.lax.map(function, inputs)
     rows = zip(*jax.tree.leaves(inputs), strict=True)
     structure = jax.tree.structure(inputs)
