@@ -26,7 +26,8 @@ Carry = TypeVar("Carry")
 class ClassLosses:
     r"""Result of :func:`class_losses`; :math:`L_c` in the docstrings of this module.
 
-    It owns its compiled functions, which are freed with it.
+    It owns its compiled functions, which are freed with it. Its methods raise a
+    ``ValueError`` if there is no batch, or the losses are not 1-D.
     """
 
     def __init__(self, compiled: "_Compiled", batches: Batches):

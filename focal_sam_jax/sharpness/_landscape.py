@@ -85,6 +85,9 @@ def slice_1d(
     Cost:
       One evaluation per step.
 
+    Raises:
+      ValueError: by JAX, if ``direction`` is not like ``params``.
+
     Example:
       >>> import jax.numpy as jnp
       >>> import focal_sam_jax as fsam
@@ -126,6 +129,18 @@ def slice_2d(
 
     Cost:
       One evaluation per pair of steps.
+
+    Raises:
+      ValueError: by JAX, if a direction is not like ``params``.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import focal_sam_jax as fsam
+      >>> losses = fsam.sharpness.class_losses(lambda w: jnp.stack([w[0], w[1]]))
+      >>> ahead, aside = jnp.array([1.0, 0.0]), jnp.array([0.0, 1.0])
+      >>> steps = jnp.array([0.0, 2.0]), jnp.array([1.0])
+      >>> fsam.sharpness.slice_2d(losses, jnp.zeros(2), (ahead, aside), steps).tolist()
+      [[[0.0, 1.0]], [[2.0, 1.0]]]
 
     References:
       Li et al., `Visualizing the Loss Landscape of Neural Nets

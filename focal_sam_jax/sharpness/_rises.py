@@ -208,6 +208,15 @@ def focal_sharpness(
     Raises:
       ValueError: as :func:`sharpness` and :func:`focal_sam_jax.focal_weights`.
 
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import focal_sam_jax as fsam
+      >>> losses = fsam.sharpness.class_losses(lambda w: jnp.stack([9 * w @ w, w @ w]))
+      >>> rises = [fsam.sharpness.focal_sharpness(losses, jnp.ones(2), [90, 10], 0.1, g)
+      ...          for g in (0.0, 3.0)]
+      >>> bool(rises[1] < rises[0])  # the frequent class is the sharp one
+      True
+
     References:
       Li et al., `Focal-SAM: Focal Sharpness-Aware Minimization for Long-Tailed
       Classification <https://arxiv.org/abs/2505.01660>`_, ICML 2025

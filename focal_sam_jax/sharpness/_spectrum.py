@@ -174,6 +174,18 @@ def spectral_density(
     Raises:
       ValueError: if ``steps`` or ``samples`` is less than one.
 
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> import focal_sam_jax as fsam
+      >>> curvature = jnp.array([1.0, 5.0, 2.0])
+      >>> losses = fsam.sharpness.class_losses(
+      ...     lambda w: jnp.stack([curvature @ w**2 / 2, 0.0]))
+      >>> found = fsam.sharpness.spectral_density(
+      ...     losses, jnp.ones(3), 1.0, key=jax.random.key(0))
+      >>> mean = jnp.sum(found.nodes * found.weights)
+      >>> bool(jnp.isclose(3 * mean, 8.0))  # the trace
+      True
+
     References:
       Ghorbani et al., `An Investigation into Neural Net Optimization via Hessian
       Eigenvalue Density <https://arxiv.org/abs/1901.10159>`_, ICML 2019, section 2
