@@ -153,7 +153,7 @@ def _fitting(known: argparse.Namespace, method, loss, *, clip: bool) -> Config:
         for number in (known.subset_seed, known.image_size)
     )
     data = Config(data=known.data, imbalance="natural", subset_seed=seed or 0)
-    look = look_at(data, Path(known.data_dir or "data"))
+    counts, median = look_at(data, Path(known.data_dir or "data"))
     clip, pretrained = clip or known.model == "clip", None
     if known.init_weights and not clip:
         # Flax takes half a second to import, and not every command needs it.
@@ -161,7 +161,13 @@ def _fitting(known: argparse.Namespace, method, loss, *, clip: bool) -> Config:
 
         pretrained = network_of(open_pretrained(known.init_weights))
     return own_config(
-        look, method, loss, clip=clip, image_size=size, pretrained=pretrained
+        counts,
+        median,
+        method,
+        loss,
+        clip=clip,
+        image_size=size,
+        pretrained=pretrained,
     )
 
 

@@ -4,9 +4,7 @@ So a resumed run draws the same numbers.
 """
 
 import jax
-from jax.sharding import Mesh
-
-from experiments import devices
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 # Every purpose has its own stream.
 INIT, ORDER, AUGMENT = range(3)
@@ -14,7 +12,8 @@ INIT, ORDER, AUGMENT = range(3)
 
 def random_key(seed: int, mesh: Mesh) -> jax.Array:
     """Returns the random key of a seed, on every device."""
-    return jax.jit(jax.random.key, out_shardings=devices.replicated(mesh))(seed)
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    return jax.jit(jax.random.key, out_shardings=everywhere)(seed)
 
 
 def stream(key: jax.Array, purpose: int) -> jax.Array:

@@ -15,7 +15,7 @@ from PIL import Image
 from rich.console import Console
 from tiny_runs import FLAGS
 
-from experiments.configs.own_data import Look, own_config
+from experiments.configs.own_data import own_config
 from experiments.data.load import load_dataset
 from experiments.data.sources import unreadable
 from experiments.errors import UserError
@@ -36,8 +36,9 @@ def write(folder, counts, size=(28, 28), mode="RGB"):
 
 
 def chosen(class_counts, size, *, clip=False, image_size=None, method="focal_sam"):
-    look = Look(class_counts, size)
-    return own_config(look, method, None, clip=clip, image_size=image_size)
+    return own_config(
+        class_counts, size, method, None, clip=clip, image_size=image_size
+    )
 
 
 def test_small_images_are_held_in_memory_at_their_own_size(tmp_path):

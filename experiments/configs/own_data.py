@@ -1,7 +1,5 @@
 """The nearest recipe for the user's own data, by class counts and image size."""
 
-from typing import NamedTuple
-
 from experiments.config import (
     IN_MEMORY_SIZE,
     OF_PHOTOGRAPHS,
@@ -24,20 +22,9 @@ _CIFAR_SIZE = 32
 _STEPS, _SMALLEST_BATCH = 16, 8
 
 
-class Look(NamedTuple):
-    """Properties of data by which a recipe is chosen.
-
-    Attributes:
-      class_counts: training images of each class.
-      size: median of the shorter sides of the images, in pixels.
-    """
-
-    class_counts: list[int]
-    size: int
-
-
 def own_config(
-    look: Look,
+    class_counts: list[int],
+    size: int,
     method: Method,
     loss: Loss | None,
     *,
@@ -54,18 +41,19 @@ def own_config(
     uses bicubic resizing, as in its own training.
 
     Args:
-      look: properties of the data.
+      class_counts: training images of each class.
+      size: median of the shorter sides of the images, in pixels.
       method: training method.
       loss: the criterion; ``None`` for the recipe's.
       clip: whether CLIP is tuned.
       image_size: side in pixels; ``None`` to choose it.
       pretrained: ResNet of the weights from which training starts, if there are any.
     """
-    images, classes = sum(look.class_counts), len(look.class_counts)
+    images, classes = sum(class_counts), len(class_counts)
     if pretrained:
         usual = _LARGEST_SIZE if pretrained in OF_PHOTOGRAPHS else _CIFAR_SIZE
         image_size = image_size or usual
-    small = (image_size or look.size) <= IN_MEMORY_SIZE
+    small = (image_size or size) <= IN_MEMORY_SIZE
     if small:
         name = "cifar10_lt" if classes <= 20 else "cifar100_lt"
     else:
@@ -85,14 +73,14 @@ def own_config(
         epochs = round(config.epochs * _LONG_UP_TO / images)
         config = config.with_epochs(max(epochs, _SHORTEST))
     if clip and not small:
-        size = config.image_size  # that of the weights
+        side = config.image_size  # that of the weights
     else:
-        size = image_size or max(look.size if small else _next_32(look.size), 8)
+        side = image_size or max(size if small else _next_32(size), 8)
     return config.replace(
-        image_size=size,
+        image_size=side,
         batch_size=batch_size,
         learning_rate=config.learning_rate * batch_size / usual,
-        tail_threshold=_tail(look.class_counts),
+        tail_threshold=_tail(class_counts),
         interpolation="bicubic" if clip else config.interpolation,
     )
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 
 from experiments.config import OWN_DATA, Config
-from experiments.configs.own_data import Look
 from experiments.data.dataset import Dataset, Source, Split
 from experiments.data.images.decode import image_size
 from experiments.data.longtail import TAILS, hold_out, published_subset
@@ -55,7 +54,7 @@ def load_dataset(
     return _as_clip_sees(dataset) if config.model == "clip" else dataset
 
 
-def look_at(config: Config, data_dir: Path) -> Look:
+def look_at(config: Config, data_dir: Path) -> tuple[list[int], int]:
     """Returns class counts, and the median shorter side of a sample of the images.
 
     Raises:
@@ -69,7 +68,7 @@ def look_at(config: Config, data_dir: Path) -> Look:
             sizes.append(min(image_size(train[i], train.name(i))))
     if not sizes:
         raise UserError(f"no image of --data {config.data} can be read.")
-    return Look(np.bincount(train.labels).tolist(), int(np.median(sizes)))
+    return np.bincount(train.labels).tolist(), int(np.median(sizes))
 
 
 def _load(
