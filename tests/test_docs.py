@@ -17,6 +17,7 @@ DOCS = ROOT / "docs"
 REFERENCE = (DOCS / "api.rst").read_text()
 # Pages whose code runs as it is, in reading order.
 RUNNING = ["index.md", "flax.md", "devices.md", "recipes.md", "sharpness.md"]
+RUNNING += ["results.md"]
 
 
 def public_names():

@@ -15,23 +15,29 @@ from experiments.reporting.results import NUMBERS
 from experiments.reporting.tables import report_tables
 
 DOCS = Path(__file__).parents[1] / "docs"
-RECORDS = {
-    path.stem: json.loads(path.read_text())["data"]
-    for path in sorted(DOCS.glob("results/*.json"))
-}
+REPORTS = sorted(DOCS.glob("results/*/report.json"))
+recorded = pytest.mark.parametrize("path", REPORTS, ids=lambda path: path.parent.name)
 
 
-@pytest.mark.parametrize("name", RECORDS)
-def test_the_page_has_the_tables_of_a_report(name):
+def reports(path):
+    return json.loads(path.read_text())["data"].items()
+
+
+def test_results_are_recorded():
+    assert REPORTS
+
+
+@recorded
+def test_the_page_has_the_tables_of_a_report(path):
     page = (DOCS / "results.md").read_text()
-    for data, report in RECORDS[name].items():
+    for data, report in reports(path):
         for table in report_tables(data, report["groups"], report["differences"]):
             assert markdown_lines(table.header, table.rows) in page
 
 
-@pytest.mark.parametrize("name", RECORDS)
-def test_differences_follow_from_the_values_of_the_runs(name):
-    for report in RECORDS[name].values():
+@recorded
+def test_differences_follow_from_the_values_of_the_runs(path):
+    for _, report in reports(path):
         groups = {group["name"]: group for group in report["groups"]}
         for row in report["differences"]:
             group, other = (groups[part] for part in row["name"].split(" − "))
