@@ -333,7 +333,7 @@ def test_what_is_not_shared_is_computed_twice_and_by_jax_alone(tmp_path):
 def test_nothing_is_overwritten(tmp_path):
     path = tmp_path / "mine.json"
     path.write_text("mine")
-    assert "nothing is overwritten" in refused(frameworks=("jax",), out=path)
+    assert "already exists: name another file" in refused(frameworks=("jax",), out=path)
     assert path.read_text() == "mine"
 
 
