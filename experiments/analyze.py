@@ -13,11 +13,7 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from experiments import devices
-from experiments.cli import (
-    DataDir,
-    RunDirs,
-    prepare_jax,
-)
+from experiments.cli import DataDir, RunDirs, prepare_jax
 from experiments.ending import exit_with
 from experiments.errors import UserError
 from experiments.figures import sharpness as pictures

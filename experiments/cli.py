@@ -68,8 +68,8 @@ def arguments_of(
     The recipe, method, loss, data, epochs and schedules are read first: they set the
     other defaults. The user's own data are used as they are, without cutting a tail. If
     no recipe is named for them, some of the data are read to choose one. With other
-    epochs, milestones and switches are scaled. A given ``--rho`` replaces a
-    step schedule of the radius by a constant.
+    epochs, milestones and switches are scaled. A given ``--rho`` replaces a step
+    schedule of the radius by a constant, unless ``--rho-schedule`` is given too.
 
     Args:
       job: a dataclass whose first field is ``config``, its only field without a

@@ -16,8 +16,9 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 REFERENCE = (DOCS / "api.rst").read_text()
 # Pages whose code runs as it is, in reading order.
-RUNNING = ["index.md", "flax.md", "devices.md", "recipes.md", "sharpness.md"]
-RUNNING += ["results.md"]
+RUNNING = [
+    *("index.md", "flax.md", "devices.md", "recipes.md", "sharpness.md", "results.md")
+]
 
 
 def public_names():

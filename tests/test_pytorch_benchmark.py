@@ -278,10 +278,11 @@ def test_another_folder_is_refused(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # raised inside PyTorch
-def test_a_compiled_step_runs():
+def test_a_compiled_step_runs_and_counts_as_an_eager_one():
     costs = {}
     for compiled in (False, True):
         contestant = torch_step(TINY, "focal_sam", compiled=compiled)
         contestant.run(1)
         costs[compiled] = contestant.costs
+    assert costs[True]["flops"] == costs[False]["flops"]
     assert costs[True]["compile_s"] > costs[False]["compile_s"]

@@ -20,6 +20,13 @@ def test_python_blocks_run_in_order():
         exec(compile(block, "README.md", "exec"), namespace)
 
 
+def test_continuous_integration_runs_the_test_command_of_the_readme():
+    (command,) = re.findall(r"^(.*python -m pytest -n auto.*)$", README, re.MULTILINE)
+    assert command.startswith("python3 -m venv")
+    line = 'bash -ec "$(grep --max-count=1 \'python -m pytest -n auto\' README.md)"'
+    assert line in (ROOT / ".ci" / "run").read_text()
+
+
 def test_links_to_files_lead_somewhere():
     for target in re.findall(r"\]\((?!http|#)([^)]+)\)", README):
         assert (ROOT / target).exists(), target
