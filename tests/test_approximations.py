@@ -181,6 +181,13 @@ def plain(steps):
     return run(fsam.sam(rho=0.0), steps)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["sam", "focal_sam"])
+def test_looksam_in_every_step_is_the_method(name):
+    make, _ = METHODS[name]
+    assert_equal_runs(run(fsam.looksam(make(), every=1), 4), run(make(), 4))
+
+
 def test_without_a_radius_both_are_plain():
     focal = fsam.focal_sam(ref.COUNTS, rho=0.0)
     assert_equal_runs(run(fsam.reuse_ascent(FOCAL, rho=0.0, lam=0.8), 4), plain(4))

@@ -388,7 +388,8 @@ def test_a_mask_that_selects_nothing_is_explained(name, mask):
 @every_transform
 def test_a_call_without_the_loss_is_explained(name):
     tx = TRANSFORMS[name]()
-    words = f"{name} needs the loss function.*evaluation=here.*shape"
+    words = f"{name} needs the loss function.*evaluation=here"
+    words += r".*params, per_class_loss_fn=f\).*shape"
     with pytest.raises(ValueError, match=words):
         tx.update(PARAMS, tx.init(PARAMS), PARAMS)
 

@@ -356,6 +356,13 @@ def test_cc_sam_computes_two_backwards_and_a_forward_a_class(num_classes):
     assert flops("cc_sam", "transform", num_classes) <= 1.03 * wanted
 
 
+@pytest.mark.slow
+def test_cc_sams_loop_over_classes_needs_no_memory_for_a_class(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    few, many = (_scratch(dense_step("cc_sam", "transform", n)) for n in (4, 40))
+    assert many <= 1.05 * few
+
+
 def test_sse_sam_computes_a_pullback_a_forward_and_a_backward_for_two_groups():
     wanted = (SGD + 2 * (FORWARD + 2 * BACKWARD)) / SGD * flops("sgd", "transform")
     assert flops("sse_sam", "evaluated", 6) <= 1.03 * wanted

@@ -23,7 +23,7 @@ def test_python_blocks_run_in_order():
 def test_continuous_integration_runs_the_test_command_of_the_readme():
     (command,) = re.findall(r"^(.*python -m pytest -n auto.*)$", README, re.MULTILINE)
     assert command.startswith("python3 -m venv")
-    line = 'bash -ec "$(grep --max-count=1 \'python -m pytest -n auto\' README.md)"'
+    line = "bash -ec \"$(grep --max-count=1 'python -m pytest -n auto' README.md)\""
     assert line in (ROOT / ".ci" / "run").read_text()
 
 
