@@ -16,6 +16,7 @@ from tiny_runs import FLAGS, ONE, tiny
 
 from experiments import analyze, devices
 from experiments.configs import get_config
+from experiments.data.dataset import normalised
 from experiments.data.feed import whole_split
 from experiments.data.load import load_dataset
 from experiments.errors import UserError
@@ -131,7 +132,8 @@ def test_what_is_measured_is_the_criterion_on_the_training_set(runs):
     dataset = load_dataset(config, None)
     _, params, batch_stats = last_network(run_dir)
     model = make_model(config, 10, channels=1)
-    images = dataset.normalised(jnp.asarray(dataset.train.images))
+    images = jnp.asarray(dataset.train.images)
+    images = normalised(images, dataset.mean, dataset.std)
     logits, _ = model.apply(params, batch_stats, images, train=False)
     labels = dataset.train.labels
     losses = make_loss(config, dataset.class_counts)(logits, labels, 1)
