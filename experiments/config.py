@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import (
@@ -170,6 +170,15 @@ def check_effects(config: "Config", given: Collection[str]) -> None:
                 f"{_flag(name)} has no effect with {_flag(other)} {value}: it needs "
                 f"{_flag(other)} {' or '.join(values)}."
             )
+
+
+def has_effect(name: str, options: Mapping[str, Any]) -> bool:
+    """Returns whether option ``name`` of ``Config`` has an effect beside the others."""
+    return all(
+        options.get(other) in values
+        for field, (other, values) in _marks_of(Config, OnlyWith)
+        if field == name
+    )
 
 
 def _numbers(value: Any) -> list[float]:

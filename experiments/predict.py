@@ -51,11 +51,11 @@ class Job:
 
 def run(job: Job, console: Console) -> None:
     """Reads images, predicts and writes."""
+    paths, classes, left_out = _find(job.images)
+    trained = load_run(job.run_dir)
     check_new_file(job.out)
     matrix = job.out.with_name(f"{job.out.stem}_confusion_matrix.png")
     check_new_file(matrix)
-    paths, classes, left_out = _find(job.images)
-    trained = load_run(job.run_dir)
     if unreadable := find_unreadable([str(path) for path in paths]):
         names = [str(paths[index]) for index in unreadable]
         console.print(

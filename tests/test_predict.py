@@ -167,7 +167,8 @@ def test_nothing_is_overwritten(images, run_dir, tmp_path):
     with pytest.raises(UserError, match="out.csv already exists"):
         predict(run_dir, images, out=tmp_path / "out.csv")
     with pytest.raises(UserError, match="contains no run"):
-        predict(tmp_path, images, out=tmp_path / "other.csv")
+        predict(tmp_path, images, out=tmp_path / "new" / "other.csv")
+    assert not (tmp_path / "new").exists()
     with pytest.raises(UserError, match="already exists"):
         predict(run_dir, images, out=Path("."))
     with pytest.raises(UserError, match="cannot make the folder .*out.csv for --out"):

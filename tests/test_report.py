@@ -212,6 +212,7 @@ def test_table_as_markdown(runs, tmp_path):
     heading, *settings = text.split("### ")[-1].splitlines()
     assert heading == "digits: settings in which the rows differ"
     assert settings[1] == "|  | rho | gamma | learning_rate |"
+    assert settings[3] == "| SGD | – | – | 0.1 |"
     for line in text.splitlines():
         assert not line.startswith("|") or line.endswith(" |")
 

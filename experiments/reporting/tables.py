@@ -7,6 +7,7 @@ import numpy as np
 from rich.markup import escape
 from rich.table import Table
 
+from experiments.config import has_effect
 from experiments.metrics import SHOTS, shot_thresholds
 from experiments.reporting.cells import empty_table, markdown_lines, narrow, percent
 from experiments.reporting.groups import differing_fields, show
@@ -88,15 +89,19 @@ def report_tables(
 
 def settings_table(data: str, rows: list[dict[str, Any]]) -> Iterator[ReportTable]:
     """Yields the settings in which groups of a data set differ, if there are any."""
-    fields = differing_fields([row["config"] for row in rows])
-    fields = [field for field in fields if field != "method"]
+    configs = [row["config"] for row in rows]
+    fields = [
+        field
+        for field in differing_fields(configs)
+        if field != "method" and any(has_effect(field, config) for config in configs)
+    ]
     if fields:
         yield ReportTable(
             f"{data}: settings in which the rows differ",
-            "All settings are in report.json.",
+            "–: has no effect in this row. All settings are in report.json.",
             ("", *fields),
             [
-                (row["name"], *(show(row["config"].get(field)) for field in fields))
+                (row["name"], *(_setting(row["config"], field) for field in fields))
                 for row in rows
             ],
         )
@@ -115,6 +120,10 @@ def as_rich(table: ReportTable) -> Table:
     for cells in table.rows:
         shown.add_row(*(escape(narrow(cell)) for cell in cells))
     return shown
+
+
+def _setting(config: dict[str, Any], field: str) -> str:
+    return show(config.get(field)) if has_effect(field, config) else "–"
 
 
 def _cells(numbers: dict[str, Any], style: str) -> list[str]:
