@@ -21,7 +21,7 @@ from experiments.config import (
     check_effects,
     sections_of,
 )
-from experiments.configs import get_config
+from experiments.configs import get_config, recipe_for
 from experiments.configs.own_data import own_config
 from experiments.data.load import look_at
 from experiments.errors import UserError
@@ -66,17 +66,18 @@ def arguments_of(
     """Returns the job that a command line describes.
 
     The recipe, method, loss, data, epochs and schedules are read first: they set the
-    other defaults. The user's own data are used as they are, without cutting a tail. If
-    no recipe is named for them, some of the data are read to choose one. With other
-    epochs, milestones and switches are scaled. A given ``--rho`` replaces a step
-    schedule of the radius by a constant, unless ``--rho-schedule`` is given too.
+    other defaults. If no recipe is named, it is the first one for the data. The user's
+    own data are used as they are, without cutting a tail; some are read to choose a
+    recipe. With other epochs, milestones and switches are scaled. A given ``--rho``
+    replaces a step schedule of the radius by a constant, unless ``--rho-schedule`` is
+    given too.
 
     Args:
       job: a dataclass whose first field is ``config``, its only field without a
         default.
       prog: name of the command, for its help.
       arguments: the arguments after the command.
-      recipe: recipe to use if none is named and the data are not the user's own.
+      recipe: recipe to use if neither a recipe nor data are named.
 
     Raises:
       UserError: if an option is out of bounds, or has no effect with the others.
@@ -93,8 +94,11 @@ def arguments_of(
     own_data = (known.data or "").startswith(OWN_DATA)
     method = known.method if known.method in METHODS else "focal_sam"
     loss = known.loss if known.loss in LOSSES else None
+    clip = recipe.startswith("clip") or known.model == "clip"
+    if known.data and not known.config:
+        recipe = recipe_for(known.data, clip=clip) or recipe
     if own_data and not known.config:
-        config = _fitting(known, method, loss, clip=recipe.startswith("clip"))
+        config = _fitting(known, method, loss, clip=clip)
     else:
         config = get_config(known.config or recipe, method, loss)
     if own_data:
@@ -154,13 +158,13 @@ def _fitting(known: argparse.Namespace, method, loss, *, clip: bool) -> Config:
     )
     data = Config(data=known.data, imbalance="natural", subset_seed=seed or 0)
     counts, median = look_at(data, Path(known.data_dir or "data"))
-    clip, pretrained = clip or known.model == "clip", None
+    pretrained = None
     if known.init_weights and not clip:
         # Flax takes half a second to import, and not every command needs it.
         from experiments.models import network_of, open_pretrained
 
         pretrained = network_of(open_pretrained(known.init_weights))
-    return own_config(
+    config = own_config(
         counts,
         median,
         method,
@@ -169,6 +173,10 @@ def _fitting(known: argparse.Namespace, method, loss, *, clip: bool) -> Config:
         image_size=size,
         pretrained=pretrained,
     )
+    if known.data.startswith("idx:") and config.augment == "crop_flip":
+        # Most sets in this format hold characters, which must not be mirrored.
+        config = config.replace(augment="affine")
+    return config
 
 
 def prepare_jax() -> None:
@@ -199,12 +207,12 @@ def keep_compiled() -> None:
     config = jax.config
     if config.jax_compilation_cache_dir or not config.jax_enable_compilation_cache:
         return
-    folder = _FOLDER.expanduser()
     try:
+        folder = _FOLDER.expanduser()
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # RuntimeError: there is no home folder.
         raise UserError(
-            f"cannot create {folder} for compiled programs: {error.strerror}; set "
+            f"cannot create {_FOLDER} for compiled programs: {error}; set "
             "JAX_COMPILATION_CACHE_DIR to another folder, or "
             "JAX_ENABLE_COMPILATION_CACHE=false."
         ) from error

@@ -28,8 +28,12 @@ from experiments.configs.recipe import Recipe
 from experiments.data.dataset import Dataset
 from experiments.ending import exit_with
 from experiments.errors import UserError
-from experiments.records.folders import free_run_dir, make_folder
-from experiments.records.lock import locked
+from experiments.records.folders import (
+    check_run_dir,
+    locked,
+    make_folder,
+    new_run_dir,
+)
 from experiments.records.manifest import (
     MANIFEST,
     as_json,
@@ -134,7 +138,8 @@ def run(job: Job, console: Console) -> Path:
     }
     # This comes first: if the data are missing, no folder is made.
     seed_dataset(next(iter(configs.values())), 0, job.data_dir)
-    run_dir = job.run_dir or free_run_dir(Path("runs"), f"compare-{job.config}")
+    check_run_dir(job.run_dir or Path())
+    run_dir = job.run_dir or new_run_dir(f"compare-{job.config}")
     make_folder(run_dir, "--run-dir")
     with locked(run_dir):
         _open(job, run_dir, configs)

@@ -46,6 +46,9 @@ def exit_with(main: Callable[[], None]) -> None:
     except UserError as error:
         complain(f"error: {error}")
         sys.exit(2)
+    except PermissionError as error:
+        complain(f"error: {error}: change its permissions, or name another place.")
+        sys.exit(2)
     except Stopped as stopped:
         complain(f"stopped: {stopped}")
         sys.exit(128 + stopped.signal)

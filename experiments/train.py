@@ -34,8 +34,12 @@ from experiments.figures import run as figures
 from experiments.models import has_head, make_model, open_pretrained
 from experiments.progress import RunProgress, result_table
 from experiments.randomness import random_key
-from experiments.records.folders import free_run_dir, make_folder
-from experiments.records.lock import locked
+from experiments.records.folders import (
+    check_run_dir,
+    locked,
+    make_folder,
+    new_run_dir,
+)
 from experiments.records.manifest import (
     MANIFEST,
     Sizes,
@@ -49,7 +53,7 @@ from experiments.records.manifest import (
 from experiments.records.rows import RowWriter, read_metrics
 from experiments.sharpness.classes import check_sharpness, sharpness_row
 from experiments.terminal import attempt, make_console
-from experiments.training.checkpoint import Best, Checkpoints, check_run_dir
+from experiments.training.checkpoint import Best, Checkpoints
 from experiments.training.evaluate import EvalSums, shots
 from experiments.training.loop import Run, evaluate, fit
 from experiments.training.step import TrainState
@@ -113,8 +117,7 @@ def parse(arguments: list[str]) -> Job:
 def run(job: Job, console: Console) -> Path:
     """Trains, evaluates and records; returns the folder of the run."""
     config = job.config
-    run_dir = _run_dir(job)
-    check_run_dir(run_dir)
+    _check_run_dir(job)
     check_sharpness(config)
     mesh = devices.device_mesh(job.devices)
     console.print(f"reading {config.data}", markup=False)
@@ -137,8 +140,8 @@ def run(job: Job, console: Console) -> Path:
     state = None if job.resume else trainer.init(jax.random.key(config.seed))
     with ExitStack() as at_the_end:
         at_the_end.callback(feed.close)
-        changed = devices.together(
-            lambda: _open_run(job, run_dir, dataset, trainer, at_the_end)
+        run_dir, changed = devices.together(
+            lambda: _open_run(job, dataset, trainer, at_the_end)
         )
         checkpoints = Checkpoints(run_dir, config, trainer.shapes)
         at_the_end.callback(checkpoints.close)
@@ -265,18 +268,14 @@ def _notes(
     return notes
 
 
-def _run_dir(job: Job) -> Path:
-    config = job.config
-    if job.run_dir is not None:
-        return job.run_dir
-    if job.resume:
+def _check_run_dir(job: Job) -> None:
+    if job.run_dir is None and job.resume:
         raise UserError("--resume needs --run-dir, the folder of the run to continue.")
-    if jax.process_count() > 1:
+    if job.run_dir is None and jax.process_count() > 1:
         raise UserError(
             "several processes need --run-dir, a folder that all of them can access."
         )
-    name = f"{config.config}-{config.method}-seed{config.seed}"
-    return free_run_dir(Path("runs"), name)
+    check_run_dir(job.run_dir or Path())
 
 
 def _to_resume(job: Job, run_dir: Path) -> str:
@@ -288,33 +287,33 @@ def _to_resume(job: Job, run_dir: Path) -> str:
 
 def _open_run(
     job: Job,
-    run_dir: Path,
     dataset: Dataset,
     trainer: Trainer,
     at_the_end: ExitStack,
-) -> dict[str, list[Any]]:
-    """Creates the records of a new run, or checks those of the run to resume.
+) -> tuple[Path, dict[str, list[Any]]]:
+    """Creates the folder and records of a new run, or checks those of one to resume.
 
     The folder is locked against other processes until ``at_the_end`` closes.
 
     Returns:
-      The options that changed since the run began, each with old and new value.
+      The folder, and the options that changed since the run began, each with old and
+      new value.
     """
-    if not devices.is_first():
-        return {}
-    try:
-        make_folder(run_dir, "--run-dir")
-        at_the_end.enter_context(locked(run_dir))
-        if job.resume and (run_dir / MANIFEST).exists():
-            manifest = read_manifest(run_dir)
-            # Checked before the options, because some options may depend on the data.
-            check_same_data(manifest, dataset)
-            return changed_options(manifest["config"], job.config)
-        sizes = Sizes.of(trainer.shapes.params, trainer.frozen)
-        create_run(run_dir, describe_run(job.config, dataset, sizes, sys.argv))
-        return {}
-    except PermissionError as error:
-        raise UserError(f"cannot write in the --run-dir {run_dir}: {error}.") from error
+    config = job.config
+    if job.run_dir is not None and not devices.is_first():
+        return job.run_dir, {}
+    name = f"{config.config}-{config.method}-seed{config.seed}"
+    run_dir = job.run_dir or new_run_dir(name)
+    make_folder(run_dir, "--run-dir")
+    at_the_end.enter_context(locked(run_dir))
+    if job.resume and (run_dir / MANIFEST).exists():
+        manifest = read_manifest(run_dir)
+        # Checked before the options, because some options may depend on the data.
+        check_same_data(manifest, dataset)
+        return run_dir, changed_options(manifest["config"], config)
+    sizes = Sizes.of(trainer.shapes.params, trainer.frozen)
+    create_run(run_dir, describe_run(config, dataset, sizes, sys.argv))
+    return run_dir, {}
 
 
 def _open_rows(

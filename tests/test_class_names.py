@@ -62,6 +62,12 @@ def test_a_file_names_the_classes_in_order(tmp_path):
     assert names(path) == ("a fox", "an owl", "a bee")
 
 
+def test_a_byte_order_mark_is_no_letter(tmp_path):
+    path = written(tmp_path, "")
+    path.write_text("\n".join(ANIMALS), encoding="utf-8-sig")
+    assert names(path) == names(None)
+
+
 def test_a_file_names_the_classes_by_what_the_data_call_them(tmp_path):
     path = written(tmp_path, "Bee\thoney bee\nred_fox\tfox\nowl\tbarn_owl\n")
     assert names(path) == ("fox", "barn owl", "honey bee")

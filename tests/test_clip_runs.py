@@ -200,8 +200,8 @@ def test_a_head_starts_from_the_mean_features_of_its_classes(weights):
     trainer, *_ = make(config, dataset)
     columns = trainer.init(jax.random.key(0)).params["head"]["columns"]
     np.testing.assert_allclose(np.linalg.norm(columns, axis=0), 1, rtol=1e-5)
-    stored = dataset.train.images.astype(np.float32)
-    seen = eval_view(config, jnp.asarray((stored - dataset.mean) / dataset.std))
+    stored = jnp.asarray(dataset.train.images.astype(np.float32))
+    seen = (eval_view(config, stored) - dataset.mean) / dataset.std
     clip = open_clip(str(weights))
     tower = image_features(clip.architecture.vision, clip.vision()["vision"])
     features = np.asarray(tower.apply({}, {}, seen, train=False)[0])

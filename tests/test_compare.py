@@ -198,6 +198,7 @@ def test_a_group_of_seeds_is_scored_on_the_split_that_is_asked_for(tiny):
         ({"config": "vit_digits_lt", "tune": True}, "no candidates for sam, imbsam, "),
         ({"resume": True, "run_dir": None}, "--resume needs --run-dir"),
         ({"config": "fashion_mnist_lt_small"}, "fashion_mnist is not in"),
+        ({"run_dir": Path("a[1]")}, "no checkpoint can be written below"),
         ({"config": "mnist"}, "--config must be one of digits_lt, .*, got 'mnist'"),
     ],
 )

@@ -43,6 +43,12 @@ def ended(program, stdout=subprocess.PIPE, **environment):
         ("raise Stopped('saved.', signal.SIGHUP)", 129, "stopped: saved.\n"),
         ("raise KeyboardInterrupt", 130, "stopped\n"),
         (
+            "raise PermissionError(errno.EACCES, 'Permission denied', '/x')",
+            2,
+            "error: [Errno 13] Permission denied: '/x': change its permissions, or "
+            "name another place.\n",
+        ),
+        (
             "raise OSError(errno.ENOSPC, 'No space left on device', '/x')",
             2,
             "error: no space is left for /x: free some.\n",

@@ -225,7 +225,7 @@ def make(*paths):
         (make("train/a/1.jpg", "val/a/1.jpg", "validation/a/1.jpg"), "both val and"),
         (make("train/a/1.jpg", "Train/a/1.jpg"), "both Train and train"),
         (make("train/a/1.jpg", "test/b/1.jpg"), "test/b is a class .* classes are a"),
-        (make("train/a/1.jpg", "test/a/1.jpg"), "has 1 class; at least 2"),
+        (make("train/a/1.jpg", "test/a/1.jpg"), "needs at least 2 classes, got 1"),
     ],
 )
 def test_folders_that_do_not_suit_are_explained(tmp_path, build, words):

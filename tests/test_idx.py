@@ -149,6 +149,12 @@ def test_without_files_it_is_said_where_they_belong(tmp_path):
         load_dataset(config, tmp_path)
 
 
+def test_characters_are_not_mirrored(tmp_path):
+    folder = write(tmp_path / "letters", [20] * 3, size=28)
+    config = parse(["--data", f"idx:{folder}"]).config
+    assert (config.config, config.augment) == ("cifar10_lt", "affine")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("own", [True, False])
 def test_an_epoch_trains_on_them(own, tmp_path):

@@ -109,6 +109,16 @@ def test_the_command_in_a_recipe_is_the_recipe(name):
 
 
 @pytest.mark.parametrize("name", RECIPES)
+def test_without_a_recipe_the_data_choose_it(name):
+    base = RECIPES[name].base
+    flags = ["--model", "clip"] if base.model == "clip" else []
+    config = parse(["--data", base.data, *flags]).config
+    for found in (config, RECIPES[config.config].base):
+        assert found.data == base.data
+        assert (found.model == "clip") == (base.model == "clip")
+
+
+@pytest.mark.parametrize("name", RECIPES)
 def test_every_method_and_loss_has_a_configuration(name):
     for method in METHODS:
         for loss in LOSSES:

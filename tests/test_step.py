@@ -144,6 +144,12 @@ def test_the_average_is_exponential_and_what_is_evaluated():
     assert_same(plain.evaluated[0], plain.params)
 
 
+def test_the_average_has_no_share_of_the_initial_weights_after_a_skipped_step():
+    state, step = make(ema=0.75)
+    after = step(step(state, *batch(np.nan)), *batch())
+    assert_same(after.evaluated, (after.params, after.batch_stats))
+
+
 def test_nothing_in_a_new_state_is_there_twice():
     state, step = make(ema=0.9)
     buffers = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(state)]

@@ -21,6 +21,7 @@ pytest.importorskip("grain", reason="needs focal_sam_jax[experiments,data]")
 from PIL import Image, ImageEnhance
 
 from experiments.data.images.decode import (
+    check_image_file,
     decode_rgb,
     import_pillow,
     resize_and_crop,
@@ -153,6 +154,24 @@ def test_images_are_turned_where_their_source_says_so():
 def test_what_is_no_image_is_named(encoded):
     with pytest.raises(UserError, match=r"^n01/x\.png cannot be read as an image \("):
         decode_rgb(encoded, "n01/x.png", upright=True)
+
+
+def test_floating_point_pixels_are_refused(tmp_path):
+    image = Image.fromarray(np.ones((4, 4), np.float32))
+    image.save(tmp_path / "a.tiff")
+    with pytest.raises(UserError, match="floating-point numbers of unknown range"):
+        decode_rgb((tmp_path / "a.tiff").read_bytes(), "it", upright=False)
+    with pytest.raises(UserError, match="floating-point numbers of unknown range"):
+        check_image_file(str(tmp_path / "a.tiff"))
+
+
+def test_any_error_of_a_decoder_is_a_sentence(monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("no frame")
+
+    monkeypatch.setattr(Image, "open", fail)
+    with pytest.raises(UserError, match=r"it cannot be read as an image \(no frame\)"):
+        decode_rgb(b"", "it", upright=False)
 
 
 # With a damaged header, an image may claim any size.

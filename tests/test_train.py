@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -13,7 +14,7 @@ from tiny_runs import FLAGS
 
 from experiments.configs import get_config
 from experiments.errors import UserError
-from experiments.records.lock import locked
+from experiments.records.folders import locked, new_run_dir
 from experiments.train import parse, run
 
 TINY = [*FLAGS, "--epochs", "4", "--eval-every", "2"]
@@ -152,7 +153,7 @@ def test_a_run_goes_on_for_longer_and_more_slowly(finished, tmp_path):
 
 
 def test_one_process_at_a_time_is_in_a_run(finished):
-    with locked(finished[0]), pytest.raises(UserError, match="another process is tra"):
+    with locked(finished[0]), pytest.raises(UserError, match="another process is us"):
         train(finished[0], "--resume")
     train(finished[0], "--resume")
 
@@ -162,6 +163,13 @@ def test_where_no_checkpoint_can_be_written_is_said_at_once(tmp_path, name):
     with pytest.raises(UserError, match="no checkpoint can be written below .* in it"):
         train(tmp_path / name)
     assert not any(tmp_path.iterdir())
+
+
+def test_new_folders_are_never_shared(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made = [new_run_dir("a") for _ in range(3)]
+    assert made == [Path("runs/a"), Path("runs/a-2"), Path("runs/a-3")]
+    assert all(folder.is_dir() for folder in made)
 
 
 @pytest.mark.parametrize("name", ["x" * 300, "file/run"])

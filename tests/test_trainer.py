@@ -1,5 +1,7 @@
 """The compiled training loop: one step, an epoch as a loop or as a scan, many seeds."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,11 +12,13 @@ pytest.importorskip("flax", reason="needs focal_sam_jax[experiments]")
 from tiny_runs import ONE, make, tiny, train
 
 from experiments.config import METHODS
+from experiments.configs import get_config
 from experiments.data.batches import epoch_sizes, padded_batches, shuffled_batches
 from experiments.data.feed import EpochInMemory, make_feed
+from experiments.data.images.resize import resize
 from experiments.data.load import load_dataset
 from experiments.errors import UserError
-from experiments.training.evaluate import scores
+from experiments.training.evaluate import eval_logits, scores
 from experiments.training.step import epoch_means
 from experiments.training.trainer import make_trainer
 
@@ -133,6 +137,17 @@ def test_evaluation_is_exact_for_any_batch_size():
         assert other["accuracy_per_class"] == found[0]["accuracy_per_class"]
         assert other["loss"] == pytest.approx(found[0]["loss"], rel=1e-5)
         assert other["ece"] == pytest.approx(found[0]["ece"], rel=1e-4)
+
+
+def test_pixels_are_resized_before_they_are_normalised():
+    config = get_config("cifar100_lt", "sgd")
+    config = config.replace(input_size=48, interpolation="bicubic")
+    images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
+    model = SimpleNamespace(apply=lambda params, stats, seen, train: (seen, stats))
+    model.given = lambda frozen: model
+    seen = eval_logits(config, model, ({}, {}), {}, jnp.asarray(images), 120.0, 60.0)
+    wanted = (resize(jnp.float32(images), 48, "bicubic") - 120) / 60
+    np.testing.assert_allclose(seen, wanted, atol=1e-5)
 
 
 def test_fewer_images_than_devices_are_refused():

@@ -38,7 +38,7 @@ from experiments.cli import compute_right_sums
 from experiments.config import about
 from experiments.ending import exit_with
 from experiments.errors import UserError
-from experiments.records.folders import check_new_file, free_run_dir
+from experiments.records.folders import check_new_file, new_run_dir
 from experiments.records.manifest import describe_machine, write_json
 from experiments.terminal import make_console
 
@@ -157,7 +157,7 @@ def _check(job: Job) -> None:
 
 
 def _out(job: Job) -> Path:
-    out = job.out or free_run_dir(Path("runs"), "benchmark") / "benchmark.json"
+    out = job.out or new_run_dir("benchmark", "--out") / "benchmark.json"
     if out.suffix != ".json":
         raise UserError(f"--out must end in .json, got {out}.")
     check_new_file(out)

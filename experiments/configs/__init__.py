@@ -50,6 +50,18 @@ def get_recipe(name: str) -> Recipe:
     return RECIPES[name]
 
 
+def recipe_for(data: str, *, clip: bool) -> str | None:
+    """Returns the first recipe for a data set, with CLIP or not, if there is one."""
+    return next(
+        (
+            name
+            for name, recipe in RECIPES.items()
+            if recipe.base.data == data and (recipe.base.model == "clip") == clip
+        ),
+        None,
+    )
+
+
 def get_config(name: str, method: Method, loss: Loss | None = None) -> Config:
     """Returns a recipe's configuration for a method and, if given, another loss."""
     return get_recipe(name).config(method, loss)

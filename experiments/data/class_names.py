@@ -59,7 +59,7 @@ def readable_names(
 
 def _from_file(path: Path, class_names: tuple[str, ...]) -> list[str]:
     try:
-        lines = path.read_text(encoding="utf-8").rstrip().splitlines()
+        lines = path.read_text(encoding="utf-8-sig").rstrip().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--class-names {path} cannot be read: {error}.") from None
     if any("\t" in line for line in lines):

@@ -33,7 +33,10 @@ class Source(Protocol):
         ...
 
     def key(self, index: int) -> str:
-        """Returns a unique key of the image, independent of where the data are."""
+        """Returns a unique key of the image, independent of the folder of the data.
+
+        Absolute paths in lists are part of their keys.
+        """
         ...
 
 

@@ -191,7 +191,7 @@ def _check_labels(splits: Splits, config: Config) -> None:
     classes = len(splits.class_names)
     if classes < 2:
         raise UserError(
-            f"--data {config.data} has {classes} class; at least 2 are needed."
+            f"--data {config.data} needs at least 2 classes, got {classes}."
         )
     for name in ("train", "validation", "test"):
         split = getattr(splits, name)

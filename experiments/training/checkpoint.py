@@ -73,19 +73,6 @@ def last_network(run_dir: Path) -> tuple[int, Any, Any]:
     return step, *jax.tree.map(np.asarray, (params, batch_stats))
 
 
-def check_run_dir(run_dir: Path) -> None:
-    """Raises a ``UserError`` if no checkpoint can be written below a path.
-
-    Orbax reads some characters as a pattern, and TensorStore a backslash as a slash.
-    """
-    found = sorted(set(str(run_dir.absolute())) & set("[]*?\\"))
-    if found:
-        raise UserError(
-            f"no checkpoint can be written below {run_dir.absolute()}, which has "
-            f"{' and '.join(found)} in it: pass another --run-dir."
-        )
-
-
 class Checkpoints:
     """The checkpoints of a run, by the number of steps made."""
 

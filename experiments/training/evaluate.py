@@ -1,7 +1,7 @@
 """Evaluation of a network on a set: sums over its examples, and scores from them.
 
-The sums of batches add up exactly to those of the whole set, for any batch size and any
-number of devices and processes: padding is masked.
+The sums of batches add up to those of the whole set, counts exactly and losses up to
+rounding, for any batch size and any number of devices and processes: padding is masked.
 """
 
 from typing import Any, NamedTuple
@@ -75,7 +75,8 @@ def eval_logits(
     Returns:
       ``(batch, num_classes)``.
     """
-    seen = eval_view(config, normalised(images, mean, std))
+    seen = eval_view(config, images.astype(jnp.float32))
+    seen = normalised(seen, mean, std)
     logits, _ = model.given(frozen).apply(*network, seen, train=False)
     return logits
 

@@ -212,7 +212,8 @@ def _check_progress(run: Run, stalled_at: jax.Array) -> None:
 
 
 def _advice(run: Run) -> str:
-    lower = "Lower --learning-rate or --rho"
+    radius = "" if run.config.method == "sgd" else " or --rho"
+    lower = f"Lower --learning-rate{radius}"
     saved = run.checkpoints.latest()
     if saved is None:
         return f"{lower}, and start in another --run-dir."

@@ -130,8 +130,9 @@ def make_train_step(
             here.grads, state.opt_state, state.params, evaluation=here
         )
         params = optax.apply_updates(state.params, updates)
-        # The shares of all steps sum to 1; the initial weights have no share.
-        share = (1 - config.ema) / (1 - config.ema ** (state.step + 1))
+        # The shares of all good steps sum to 1; the initial weights have no share.
+        steps = state.step - state.skipped.total + 1
+        share = (1 - config.ema) / (1 - config.ema**steps)
         average = state.average and optax.incremental_update(
             (params, batch_stats), state.average, share
         )

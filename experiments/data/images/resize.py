@@ -142,7 +142,7 @@ def eval_view(config: Config, images: jax.Array) -> jax.Array:
 
     Args:
       config: configuration with image sizes and interpolation.
-      images: float, ``(batch, height, width, channels)``.
+      images: pixels from 0 to 255, float, ``(batch, height, width, channels)``.
     """
     size = config.network_size
     if config.in_memory:
