@@ -1,6 +1,7 @@
 """Tests of the benchmark: output files, order of runs, time and cost counts."""
 
 import json
+import re
 from types import SimpleNamespace
 
 import jax
@@ -13,7 +14,7 @@ pytest.importorskip("tyro", reason="needs focal_sam_jax[experiments]")
 from rich.console import Console
 
 from experiments.benchmark import __main__ as benchmark
-from experiments.benchmark import epoch, growth, limits
+from experiments.benchmark import epoch, growth, jax_steps
 from experiments.benchmark import many_seeds as seeds
 from experiments.benchmark import sections as parts
 from experiments.benchmark.contestant import Contestant, interleave, milliseconds
@@ -56,7 +57,6 @@ def test_steps_of_every_method_leave_rows_a_table_and_a_figure(tmp_path):
         assert row["ms_min"] <= row["ms_median"] <= row["ms_max"]
         assert row["examples_per_s"] == pytest.approx(4e3 / row["ms_median"])
         assert row["flops"] > 0 and row["peak_bytes"] > 0 and row["compile_s"] > 0
-        assert 0 < row["share_of_matmul"] < 1
     sam, sgd, _ = results["rows"]
     assert sam["ratio_sam"] == sgd["ratio_sgd"] == 1
     assert sam["ratio_sgd"] * sgd["ratio_sam"] == pytest.approx(1)
@@ -134,7 +134,7 @@ def test_seeds_train_as_one_would():
         return lambda turns: None
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(seeds, "repeatedly", keep)
+        patch.setattr(jax_steps, "repeatedly", keep)
         seeds.seeds_step(workload, "focal_sam", 2)
     for ours, alone in zip(
         jax.tree.leaves(captured["state"].params),
@@ -272,34 +272,6 @@ def test_a_run_goes_on_from_its_state():
     assert seen == [0, 2, 4]
 
 
-def test_the_distance_to_the_limit():
-    rates = {"matmul_flops_per_s": {"float32": 1e12}, "copy_bytes_per_s": 1e11}
-    row = {"ms_median": 2.0, "flops": 1e9, "bytes_accessed": 4e7, "dtype": "float32"}
-    got = limits.distance(row, rates)
-    assert got["flops_per_s"] == pytest.approx(5e11)
-    assert got["share_of_matmul"] == pytest.approx(0.5)
-    assert got["share_of_copy"] == pytest.approx(0.2)
-    unknown = limits.distance({**row, "bytes_accessed": None}, rates)
-    assert unknown["share_of_copy"] is None
-
-
-def test_the_limits_do_the_work_they_claim(monkeypatch):
-    monkeypatch.setattr(limits, "_SIDE", {"cpu": 64})
-    monkeypatch.setattr(limits, "_COPIED", {"cpu": 4096})
-    matmul, copy = limits.limit_contestants(("float32", "float32"))
-    assert matmul.costs["flops"] == 2 * 64**3
-    assert copy.costs["bytes_accessed"] == 2 * 4096
-    rows = [
-        {**c.name, **c.costs, "ms_min": time}
-        for c, time in ((matmul, 1.0), (copy, 2.0))
-    ]
-    got = limits.limit_rows(rows)
-    assert got["matmul_flops_per_s"] == {"float32": pytest.approx(2e3 * 64**3)}
-    assert got["copy_bytes_per_s"] == pytest.approx(4096e3)
-    matmul.run(2)
-    copy.run(2)
-
-
 @pytest.mark.slow
 def test_the_published_cc_sam_moves_the_last_layer_alone():
     config = Workload("vit_digits", 4, "float32").config("cc_sam_head")
@@ -342,6 +314,9 @@ def test_nothing_is_overwritten(tmp_path):
     [
         ({"repeats": 0}, "--repeats must be at least 1, got 0"),
         ({"seconds": -1.0}, "--seconds must be at least 0"),
+        ({"seconds": np.nan}, "--seconds must be at least 0, got nan"),
+        ({"minutes": np.inf}, "--minutes must be finite, got inf"),
+        ({"sections": ("epoch",)}, "must be one of resnet20, .*, got vit_digits"),
         ({"batch_size": ()}, "--batch-size must be at least 1"),
         ({"methods": ()}, "--methods needs at least one value"),
         ({"frameworks": ("jax",), "out": "x.txt"}, "--out must end in .json"),
@@ -351,7 +326,7 @@ def test_mistakes_are_explained(options, said, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     if "out" in options:
         options = {**options, "out": tmp_path / options["out"]}
-    assert said in refused(**{**TINY, **options})
+    assert re.search(said, refused(**{**TINY, **options}))
 
 
 def test_pytorch_that_is_not_there_is_named(monkeypatch):

@@ -7,6 +7,7 @@ import math
 import os
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -22,7 +23,7 @@ import tyro
 from rich.console import Console
 from rich.markdown import Markdown
 
-from experiments.benchmark import epoch, sections
+from experiments.benchmark import epoch, growth, sections
 from experiments.benchmark.contestant import Contestant
 from experiments.benchmark.jax_steps import jax_step
 from experiments.benchmark.pictures import benchmark_figure
@@ -35,7 +36,7 @@ from experiments.benchmark.workload import (
     Workload,
 )
 from experiments.cli import compute_right_sums
-from experiments.config import about
+from experiments.config import about, at_least, check_bounds
 from experiments.ending import exit_with
 from experiments.errors import UserError
 from experiments.records.folders import check_new_file, new_run_dir
@@ -87,17 +88,22 @@ class Job:
         ),
     ] = ("steps",)
     repeats: Annotated[
-        int, about("number of rounds, with one turn for each step in every round")
+        int,
+        about("number of rounds, with one turn for each step in every round"),
+        at_least(1),
     ] = 10
-    seconds: Annotated[float, about("minimum duration of a turn")] = 0.2
+    seconds: Annotated[float, about("minimum duration of a turn"), at_least(0)] = 0.2
     minutes: Annotated[
         float | None,
         about("time for all; what does not fit is left out and named; none: no limit"),
+        at_least(0),
     ] = None
     data_dir: Annotated[
         Path, about("folder of data sets; without CIFAR-100, pixels are random")
     ] = Path("data")
-    workers: Annotated[int, about("worker processes of PyTorch that read images")] = 2
+    workers: Annotated[
+        int, about("worker processes of PyTorch that read images"), at_least(0)
+    ] = 2
     out: Annotated[
         Path | None, about("JSON file for the results; none: a new one in runs/")
     ] = None
@@ -145,15 +151,17 @@ def _check(job: Job) -> None:
         )
     if job.torch_repo is not None and not job.torch_repo.is_dir():
         raise UserError(f"--torch-repo {job.torch_repo} is not a folder.")
-    for name, least in (("repeats", 1), ("seconds", 0), ("workers", 0), ("minutes", 0)):
-        value = getattr(job, name)
-        if value is not None and value < least:
-            raise UserError(f"--{name} must be at least {least}, got {value}.")
+    check_bounds(job)
     if min(job.batch_size, default=0) < 1:
         raise UserError(f"--batch-size must be at least 1, got {job.batch_size}.")
     for name in ("model", "precision", "methods", "frameworks", "sections"):
         if not getattr(job, name):
             raise UserError(f"--{name} needs at least one value.")
+    if "epoch" in job.sections and job.model[0] not in growth.DEPTHS:
+        raise UserError(
+            f"--sections epoch is of CIFAR: the first --model must be one of "
+            f"{', '.join(growth.DEPTHS)}, got {job.model[0]}."
+        )
 
 
 def _out(job: Job) -> Path:
@@ -175,7 +183,7 @@ def _first(job: Job) -> Workload:
 
 
 def _steps(job: Job, timer: sections.Timer) -> dict[str, Any]:
-    results: dict[str, Any] = {"rows": [], "limits": {}, "patches": []}
+    results: dict[str, Any] = {"rows": [], "patches": []}
     for model in job.model:
         for batch_size in job.batch_size:
             for dtype in job.precision:
@@ -185,9 +193,7 @@ def _steps(job: Job, timer: sections.Timer) -> dict[str, Any]:
                 contestants = list(
                     _contestants(job, workload, timer, results["patches"])
                 )
-                rows, limits = sections.step_rows(contestants, timer)
-                results["rows"] += rows
-                _merge(results["limits"], limits)
+                results["rows"] += sections.step_rows(contestants, timer)
     return results
 
 
@@ -222,15 +228,6 @@ def _contestant(framework: Framework, workload: Workload, method: Method) -> Con
     return torch_step(workload, method, compiled=framework == "torch_compile")
 
 
-def _merge(limits: dict[str, Any], new: dict[str, Any]) -> None:
-    """Keeps the best rates of several runs."""
-    rates = limits.setdefault("matmul_flops_per_s", {})
-    for dtype, rate in new["matmul_flops_per_s"].items():
-        rates[dtype] = max(rate, rates.get(dtype, 0.0))
-    copies = limits.get("copy_bytes_per_s", 0.0)
-    limits["copy_bytes_per_s"] = max(new["copy_bytes_per_s"], copies)
-
-
 def _epoch(job: Job, timer: sections.Timer) -> dict[str, Any]:
     workload = _first(job)
     data, real = epoch.cifar100_lt(epoch.epoch_config(workload, "sgd"), job.data_dir)
@@ -256,15 +253,16 @@ def _epoch(job: Job, timer: sections.Timer) -> dict[str, Any]:
     return {"epochs": rows, "real_images": real, "workers": job.workers}
 
 
-def _seeds(job: Job, timer: sections.Timer) -> dict[str, Any]:
-    return {"seeds": sections.seed_rows(_first(job), job.methods, timer)}
-
-
-def _growth(job: Job, timer: sections.Timer) -> dict[str, Any]:
-    return {"growth": sections.growth_rows(_first(job), job.methods, timer)}
-
-
-_MEASURE = {"steps": _steps, "epoch": _epoch, "seeds": _seeds, "growth": _growth}
+_MEASURE: dict[Section, Callable[[Job, sections.Timer], dict[str, Any]]] = {
+    "steps": _steps,
+    "epoch": _epoch,
+    "seeds": lambda job, timer: {
+        "seeds": sections.seed_rows(_first(job), job.methods, timer)
+    },
+    "growth": lambda job, timer: {
+        "growth": sections.growth_rows(_first(job), job.methods, timer)
+    },
+}
 
 
 def main() -> None:

@@ -8,12 +8,7 @@ import jax
 
 from experiments import devices
 from experiments.benchmark.contestant import Contestant
-from experiments.benchmark.jax_steps import (
-    build,
-    compile_step,
-    compiled_costs,
-    repeatedly,
-)
+from experiments.benchmark.jax_steps import build, compiled_step
 from experiments.benchmark.workload import Method, Network, Workload, step_name
 
 CLASSES = (10, 20, 100, 1000, 10_000)
@@ -71,7 +66,6 @@ def growth_step(point: Point, method: Method) -> Contestant:
     state, frozen = jax.device_put((state, frozen), devices.replicated(mesh))
     arguments = (frozen, *jax.device_put(batch, devices.by_example(mesh)))
     parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state.params))
-    compiled, seconds = compile_step(step, state, *arguments)
     values = {
         "classes": workload.num_classes,
         "batch_size": workload.batch_size,
@@ -83,5 +77,4 @@ def growth_step(point: Point, method: Method) -> Contestant:
         "over": point.over,
         "value": values[point.over],
     }
-    costs = {**compiled_costs(compiled), "compile_s": seconds}
-    return Contestant(name, repeatedly(compiled, state, arguments), costs)
+    return compiled_step(name, step, state, arguments)

@@ -23,11 +23,7 @@ def jax_step(workload: Workload, method: Method) -> Contestant:
     Its costs are those that the compiler states: FLOPs of all kinds of arithmetic, and
     the bytes of arguments, results and temporary arrays.
     """
-    step, state, arguments = build(workload, method)
-    compiled, seconds = compile_step(step, state, *arguments)
-    name = step_name("jax", workload, method)
-    costs = {**compiled_costs(compiled), "compile_s": seconds}
-    return Contestant(name, repeatedly(compiled, state, arguments), costs)
+    return compiled_step(step_name("jax", workload, method), *build(workload, method))
 
 
 def build(
@@ -46,6 +42,13 @@ def build(
     return step, state, jax.device_put((model.frozen, images, labels))
 
 
+def compiled_step(name: dict[str, Any], step, state, arguments) -> Contestant:
+    """Compiles a step; returns it with its costs and the seconds that this took."""
+    compiled, seconds = compile_step(step, state, *arguments)
+    costs = {**compiled_costs(compiled), "compile_s": seconds}
+    return Contestant(name, repeatedly(compiled, state, arguments), costs)
+
+
 def compile_step(step, state, *arguments) -> tuple[jax.stages.Compiled, float]:
     """Returns the compiled step, and the seconds to trace and compile it."""
     began = time.perf_counter()
@@ -55,16 +58,12 @@ def compile_step(step, state, *arguments) -> tuple[jax.stages.Compiled, float]:
 
 
 def compiled_costs(compiled: jax.stages.Compiled) -> dict[str, Any]:
-    """Returns FLOPs, bytes moved and peak bytes of a call."""
+    """Returns FLOPs and peak bytes of a call."""
     cost, memory = compiled.cost_analysis(), compiled.memory_analysis()
     held = memory.argument_size_in_bytes + memory.temp_size_in_bytes
     # A donated argument shares memory with its result.
     made = memory.output_size_in_bytes - memory.alias_size_in_bytes
-    return {
-        "flops": cost["flops"],
-        "bytes_accessed": cost["bytes accessed"],
-        "peak_bytes": held + made,
-    }
+    return {"flops": cost["flops"], "peak_bytes": held + made}
 
 
 def repeatedly(compiled, state, arguments) -> Callable[[int], None]:

@@ -4,12 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from experiments.benchmark.contestant import Contestant
-from experiments.benchmark.jax_steps import (
-    build,
-    compile_step,
-    compiled_costs,
-    repeatedly,
-)
+from experiments.benchmark.jax_steps import build, compiled_step
 from experiments.benchmark.workload import Method, Workload, step_name
 
 SEEDS = (1, 2, 4, 8, 16)
@@ -25,7 +20,5 @@ def seeds_step(workload: Workload, method: Method, seeds: int) -> Contestant:
     # Frozen weights are the same for all.
     over_seeds = jax.vmap(step, in_axes=(0, None, 0, 0))
     state, arguments = stack(state), (frozen, *stack(batch))
-    compiled, seconds = compile_step(over_seeds, state, *arguments)
     name = {**step_name("jax", workload, method), "seeds": seeds}
-    costs = {**compiled_costs(compiled), "compile_s": seconds}
-    return Contestant(name, repeatedly(compiled, state, arguments), costs)
+    return compiled_step(name, over_seeds, state, arguments)

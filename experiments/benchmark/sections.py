@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from experiments.benchmark import growth, limits, many_seeds
+from experiments.benchmark import growth, many_seeds
 from experiments.benchmark.contestant import Contestant, interleave, milliseconds
 from experiments.benchmark.workload import Method, Workload
 
@@ -43,18 +43,12 @@ class Timer(NamedTuple):
         ]
 
 
-def step_rows(
-    contestants: Sequence[Contestant], timer: Timer
-) -> tuple[Rows, dict[str, Any]]:
-    """Times steps and the device's limits in turns; returns rows and limits."""
-    precisions = tuple({c.name["dtype"]: None for c in contestants})
-    measured = timer.rows([*contestants, *limits.limit_contestants(precisions)])
-    rates = limits.limit_rows(measured[len(contestants) :])
-    rows = measured[: len(contestants)]
+def step_rows(contestants: Sequence[Contestant], timer: Timer) -> Rows:
+    """Times steps in turns."""
+    rows = timer.rows(contestants)
     for row in rows:
         row["examples_per_s"] = 1e3 * row["batch_size"] / row["ms_median"]
-        row |= limits.distance(row, rates)
-    return with_ratios(rows), rates
+    return with_ratios(rows)
 
 
 def with_ratios(rows: Rows) -> Rows:

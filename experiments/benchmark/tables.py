@@ -34,11 +34,6 @@ def markdown(results: dict[str, Any]) -> str:
 
 
 def _steps(results):
-    limits = results["limits"]
-    rates = ", ".join(
-        f"{dtype} matrix products {rate / 1e9:,.0f} GFLOP/s"
-        for dtype, rate in limits["matmul_flops_per_s"].items()
-    )
     columns: list[Column] = [
         *_WHO,
         *_TIME,
@@ -48,18 +43,13 @@ def _steps(results):
         ("GFLOP", lambda row: f"{row['flops'] / 1e9:,.2f}"),
         ("peak MB", lambda row: f"{row['peak_bytes'] / 1e6:,.0f}"),
         ("compile s", lambda row: f"{row['compile_s']:.1f}"),
-        ("of matmul", _share("share_of_matmul")),
-        ("of copy", _share("share_of_copy")),
     ]
     lines = [
         "## Steps",
         "",
         "Median, minimum and maximum over the rounds; ratios are within one framework. "
         "FLOPs: all arithmetic in JAX, only matrix products and convolutions in "
-        "PyTorch. Peak: all memory in use at one time in a step. The last two columns "
-        f"are shares of the rates measured in the same run: {rates}; copies "
-        f"{limits['copy_bytes_per_s'] / 1e9:,.1f} GB/s, with bytes as the compiler "
-        "counts them, including those that stay in caches.",
+        "PyTorch. Peak: all memory in use at one time in a step.",
     ]
     for patch in results["patches"]:
         lines += ["", f"torch_authors is patched while it runs: {patch}."]
@@ -156,10 +146,6 @@ def _three_digits(number):
 
 def _ratio(field):
     return lambda row: "" if row[field] is None else f"{row[field]:.2f}"
-
-
-def _share(field):
-    return lambda row: "" if row[field] is None else f"{row[field]:.0%}"
 
 
 def _table(columns: Sequence[Column], rows: Sequence[Row]) -> list[str]:

@@ -6,7 +6,7 @@ from torch.utils.data import DataLoader
 from experiments.benchmark.contestant import Contestant
 from experiments.benchmark.torch import reference
 from experiments.benchmark.torch.images import Images
-from experiments.benchmark.torch.steps import method_step
+from experiments.benchmark.torch.steps import compile_module, method_step
 from experiments.benchmark.torch.task import torch_task
 from experiments.benchmark.workload import Method, Workload, step_name
 from experiments.data.dataset import Dataset
@@ -20,8 +20,7 @@ def torch_epoch(
     device, form = task.images.device, torch.contiguous_format
     if compiled:
         form = torch.channels_last
-        task.module.to(memory_format=form)
-        task.module.compile()
+        compile_module(task)
     step = method_step(task)
     loader = DataLoader(
         Images(data.train.images, data.train.labels, data.mean, data.std),

@@ -35,13 +35,8 @@ def torch_step(workload: Workload, method: Method, *, compiled: bool) -> Contest
         )
         return measured("torch", task, turn, count_flops(turn))
     flops = torch_step(workload, method, compiled=False).costs["flops"]
-    # Two backward passes use one graph.
-    torch._functorch.config.donated_buffer = False
-    torch._inductor.config.fx_graph_cache = False
-    torch._functorch.config.enable_autograd_cache = False
     torch._dynamo.reset()
-    task.module.to(memory_format=torch.channels_last)
-    task.module.compile()
+    compile_module(task)
     turn = partial(
         step,
         task.module,
@@ -51,6 +46,16 @@ def torch_step(workload: Workload, method: Method, *, compiled: bool) -> Contest
         task.labels,
     )
     return measured("torch_compile", task, turn, flops)
+
+
+def compile_module(task: TorchTask) -> None:
+    """Compiles the network at its first call, with channels last and no cache."""
+    # Two backward passes use one graph.
+    torch._functorch.config.donated_buffer = False
+    torch._inductor.config.fx_graph_cache = False
+    torch._functorch.config.enable_autograd_cache = False
+    task.module.to(memory_format=torch.channels_last)
+    task.module.compile()
 
 
 def method_step(task: TorchTask) -> Callable[..., None]:
@@ -88,7 +93,6 @@ def measured(
     name = step_name(framework, task.workload, task.method)
     costs = {
         "flops": flops,
-        "bytes_accessed": None,
         "peak_bytes": peak_bytes(turn, task.held_bytes, task.images.device),
         "compile_s": max(first - later, 0.0),
     }
