@@ -17,6 +17,7 @@ from experiments.cli import DataDir, prepare_jax
 from experiments.comparison import same_compute, tuning
 from experiments.comparison.folders import RUNS, run_folder, save_run
 from experiments.comparison.seeds import (
+    Outcome,
     grouped,
     make_group_trainer,
     run_group,
@@ -245,11 +246,26 @@ def _train_all(
                 done = zip(left, datasets, outcomes, strict=True)
                 for seed, dataset, outcome in done:
                     folder = run_folder(run_dir, name, seed)
+                    _check_learned(name, seed, outcome)
                     own = config.replace(seed=seed, subset_seed=seed)
                     save_run(folder, own, dataset, trainer.frozen, outcome, sys.argv)
                     accuracy = outcome.scores["accuracy"]
                     console.print(f"{name}, seed {seed}: {accuracy:.1%} on test images")
+                    if skipped := int(outcome.state.skipped.total):
+                        said = f"{name}, seed {seed}: {skipped} steps were skipped."
+                        console.print(said, style="yellow")
                 progress.advance(task, len(left))
+
+
+def _check_learned(name: str, seed: int, outcome: Outcome) -> None:
+    """Raises a ``UserError`` if ``train`` would have stopped with one."""
+    skipped = outcome.state.skipped
+    if int(skipped.stalled_at) >= 0 or int(skipped.total) == int(outcome.state.step):
+        raise UserError(
+            f"{name}, seed {seed}: loss or gradient was not finite in {skipped.total} "
+            f"of {outcome.state.step} steps, so training diverged: leave it out of "
+            "--methods, or lower its learning rate or radius in the recipe."
+        )
 
 
 def _lengthened(

@@ -120,7 +120,7 @@ def only_with(name: str, *values: str) -> OnlyWith:
 
 def sections_of(options: type) -> dict[str, str]:
     """Returns the section of every field of a dataclass, in order."""
-    marks, found, title = dict(_marks_of(options, Section)), {}, "run"
+    marks, found, title = dict(marks_of(options, Section)), {}, "run"
     for field in dataclasses.fields(options):
         title = marks[field.name].title if field.name in marks else title
         found[field.name] = title
@@ -134,7 +134,7 @@ def check_bounds(options: Any) -> None:
       options: a dataclass whose fields are ``Annotated`` with bounds; ``None`` is
         always valid.
     """
-    for name, bound in bounds_of(type(options)):
+    for name, bound in marks_of(type(options), Bound):
         value = getattr(options, name)
         if value is not None and not bound.holds(value):
             raise UserError(f"{_flag(name)} must be {bound.words}, got {value}.")
@@ -163,7 +163,7 @@ def check_effects(config: "Config", given: Collection[str]) -> None:
                 f"{_flag(name)} {last} is never reached: a run of --epochs "
                 f"{config.epochs} ends with epoch {config.epochs - 1}, counted from 0."
             )
-    for name, (other, values) in _marks_of(type(config), OnlyWith):
+    for name, (other, values) in marks_of(type(config), OnlyWith):
         value = getattr(config, other)
         if name in given and value not in values:
             raise UserError(
@@ -176,7 +176,7 @@ def has_effect(name: str, options: Mapping[str, Any]) -> bool:
     """Returns whether option ``name`` of ``Config`` has an effect beside the others."""
     return all(
         options.get(other) in values
-        for field, (other, values) in _marks_of(Config, OnlyWith)
+        for field, (other, values) in marks_of(Config, OnlyWith)
         if field == name
     )
 
@@ -188,13 +188,8 @@ def _numbers(value: Any) -> list[float]:
 
 
 @cache
-def bounds_of(options: type) -> list[tuple[str, Bound]]:
-    """Returns the bounds of a dataclass, each with its field name."""
-    return _marks_of(options, Bound)
-
-
-def _marks_of(options: type, kind: type[_Mark]) -> list[tuple[str, _Mark]]:
-    """Returns the annotations of one kind, each with its field name."""
+def marks_of(options: type, kind: type[_Mark]) -> list[tuple[str, _Mark]]:
+    """Returns the annotations of one kind on a dataclass, each with its field name."""
     return [
         (name, mark)
         for name, hint in get_type_hints(options, include_extras=True).items()

@@ -75,9 +75,12 @@ def together(make: Callable[[], _Result]) -> _Result:
         result = make()
     except UserError as error:
         problem = error
-    agree(problem if is_first() else None)
+    # Otherwise the others would wait for the first one for ever.
+    failed = multihost_utils.broadcast_one_to_all(int(problem is not None))
     if problem is not None:
         raise problem
+    if failed:
+        raise UserError("the first process has stopped; see its message.")
     return cast(_Result, result)
 
 
@@ -91,16 +94,6 @@ def _find() -> list[jax.Device]:
             f"JAX cannot use devices of JAX_PLATFORMS={jax.config.jax_platforms} "
             f"({reason}): name others, or install the JAX build for them."
         ) from error
-
-
-def agree(error: UserError | None) -> None:
-    """Raises an error on every process if the first process has one.
-
-    Otherwise the others would wait for it for ever.
-    """
-    failed = multihost_utils.broadcast_one_to_all(int(error is not None))
-    if failed:
-        raise error or UserError("the first process has stopped; see its message.")
 
 
 def device_mesh(number: int | None = None) -> Mesh:
@@ -182,15 +175,4 @@ def local_rows(rows: tuple[np.ndarray, ...], mesh: Mesh) -> tuple[jax.Array, ...
     sharding = by_example(mesh)
     return tuple(
         jax.make_array_from_process_local_data(sharding, array) for array in rows
-    )
-
-
-def with_sharding(shapes, layout):
-    """Returns the shapes with the sharding of every array."""
-    return jax.tree.map(
-        lambda leaf, of_leaf: jax.ShapeDtypeStruct(
-            leaf.shape, leaf.dtype, sharding=of_leaf
-        ),
-        shapes,
-        layout,
     )

@@ -62,20 +62,16 @@ def shot_thresholds(
       held_out: share of every class that is held out; the thresholds, which are for
         whole classes, shrink by it.
     """
-    few, many = _of_whole_classes(data, imbalance_factor, imbalance)
-    return ShotThresholds(few * (1 - held_out), many * (1 - held_out))
-
-
-def _of_whole_classes(
-    data: str, imbalance_factor: float, imbalance: str
-) -> ShotThresholds:
     if data == "digits":
-        return _DIGITS
-    if data not in _BY_FACTOR or imbalance == "natural":
-        return _LARGE
-    of_factor = _BY_FACTOR[data]
-    nearest = min(of_factor, key=lambda f: abs(math.log(f / imbalance_factor)))
-    return of_factor[nearest]
+        few, many = _DIGITS
+    elif data not in _BY_FACTOR or imbalance == "natural":
+        few, many = _LARGE
+    else:
+        of_factor = _BY_FACTOR[data]
+        few, many = of_factor[
+            min(of_factor, key=lambda f: abs(math.log(f / imbalance_factor)))
+        ]
+    return ShotThresholds(few * (1 - held_out), many * (1 - held_out))
 
 
 def shot_of_class(class_counts: np.ndarray, thresholds: ShotThresholds) -> np.ndarray:

@@ -27,7 +27,7 @@ from experiments.configs.own_data import flags_of
 from experiments.data.dataset import Dataset
 from experiments.data.feed import Feed, make_feed
 from experiments.data.load import load_dataset
-from experiments.data.sources.files import some_of
+from experiments.data.sources.files import counted, some_of
 from experiments.ending import exit_with
 from experiments.errors import UserError
 from experiments.figures import run as figures
@@ -42,7 +42,6 @@ from experiments.records.folders import (
 )
 from experiments.records.manifest import (
     MANIFEST,
-    Sizes,
     changed_options,
     check_same_data,
     create_run,
@@ -223,17 +222,13 @@ def _announce(
     what = (
         f": {len(dataset.train.labels)} images in {len(dataset.class_counts)} classes, "
         f"{len(dataset.test.labels)} to test on, "
-        f"{_counted(config.epochs, 'epoch')} of "
-        f"{_counted(feed.steps_per_epoch, 'step')}, {place}"
+        f"{counted(config.epochs, 'epoch')} of "
+        f"{counted(feed.steps_per_epoch, 'step')}, {place}"
     )
     title = (f"{config.config}, {config.method}", "bold")
     console.print(Text.assemble(title, what), soft_wrap=True)
     for note in notes:
         console.print(note, style="yellow", markup=False, soft_wrap=True)
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
 def _notes(
@@ -243,7 +238,7 @@ def _notes(
     notes = list(dataset.notes)
     if batch_size < config.batch_size:
         notes += [
-            f"A step has {_counted(batch_size, 'image')}, not {config.batch_size}: the "
+            f"A step has {counted(batch_size, 'image')}, not {config.batch_size}: the "
             "training set has no more."
         ]
     if config.init_weights is not None and begins:
@@ -311,8 +306,8 @@ def _open_run(
         # Checked before the options, because some options may depend on the data.
         check_same_data(manifest, dataset)
         return run_dir, changed_options(manifest["config"], config)
-    sizes = Sizes.of(trainer.shapes.params, trainer.frozen)
-    create_run(run_dir, describe_run(config, dataset, sizes, sys.argv))
+    networks = trainer.shapes.params, trainer.frozen
+    create_run(run_dir, describe_run(config, dataset, *networks, sys.argv))
     return run_dir, {}
 
 
@@ -329,7 +324,7 @@ def _check_length(config: Config, step: int, steps_per_epoch: int) -> None:
     done = -(-step // steps_per_epoch)
     if config.epochs < done:
         raise UserError(
-            f"--epochs {config.epochs} is less than the {_counted(done, 'epoch')} that "
+            f"--epochs {config.epochs} is less than the {counted(done, 'epoch')} that "
             "the run has made: pass as many or more."
         )
 

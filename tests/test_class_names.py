@@ -3,7 +3,6 @@
 import pytest
 
 from experiments.data.class_names import (
-    _SHIPPED,
     IMAGENET_80,
     SINGLE,
     prompts,
@@ -11,7 +10,6 @@ from experiments.data.class_names import (
 )
 from experiments.errors import UserError
 
-CIFAR100 = tuple((_SHIPPED / "cifar100.txt").read_text().split())
 ANIMALS = ("red_fox", "owl", "Bee")
 
 
@@ -23,27 +21,6 @@ def written(tmp_path, text):
     path = tmp_path / "names.txt"
     path.write_text(text)
     return path
-
-
-def test_cifars_names_are_the_published_ones():
-    ten = "airplane automobile bird cat deer dog frog horse ship truck".split()
-    assert readable_names("cifar10", tuple(ten), None) == tuple(ten)
-    with pytest.raises(UserError, match="class 3 is 'dog' in the data but 'cat'"):
-        swapped = [*ten[:3], "dog", "deer", "cat", *ten[6:]]
-        readable_names("cifar10", tuple(swapped), None)
-
-
-def test_cifar100s_names_are_in_the_order_of_the_alphabet():
-    own = readable_names("cifar100", CIFAR100, None)
-    assert own == tuple(name.replace("_", " ") for name in CIFAR100)
-    assert list(CIFAR100) == sorted(CIFAR100) and len(set(CIFAR100)) == 100
-    # Labels as in the original files.
-    assert (own[0], own[8], own[58], own[99]) == (
-        "apple",
-        "bicycle",
-        "pickup truck",
-        "worm",
-    )
 
 
 def test_digits_are_spelt():

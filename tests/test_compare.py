@@ -209,6 +209,14 @@ def test_a_users_mistake_is_explained(options, words, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_run_that_diverges_is_no_result(tiny, monkeypatch, tmp_path):
+    recipe = dataclasses.replace(tiny, methods={"sgd": {"learning_rate": 1e38}})
+    monkeypatch.setitem(RECIPES, "digits_lt", recipe)
+    with pytest.raises(UserError, match="sgd, seed 0: .* training diverged"):
+        run(tmp_path / "run", methods=("sgd",), seeds=1, epochs=6)
+    assert not list((tmp_path / "run").glob("runs/*"))
+
+
 def test_a_comparison_is_never_overwritten(tmp_path):
     (tmp_path / "manifest.json").write_text("{}")
     with pytest.raises(UserError, match="already contains a run"):

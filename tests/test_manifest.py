@@ -9,7 +9,7 @@ pytest.importorskip("tyro", reason="needs focal_sam_jax[experiments]")
 
 from run_folders import write_run
 
-from experiments.config import Config, bounds_of
+from experiments.config import Bound, Config, marks_of
 from experiments.configs import get_config
 from experiments.data.dataset import Dataset
 from experiments.errors import UserError
@@ -68,7 +68,7 @@ def test_runs_of_before_and_of_today_make_one_group(tmp_path):
     assert [len(group.runs) for group in by_data["digits"]] == [2]
 
 
-@pytest.mark.parametrize(("name", "bound"), bounds_of(Config))
+@pytest.mark.parametrize(("name", "bound"), marks_of(Config, Bound))
 def test_a_value_out_of_bounds_is_refused(name, bound):
     wrong = next(value for value in (-1, 31, 2, 2**31) if not bound.holds(value))
     flag = "--" + name.replace("_", "-")

@@ -34,7 +34,6 @@ from experiments.models import (
     to_pytorch,
 )
 from experiments.records.manifest import (
-    Sizes,
     as_json,
     create_run,
     describe_run,
@@ -204,7 +203,7 @@ def started(config, run_dir):
     dataset = load_dataset(config, Path())
     trainer = make_trainer(config, dataset, device_mesh(), 2)
     state = trainer.init(jax.random.key(0))
-    create_run(run_dir, describe_run(config, dataset, Sizes(0, 0), []))
+    create_run(run_dir, describe_run(config, dataset, {}, {}, []))
     checkpoints = Checkpoints(run_dir, config, trainer.shapes)
     checkpoints.save(0, state, Best())
     checkpoints.close()

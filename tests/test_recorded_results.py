@@ -10,9 +10,8 @@ pytest.importorskip("rich", reason="needs focal_sam_jax[experiments]")
 
 from scipy import stats
 
-from experiments.reporting.cells import markdown_lines
 from experiments.reporting.results import NUMBERS
-from experiments.reporting.tables import report_tables
+from experiments.reporting.tables import markdown_lines, report_tables
 
 DOCS = Path(__file__).parents[1] / "docs"
 REPORTS = sorted(DOCS.glob("results/*/report.json"))

@@ -19,12 +19,11 @@ from experiments.configs import get_config
 from experiments.errors import UserError
 from experiments.metrics import SCORES
 from experiments.records.manifest import read_manifest
-from experiments.reporting.cells import narrow
 from experiments.reporting.classes import class_accuracies, class_differences
 from experiments.reporting.groups import grouped
 from experiments.reporting.runs import find_runs, step_seconds
 from experiments.reporting.statistics import paired_difference
-from experiments.reporting.tables import as_rich, report_tables
+from experiments.reporting.tables import as_rich, narrow, report_tables
 
 ACCURACY = {
     "sgd": (0.80, 0.82, 0.81),

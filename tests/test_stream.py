@@ -25,7 +25,6 @@ from experiments.data.images.decode import (
     decode_rgb,
     import_pillow,
     resize_and_crop,
-    resize_to,
 )
 from experiments.data.images.host_crop import (
     color_jitter,
@@ -221,14 +220,14 @@ def test_an_image_of_the_right_size_keeps_its_pixels(columns):
     image = noise(columns, 9)
     first = round((columns - 9) / 2)
     expected = np.asarray(image)[:, first : first + 9]
-    np.testing.assert_array_equal(resize_to(image, 9, "bilinear"), expected)
+    np.testing.assert_array_equal(resize_and_crop(image, 9, 9, "bilinear"), expected)
 
 
 def test_a_larger_image_is_averaged_not_sampled():
     board = np.indices((64, 64)).sum(axis=0) % 2 * 255
     image = Image.fromarray(np.stack([board] * 3, axis=-1).astype(np.uint8))
     np.testing.assert_allclose(
-        resize_to(image, 16, "bilinear")[2:-2, 2:-2], 127.5, atol=3
+        resize_and_crop(image, 16, 16, "bilinear")[2:-2, 2:-2], 127.5, atol=3
     )
 
 

@@ -42,7 +42,7 @@ from experiments.config import about, at_least, check_bounds
 from experiments.ending import exit_with
 from experiments.errors import UserError
 from experiments.records.folders import check_new_file
-from experiments.reporting.cells import markdown_lines
+from experiments.reporting.tables import markdown_lines
 from experiments.terminal import make_console
 
 _WARM_STEPS = 2

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from experiments.reporting.cells import markdown_lines
+from experiments.reporting.tables import markdown_lines
 
 Row = dict[str, Any]
 # A header, and a function from row to cell.

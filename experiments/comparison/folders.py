@@ -10,7 +10,7 @@ import jax
 from experiments.comparison.seeds import Outcome
 from experiments.config import Config
 from experiments.data.dataset import Dataset
-from experiments.records.manifest import Sizes, create_run, describe_run
+from experiments.records.manifest import create_run, describe_run
 from experiments.records.rows import MetricsFile
 from experiments.training.checkpoint import Best, Checkpoints
 
@@ -43,8 +43,8 @@ def save_run(
     unfinished = folder.with_name(f"{folder.name}.tmp")
     shutil.rmtree(unfinished, ignore_errors=True)
     state, last = outcome.state, outcome.rows[-1]
-    sizes = Sizes.of(state.params, frozen)
-    create_run(unfinished, describe_run(config, dataset, sizes, command))
+    about = describe_run(config, dataset, state.params, frozen, command)
+    create_run(unfinished, about)
     shapes = jax.eval_shape(lambda tree: tree, state)
     checkpoints = Checkpoints(unfinished, config, shapes)
     checkpoints.save(last["step"], state, Best())

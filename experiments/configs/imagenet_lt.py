@@ -20,8 +20,6 @@ loader. Radii of SAM and ImbSAM: the default of the published scripts. SSE-SAM: 
 from experiments.config import Config
 from experiments.configs.recipe import Recipe
 
-_STEP = {"rho_schedule": "step", "rho_milestones": (160,)}
-
 RECIPE = Recipe(
     base=Config(
         config="imagenet_lt",
@@ -47,7 +45,7 @@ RECIPE = Recipe(
         "imbsam": {"rho": 0.05, "tail_threshold": 20},
         "cc_sam": {"rho": 0.05, "alpha": 1.0},
         "sse_sam": {"rho": 0.1, "tail_threshold": 20},
-        "focal_sam": {**_STEP, "rho_values": (0.1, 0.2), "gamma": 0.8, "lam": 0.8},
+        "focal_sam": {"rho_schedule": "step", "gamma": 0.8, "lam": 0.8},
     },
     losses={"ldam": {"head": "cosine", "drw_start": 160}},
 )

@@ -28,12 +28,5 @@ RECIPE = dataclasses.replace(
         rho_milestones=(72,),
         switch_epoch=63,
     ),
-    methods=imagenet_lt.RECIPE.methods
-    | {
-        "focal_sam": {
-            **imagenet_lt.RECIPE.methods["focal_sam"],
-            "rho_milestones": (72,),
-        }
-    },
     losses={"ldam": {"head": "cosine", "drw_start": 72}},
 )

@@ -27,7 +27,7 @@ def readable_names(
       class_names: class names in the data set, in the order of the labels.
       path: path of a file with the names: either one name per line in that order, or
         lines of the data set's class name, a tab and the new name, in any order;
-        ``None``: names that come with this package or with the data.
+        ``None``: the data set's own names; digits are spelt out.
 
     Returns:
       One name per class.
@@ -35,15 +35,11 @@ def readable_names(
     Raises:
       UserError: if the file cannot be read, does not name every class once, or has the
         data set's own names in another order; if it is a plain list and the classes
-        are numbers sorted as text, 1, 10, 2; if CIFAR's classes are not in the
-        published order; or if the data's own names are all numbers or WordNet
-        identifiers.
+        are numbers sorted as text, 1, 10, 2; or if the data's own names are all numbers
+        or WordNet identifiers.
     """
     if path is not None:
         names = _from_file(path, class_names)
-    elif data in ("cifar10", "cifar100"):
-        names = (_SHIPPED / f"{data}.txt").read_text().split()
-        _check_order(names, class_names, f"the published order of {data}")
     elif data == "digits":
         names = [_DIGITS[int(name)] for name in class_names]
     else:

@@ -18,6 +18,7 @@ from experiments.data.batches import (
     shuffled_batches,
 )
 from experiments.data.dataset import Dataset, Source, Split
+from experiments.data.stream import eval_batches, import_grain, train_batches
 
 # Steps of one device loop; between two, the host can save the state and stop.
 _STEPS_IN_LOOP = 100
@@ -147,8 +148,6 @@ class _StreamFeed:
     """A feed of a set on disk; every process prefetches its share of every batch."""
 
     def __init__(self, config, dataset, mesh, workers):
-        from experiments.data.stream import import_grain
-
         import_grain()  # raises before anything is compiled
         self._config, self._dataset = config, dataset
         self._mesh, self._workers = mesh, workers
@@ -174,8 +173,6 @@ class _StreamFeed:
             self._stream = None
 
     def _open(self, step):
-        from experiments.data.stream import train_batches
-
         self.close()
         self._stream = train_batches(
             self._dataset.train,
@@ -209,8 +206,6 @@ def whole_split(
         for batch in padded_batches(split, size):
             yield jax.device_put(batch, devices.by_example(mesh))
         return
-    from experiments.data.stream import eval_batches
-
     size = _STREAMED_BATCH_SIZE + -_STREAMED_BATCH_SIZE % mesh.size
     batches = eval_batches(
         split,

@@ -1,8 +1,8 @@
 """Loading of the data set of a configuration."""
 
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -158,7 +158,7 @@ def _read(config: Config, data_dir: Path) -> Splits:
             f"--data must be digits, {', '.join(TFDS_NAMES)}, folder:PATH, lists:PATH, "
             f"idx:PATH or tfds:NAME, got {config.data!r}."
         )
-    with _missing_packages_explained(config.data):
+    try:
         # TFDS takes seconds to import and may not be installed.
         from experiments.data.sources import places, tfds_sets
 
@@ -166,22 +166,16 @@ def _read(config: Config, data_dir: Path) -> Splits:
             "fashion_mnist": tfds_sets.fashion_mnist,
             "cifar10": tfds_sets.cifar,
             "cifar100": tfds_sets.cifar,
-            "imagenet_lt": tfds_sets.imagenet_lt,
+            "imagenet_lt": tfds_sets.any_tfds,
             "inaturalist18": tfds_sets.inaturalist18,
             "places_lt": places.places_lt,
         }
         if kind == "tfds":
             return tfds_sets.any_tfds(data_dir, config.data)
         return readers[config.data](data_dir, config.data)
-
-
-@contextmanager
-def _missing_packages_explained(data: str) -> Iterator[None]:
-    try:
-        yield
     except ModuleNotFoundError as error:
         raise UserError(
-            f"--data {data} needs the package {error.name}: "
+            f"--data {config.data} needs the package {error.name}: "
             "pip install -e '.[experiments,data]'."
         ) from error
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from experiments.config import Interpolation
 from experiments.data.dataset import Source, Split
-from experiments.data.images.decode import decode_rgb, resize_to
+from experiments.data.images.decode import decode_rgb, resize_and_crop
 
 # For files below this many bytes, the overhead of threads exceeds the decoding time.
 _SMALL_FILE = 10_000
@@ -28,7 +28,7 @@ def in_memory(source: Source, size: int, interpolation: Interpolation) -> Split:
 
     def decode(index):
         image = decode_rgb(source[index], source.name(index), upright=source.upright)
-        images[index] = resize_to(image, size, interpolation)
+        images[index] = resize_and_crop(image, size, size, interpolation)
 
     if len(source[0]) < _SMALL_FILE:
         for index in range(len(source)):

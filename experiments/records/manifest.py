@@ -7,7 +7,7 @@ import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -51,26 +51,13 @@ _MAY_CHANGE = {
 }
 
 
-class Sizes(NamedTuple):
-    """Numbers of trained and of frozen parameters."""
-
-    trained: int
-    frozen: int
-
-    @classmethod
-    def of(cls, params: Any, frozen: Any) -> "Sizes":
-        """Counts the parameters of two pytrees of arrays, or of their shapes."""
-
-        def size(tree):
-            return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
-
-        return cls(size(params), size(frozen))
-
-
 def describe_run(
-    config: Config, dataset: Dataset, sizes: Sizes, command: list[str]
+    config: Config, dataset: Dataset, params: Any, frozen: Any, command: list[str]
 ) -> dict[str, Any]:
-    """Returns everything needed to repeat a run, as JSON."""
+    """Returns everything needed to repeat a run, as JSON.
+
+    ``params`` and ``frozen`` are pytrees of arrays, or of their shapes.
+    """
     return {
         "config": as_json(config),
         "seeds": {"training": config.seed, "subset": config.subset_seed},
@@ -87,8 +74,8 @@ def describe_run(
             else len(dataset.validation.labels),
             "test": len(dataset.test.labels),
         },
-        "parameters": sizes.trained,
-        "frozen_parameters": sizes.frozen,
+        "parameters": _size(params),
+        "frozen_parameters": _size(frozen),
         **describe_machine(command),
     }
 
@@ -277,6 +264,10 @@ def check_same_data(manifest: dict[str, Any], dataset: Dataset) -> None:
             f"the training images differ from those that the run began with ({what}): "
             "pass those, or train on these in another --run-dir."
         )
+
+
+def _size(tree: Any) -> int:
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
 
 
 def _version(package: str) -> str:

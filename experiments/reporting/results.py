@@ -6,10 +6,9 @@ from typing import Any
 import numpy as np
 
 from experiments.metrics import SCORES
-from experiments.reporting.cells import as_json
 from experiments.reporting.groups import Group, differing_fields
 from experiments.reporting.runs import FinishedRun, step_seconds
-from experiments.reporting.statistics import paired_difference, summarise
+from experiments.reporting.statistics import as_json, paired_difference, summarise
 
 # Numbers that are reported for every tested state.
 NUMBERS = (*SCORES, "ece")

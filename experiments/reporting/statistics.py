@@ -45,3 +45,9 @@ def paired_difference(values: Sequence[float], others: Sequence[float]) -> Summa
         return Summary(mean, np.nan)
     quantile = stats.t.ppf((1 + CONFIDENCE) / 2, size - 1)
     return Summary(mean, float(quantile * stats.sem(differences)))
+
+
+def as_json(summary: Summary) -> dict[str, float | None]:
+    """Returns JSON, with ``None`` for NaN."""
+    spread = None if np.isnan(summary.spread) else summary.spread
+    return {"mean": summary.mean, "spread": spread}

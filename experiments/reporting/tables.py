@@ -1,15 +1,15 @@
 """The tables of a report, for the terminal and as Markdown."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from rich import box
 from rich.markup import escape
 from rich.table import Table
 
 from experiments.config import has_effect
 from experiments.metrics import SHOTS, shot_thresholds
-from experiments.reporting.cells import empty_table, markdown_lines, narrow, percent
 from experiments.reporting.groups import differing_fields, show
 from experiments.reporting.results import NUMBERS
 
@@ -114,12 +114,41 @@ def as_markdown(table: ReportTable) -> str:
 
 
 def as_rich(table: ReportTable) -> Table:
-    """Returns the table for the terminal."""
-    title, caption = escape(table.title), escape(table.caption)
-    shown = empty_table(table.header, title=title, caption=caption)
+    """Returns the table for the terminal: text, then columns of numbers."""
+    shown = Table(
+        title=escape(table.title),
+        caption=escape(table.caption),
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        show_edge=False,
+    )
+    for position, name in enumerate(table.header):
+        justify = "right" if position else "left"
+        shown.add_column(name, justify=justify, no_wrap=position > 0)
     for cells in table.rows:
         shown.add_row(*(escape(narrow(cell)) for cell in cells))
     return shown
+
+
+def percent(summary: dict[str, Any] | None, style: str) -> str:
+    """Formats ``mean ± spread`` in percent; a single seed has no spread."""
+    if summary is None:
+        return "–"
+    text = style.format(100 * summary["mean"])
+    if summary["spread"] is not None:
+        text += f" ± {100 * summary['spread']:.1f}"
+    return text
+
+
+def narrow(cell: str) -> str:
+    """Removes the space after ±, so that the table fits 80 columns."""
+    return cell.replace(" ± ", " ±")
+
+
+def markdown_lines(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Returns a Markdown table: the first column is text, the others are numbers."""
+    rule = ("---", *["---:"] * (len(header) - 1))
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in (header, rule, *rows))
 
 
 def _setting(config: dict[str, Any], field: str) -> str:

@@ -3,8 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from experiments.reporting.cells import as_json
-from experiments.reporting.statistics import paired_difference, summarise
+from experiments.reporting.statistics import as_json, paired_difference, summarise
 from experiments.reporting.tables import ReportTable
 from experiments.sharpness.measure import GROUPS
 

@@ -135,7 +135,11 @@ def make_trainer(
         init=init,
         advance=lambda state, *rest: advance(state, frozen, *rest),
         evaluate=evaluate,
-        shapes=devices.with_sharding(shapes, layout),
+        shapes=jax.tree.map(
+            lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at),
+            shapes,
+            layout,
+        ),
         frozen=frozen,
         steps_per_epoch=steps_per_epoch,
     )

@@ -143,26 +143,12 @@ def _to_rgb(image):
     return image.convert("RGB")
 
 
-def resize_to(image, size: int, interpolation: Interpolation) -> np.ndarray:
-    """Resizes the shorter side to ``size`` and crops the central square.
-
-    The filter is antialiased. An image of exactly this size is not changed.
-
-    Args:
-      image: a ``PIL.Image.Image`` of mode RGB.
-      size: side of the square, in pixels.
-      interpolation: interpolation of the resizing.
-
-    Returns:
-      uint8 array, shape ``(size, size, 3)``.
-    """
-    return resize_and_crop(image, size, size, interpolation)
-
-
 def resize_and_crop(
     image, resize: int, size: int, interpolation: Interpolation
 ) -> np.ndarray:
     """Resizes the shorter side to ``resize`` and crops the central square.
+
+    The filter is antialiased. An image of exactly this size is not changed.
 
     Args:
       image: a ``PIL.Image.Image`` of mode RGB.

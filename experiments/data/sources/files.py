@@ -134,6 +134,11 @@ def some_of(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
+def counted(number: int, noun: str) -> str:
+    """Returns such as "1 file" or "2 files"."""
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
 def validation_and_test(
     validation: _Split | None, test: _Split | None, where: str
 ) -> tuple[_Split | None, _Split]:

@@ -44,15 +44,6 @@ def fashion_mnist(data_dir: Path, data: str) -> Splits:
     return splits._replace(mean=FASHION_MEAN, std=FASHION_STD)
 
 
-def imagenet_lt(data_dir: Path, data: str) -> Splits:
-    """Reads ImageNet-LT: 115,846 training images; per class 20 validation, 50 test."""
-    prepared = PreparedSet(data_dir, data)
-    train, validation, test = (
-        prepared.open(split)[0] for split in ("train", "validation", "test")
-    )
-    return Splits(train, validation, test, prepared.class_names(train.labels))
-
-
 def inaturalist18(data_dir: Path, data: str) -> Splits:
     """Reads iNaturalist 2018; its validation split is the test split here.
 

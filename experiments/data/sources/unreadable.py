@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from experiments.data.images.decode import check_image_file
-from experiments.data.sources.files import Splits, Subset, some_of
+from experiments.data.sources.files import Splits, Subset, counted, some_of
 from experiments.data.sources.label_cache import fingerprint
 from experiments.errors import UserError
 
@@ -47,7 +47,8 @@ def without_unreadable(
             kept[split] = Subset(source, readable)
     if not bad:
         return splits
-    which = f"{_files(bad)} that cannot be read as images: {some_of(bad)}."
+    number = counted(len(bad), "file")
+    which = f"{number} that cannot be read as images: {some_of(bad)}."
     if not skip:
         raise UserError(
             f"{which} Replace or remove them, or leave them out with --skip-unreadable."
@@ -88,10 +89,6 @@ def _unreadable(paths: list[str], tell: Callable[[str], None]) -> list[int]:
             good.parent.mkdir(parents=True, exist_ok=True)
             good.touch()
     return unreadable
-
-
-def _files(paths: list[str]) -> str:
-    return "1 file" if len(paths) == 1 else f"{len(paths)} files"
 
 
 def _is_readable(path: str) -> bool:
