@@ -76,7 +76,7 @@ def random_clip(architecture: Architecture, seed: int = 0) -> dict:
     rng = np.random.default_rng(seed)
     weights = {}
     for tensors in (vision_tensors, text_tensors):
-        for tensor in tensors(architecture, "hugging_face"):
+        for tensor in tensors(architecture):
             arrays = [
                 rng.normal(0, 0.2, shape).astype(np.float32)
                 for shape in [tensor.shape] * len(tensor.names)

@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("flax", reason="needs focal_sam_jax[experiments]")
 pytest.importorskip("tokenizers", reason="needs focal_sam_jax[clip]")
 
-from clip_files import CONTEXT, random_clip, write_clip
+from clip_files import CONTEXT, write_clip
 from safetensors.numpy import load_file, save_file
 
 from experiments.configs import get_config
@@ -18,7 +18,6 @@ from experiments.errors import UserError
 from experiments.models import make_model
 from experiments.models.clip.architecture import (
     ARCHITECTURES,
-    Transformer,
     from_hugging_face,
     to_hugging_face,
 )
@@ -28,7 +27,6 @@ from experiments.models.clip.columns import (
     text_embeddings,
 )
 from experiments.models.clip.files import open_clip
-from experiments.models.clip.tensors import text_tensors, vision_tensors
 from experiments.models.clip.tokenizer import Tokenizer
 from experiments.training.start import check_head_init
 
@@ -81,35 +79,11 @@ def test_narrow_weights_are_read_as_float32(folder, dtype):
     np.testing.assert_array_equal(kernel, np.asarray(narrow[name], np.float32).T)
 
 
-def test_weights_with_openais_names_are_the_same_model(tmp_path):
-    (tmp_path / "openai").mkdir()
-    clip = write_clip(tmp_path / "hugging_face", width=64)
-    architecture = clip.architecture
-    # OpenAI's heads are 64 wide, its MLPs four times the width, the end token is last.
-    architecture = type(architecture)(
-        vision=type(architecture.vision)(Transformer(64, 2, 1, 256), 32, 8),
-        text=type(architecture.text)(Transformer(64, 2, 1, 256), 519, CONTEXT),
-        embedding=16,
-    )
-    weights = random_clip(architecture)
-    arrays = {}
-    for tensors in (vision_tensors, text_tensors):
-        for tensor in tensors(architecture, "openai"):
-            array = weights
-            for key in tensor.path:
-                array = array[key]
-            (arrays[tensor.names[0]],) = tensor.write(array)
-    path = tmp_path / "openai" / "ViT.safetensors"
-    save_file(arrays | {"context_length": np.array(CONTEXT)}, path)
-    for where in (path, path.parent):
-        found = open_clip(str(where))
-        assert found.architecture == architecture
-        assert_same_trees({**found.vision(), **found.text()}, weights)
-    assert arrays["visual.transformer.resblocks.0.attn.in_proj_weight"].shape == (
-        192,
-        64,
-    )
-    assert arrays["visual.proj"].shape == (64, 16)
+def test_weights_with_openais_names_are_refused(tmp_path):
+    path = tmp_path / "open_clip_model.safetensors"
+    save_file({"visual.proj": np.zeros((64, 16), np.float32)}, path)
+    with pytest.raises(UserError, match="names of OpenAI and OpenCLIP.*Hugging Face"):
+        open_clip(str(path))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Sizes of CLIP's towers, by OpenAI's names or from ``config.json``."""
+"""Sizes of CLIP's towers, by name or from ``config.json``."""
 
 import dataclasses
 from collections.abc import Mapping

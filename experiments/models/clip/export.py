@@ -25,7 +25,7 @@ def write_folder(
     flat = flatten_dict(weights)
     arrays = {}
     for tensors in (vision_tensors, text_tensors):
-        for tensor in tensors(architecture, "hugging_face"):
+        for tensor in tensors(architecture):
             parts = tensor.write(np.asarray(flat[tensor.path]))
             arrays |= dict(zip(tensor.names, parts, strict=True))
     # The format tells transformers how to read the file, not its origin.

@@ -1,7 +1,5 @@
 """CLIP's weights on disk or on the hub, as folders and safetensors files."""
 
-import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +10,13 @@ from experiments.errors import UserError
 from experiments.models.clip.architecture import (
     ARCHITECTURES,
     Architecture,
-    Text,
-    Transformer,
-    Vision,
     from_hugging_face,
 )
-from experiments.models.clip.tensors import Kind, Tensor, text_tensors, vision_tensors
+from experiments.models.clip.tensors import text_tensors, vision_tensors
 from experiments.models.weight_files import (
     CONFIG,
     open_safetensors,
     read_json,
-    shapes_in,
     weight_files,
 )
 
@@ -45,18 +39,15 @@ class Clip:
         self,
         architecture: Architecture,
         folder: Path | None = None,
-        kind: Kind = "hugging_face",
         files: dict[str, Path] | None = None,
     ):
         """
         Args:
           architecture: its sizes.
           folder: folder of the model.
-          kind: naming scheme of the arrays.
           files: the file of every array, by the array's name in it.
         """
         self.architecture, self.folder = architecture, folder
-        self._kind: Kind = kind
         self._files = files or {}
 
     def vision(self) -> dict[str, Any] | None:
@@ -74,12 +65,8 @@ class Clip:
     def _weights(self, tensors):
         if self.folder is None:
             return None
-        return self._read(tensors(self.architecture, self._kind))
-
-    def _read(self, tensors: Iterable[Tensor]) -> dict[str, Any]:
-        opened = {}
-        weights = {}
-        for tensor in tensors:
+        opened, weights = {}, {}
+        for tensor in tensors(self.architecture):
             arrays = [self._array(name, tensor.shape, opened) for name in tensor.names]
             weights[tensor.path] = tensor.read(arrays)
         return unflatten_dict(weights)
@@ -107,9 +94,9 @@ def open_clip(where: str) -> Clip:
 
     Args:
       where: a folder in Hugging Face's format, with ``config.json`` and one or several
-        safetensors files; a safetensors file with OpenAI's names, or a folder with it;
-        a name on the hub, such as ``openai/clip-vit-large-patch14``; or ``random:`` and
-        one of the names in :data:`ARCHITECTURES`, for random weights.
+        safetensors files; a name on the hub, such as ``openai/clip-vit-large-patch14``;
+        or ``random:`` and one of the names in :data:`ARCHITECTURES`, for random
+        weights.
 
     Raises:
       UserError: if there is no such model, or it cannot be read or fetched.
@@ -125,34 +112,15 @@ def open_clip(where: str) -> Clip:
     folder, paths = weight_files(where, "--weights", _FROM_OTHERS)
     files = {name: path for path in paths for name in open_safetensors(path).keys()}
     if "visual.proj" in files:
-        return Clip(_from_openai(shapes_in(paths)), folder, "openai", files)
+        raise UserError(
+            f"the CLIP weights in {folder} have the names of OpenAI and OpenCLIP, "
+            "which do not tell the architecture: pass the model in Hugging Face's "
+            "format, such as openai/clip-vit-base-patch16."
+        )
     config = read_json(folder / CONFIG)
     if config.get("model_type", "clip") != "clip":
         raise UserError(
             f"{folder / CONFIG} describes a model of type {config['model_type']!r}, "
             "but --weights needs a CLIP model."
         )
-    return Clip(from_hugging_face(config), folder, "hugging_face", files)
-
-
-def _from_openai(shapes: dict[str, tuple[int, ...]]) -> Architecture:
-    """Derives the architecture from the shapes of the arrays; heads are 64 wide."""
-
-    def stack(prefix: str, width: int) -> Transformer:
-        block = re.compile(re.escape(prefix) + r"transformer\.resblocks\.(\d+)\.")
-        numbers = {int(found[1]) for name in shapes if (found := block.match(name))}
-        return Transformer(width, len(numbers), max(width // 64, 1), 4 * width)
-
-    try:
-        width, channels, patch, _ = shapes["visual.conv1.weight"]
-        side = round((shapes["visual.positional_embedding"][0] - 1) ** 0.5)
-        vocabulary, text_width = shapes["token_embedding.weight"]
-        return Architecture(
-            Vision(stack("visual.", width), side * patch, patch, channels),
-            Text(stack("", text_width), vocabulary, shapes["positional_embedding"][0]),
-            shapes["visual.proj"][1],
-        )
-    except KeyError as error:
-        raise UserError(
-            f"the CLIP weights with OpenAI's names have no array {error.args[0]}."
-        ) from None
+    return Clip(from_hugging_face(config), folder, files)

@@ -1,7 +1,7 @@
-"""Names and layouts of CLIP's weights, here and in files.
+"""Names and layouts of CLIP's weights, here and in Hugging Face's files.
 
-There are two kinds of files. Hugging Face's have separate matrices for queries, keys
-and values. OpenAI's have one matrix for all three, as this package does.
+The files have separate matrices for queries, keys and values; this package has one for
+all three.
 """
 
 from collections.abc import Iterator
@@ -11,7 +11,6 @@ import numpy as np
 
 from experiments.models.clip.architecture import Architecture, Transformer
 
-Kind = Literal["hugging_face", "openai"]
 # How an array in a file becomes ours: unchanged, transposed, or from a convolution.
 Layout = Literal["same", "transposed", "patches"]
 
@@ -42,90 +41,64 @@ class Tensor(NamedTuple):
         return [_write(part, self.layout, self.shape) for part in parts]
 
 
-def vision_tensors(architecture: Architecture, kind: Kind) -> Iterator[Tensor]:
+def vision_tensors(architecture: Architecture) -> Iterator[Tensor]:
     """Yields all arrays of the image tower and its projection."""
     sizes, embedding = architecture.vision, architecture.embedding
     width, patch = sizes.transformer.width, sizes.patch_size
-    hugging_face = {
-        ("class_embedding",): "embeddings.class_embedding",
-        ("patch", "kernel"): "embeddings.patch_embedding.weight",
-        ("position",): "embeddings.position_embedding.weight",
-        ("ln_pre",): "pre_layrnorm",
-        ("ln_post",): "post_layernorm",
-    }
-    openai = {
-        ("class_embedding",): "class_embedding",
-        ("patch", "kernel"): "conv1.weight",
-        ("position",): "positional_embedding",
-        ("ln_pre",): "ln_pre",
-        ("ln_post",): "ln_post",
-    }
-    of_kind = kind == "hugging_face"
-    prefix = "vision_model." if of_kind else "visual."
-    shapes = {
-        ("class_embedding",): (width,),
-        ("patch", "kernel"): (width, sizes.channels, patch, patch),
-        ("position",): (sizes.tokens, width),
-    }
-    for path, name in (hugging_face if of_kind else openai).items():
-        if path in shapes:
-            layout = "patches" if path[0] == "patch" else "same"
-            yield Tensor(("vision", *path), (prefix + name,), layout, shapes[path])
-        else:
-            yield from _layer_norm(("vision", *path), prefix + name, width)
-    yield from _blocks("vision", prefix, sizes.transformer, kind)
-    path = ("vision_projection", "kernel")
-    yield _projection(
-        path, "visual_projection.weight", "visual.proj", width, embedding, kind
+    of_embeddings = "vision_model.embeddings."
+    yield Tensor(
+        ("vision", "class_embedding"),
+        (f"{of_embeddings}class_embedding",),
+        "same",
+        (width,),
     )
+    yield Tensor(
+        ("vision", "patch", "kernel"),
+        (f"{of_embeddings}patch_embedding.weight",),
+        "patches",
+        (width, sizes.channels, patch, patch),
+    )
+    yield Tensor(
+        ("vision", "position"),
+        (f"{of_embeddings}position_embedding.weight",),
+        "same",
+        (sizes.tokens, width),
+    )
+    # Hugging Face spells it so.
+    yield from _layer_norm(("vision", "ln_pre"), "vision_model.pre_layrnorm", width)
+    yield from _layer_norm(("vision", "ln_post"), "vision_model.post_layernorm", width)
+    yield from _blocks("vision", sizes.transformer)
+    yield _projection("vision_projection", "visual_projection", width, embedding)
 
 
-def text_tensors(architecture: Architecture, kind: Kind) -> Iterator[Tensor]:
+def text_tensors(architecture: Architecture) -> Iterator[Tensor]:
     """Yields all arrays of the text tower, its projection, and the cosines' scale."""
     sizes, embedding = architecture.text, architecture.embedding
     width = sizes.transformer.width
-    of_kind = kind == "hugging_face"
-    prefix = "text_model." if of_kind else ""
-    tokens = (
-        "embeddings.token_embedding.weight" if of_kind else "token_embedding.weight"
-    )
-    position = (
-        "embeddings.position_embedding.weight" if of_kind else "positional_embedding"
-    )
-    final = "final_layer_norm" if of_kind else "ln_final"
-    shape = (sizes.vocabulary, width)
-    yield Tensor(("text", "token_embedding"), (prefix + tokens,), "same", shape)
-    shape = (sizes.context, width)
-    yield Tensor(("text", "position"), (prefix + position,), "same", shape)
-    yield from _layer_norm(("text", "ln_final"), prefix + final, width)
-    yield from _blocks("text", prefix, sizes.transformer, kind)
-    path = ("text_projection", "kernel")
-    name = "text_projection"
-    yield _projection(path, f"{name}.weight", name, width, embedding, kind)
+    for path, name, rows in (
+        ("token_embedding", "token_embedding", sizes.vocabulary),
+        ("position", "position_embedding", sizes.context),
+    ):
+        name = f"text_model.embeddings.{name}.weight"
+        yield Tensor(("text", path), (name,), "same", (rows, width))
+    yield from _layer_norm(("text", "ln_final"), "text_model.final_layer_norm", width)
+    yield from _blocks("text", sizes.transformer)
+    yield _projection("text_projection", "text_projection", width, embedding)
     yield Tensor(("logit_scale",), ("logit_scale",), "same", ())
 
 
-def _blocks(tower: str, prefix: str, sizes: Transformer, kind: Kind):
+def _blocks(tower: str, sizes: Transformer):
     width, hidden = sizes.width, sizes.hidden
-    of_kind = kind == "hugging_face"
     for i in range(sizes.layers):
-        ours = (tower, f"block{i}")
-        file = "encoder.layers" if of_kind else "transformer.resblocks"
-        block = f"{prefix}{file}.{i}."
-        ln = "layer_norm" if of_kind else "ln_"
-        yield from _layer_norm((*ours, "ln_1"), f"{block}{ln}1", width)
-        yield from _layer_norm((*ours, "ln_2"), f"{block}{ln}2", width)
-        attention = block + ("self_attn." if of_kind else "attn.")
-        if of_kind:
-            names = [f"{attention}{part}_proj." for part in "qkv"]
-            qkv, outputs = names, width
-        else:
-            qkv, outputs = [f"{attention}in_proj_"], 3 * width
-        yield from _dense((*ours, "qkv"), qkv, width, outputs)
+        ours, block = (tower, f"block{i}"), f"{tower}_model.encoder.layers.{i}."
+        yield from _layer_norm((*ours, "ln_1"), f"{block}layer_norm1", width)
+        yield from _layer_norm((*ours, "ln_2"), f"{block}layer_norm2", width)
+        attention = f"{block}self_attn."
+        qkv = [f"{attention}{part}_proj." for part in "qkv"]
+        yield from _dense((*ours, "qkv"), qkv, width, width)
         yield from _dense((*ours, "out"), [f"{attention}out_proj."], width, width)
-        first, second = ("fc1", "fc2") if of_kind else ("c_fc", "c_proj")
-        yield from _dense((*ours, "fc1"), [f"{block}mlp.{first}."], width, hidden)
-        yield from _dense((*ours, "fc2"), [f"{block}mlp.{second}."], hidden, width)
+        yield from _dense((*ours, "fc1"), [f"{block}mlp.fc1."], width, hidden)
+        yield from _dense((*ours, "fc2"), [f"{block}mlp.fc2."], hidden, width)
 
 
 def _layer_norm(path, name, width):
@@ -139,10 +112,9 @@ def _dense(path, names, inputs, outputs):
     yield Tensor((*path, "bias"), biases, "same", (outputs,))
 
 
-def _projection(path, hugging_face, openai, width, embedding, kind):
-    if kind == "hugging_face":
-        return Tensor(path, (hugging_face,), "transposed", (embedding, width))
-    return Tensor(path, (openai,), "same", (width, embedding))
+def _projection(path, name, width, embedding):
+    names, shape = (f"{name}.weight",), (embedding, width)
+    return Tensor((path, "kernel"), names, "transposed", shape)
 
 
 def _read(array, layout):
