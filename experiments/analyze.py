@@ -113,8 +113,9 @@ def _groups(paths: tuple[Path, ...], console: Console) -> list[Group]:
     }
     if len(by_data) > 1 or len(counts) > 1:
         raise UserError(
-            "only runs with the same class sizes can be compared, and these differ "
-            f"({', '.join(by_data)}): analyze them one by one."
+            "only runs with the same data and class sizes can be compared, but these "
+            f"runs differ (data: {', '.join(by_data)}): analyze each set of runs in a "
+            "command of its own."
         )
     (groups,) = by_data.values()
     return groups

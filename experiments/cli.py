@@ -30,7 +30,8 @@ RunDirs = Annotated[
     tuple[Path, ...],
     tyro.conf.Positional,
     tyro.conf.arg(
-        metavar="RUN_DIR ...", help="run folders, or folders that contain run folders"
+        metavar="RUN_DIR ...",
+        help="folders of runs or of comparisons, or folders that contain runs",
     ),
 ]
 

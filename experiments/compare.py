@@ -15,7 +15,7 @@ from rich.progress import Progress
 from experiments import devices
 from experiments.cli import DataDir, prepare_jax
 from experiments.comparison import same_compute, tuning
-from experiments.comparison.folders import RUNS, run_folder, save_run
+from experiments.comparison.folders import run_folder, save_run
 from experiments.comparison.seeds import (
     Outcome,
     grouped,
@@ -37,6 +37,7 @@ from experiments.records.folders import (
 )
 from experiments.records.manifest import (
     MANIFEST,
+    RUNS,
     as_json,
     config_of,
     create_run,

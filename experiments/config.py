@@ -228,8 +228,8 @@ class Config:
     image_size: Annotated[
         int,
         about(
-            f"side of the images, in pixels; up to {IN_MEMORY_SIZE} they are held in "
-            "memory, larger ones are streamed"
+            f"side of the images, in pixels; images of up to {IN_MEMORY_SIZE} pixels "
+            "are held in memory, larger ones are streamed"
         ),
         at_least(8),
     ] = 8

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from experiments.cli import prepare_jax
-from experiments.data.sources.files import some_of
+from experiments.data.sources.files import counted, some_of
 from experiments.data.sources.folder import images_below, readable
 from experiments.data.sources.unreadable import find_unreadable
 from experiments.ending import exit_with
@@ -78,7 +78,7 @@ def run(job: Job, console: Console) -> None:
     of_images = np.concatenate(found)
     _write(job.out, paths, of_images, trained.class_names, job.probabilities)
     if left_out:
-        console.print(f"Left out, because they are not images: {left_out} files.")
+        console.print(f"{counted(left_out, 'other file')} left out.")
     if set(classes) <= set(trained.class_names):
         _judge(trained, classes, of_images.argmax(1), matrix, console)
     console.print(f"{len(paths)} predictions are in {job.out}.", markup=False)

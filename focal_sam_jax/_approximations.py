@@ -22,7 +22,7 @@ from focal_sam_jax._checks import (
     is_in_multi_steps,
     warn_of_counts,
 )
-from focal_sam_jax._devices import AxisName, cond, device_mean
+from focal_sam_jax._devices import AxisName, cond, device_mean, varying_like
 from focal_sam_jax._evaluation import at_theta, forward
 from focal_sam_jax._methods import add_correction, after
 from focal_sam_jax._perturbation import Mask, norm, perturb, resolve_mask, widen
@@ -155,8 +155,9 @@ def reuse_ascent(
     )
 
     def init(params):
+        info = varying_like(as_info(0.0, 0.0), params, axis_name)
         return ReuseAscentState(
-            jnp.zeros((), jnp.int32), as_info(0.0, 0.0), optax.tree.zeros_like(params)
+            jnp.zeros((), jnp.int32), info, optax.tree.zeros_like(params)
         )
 
     def update(updates, state, params: Any = None, **extra_args: Any):

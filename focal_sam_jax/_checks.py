@@ -36,6 +36,16 @@ def is_concrete(value: Any) -> bool:
     return not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(value))
 
 
+def _warn(message: str) -> None:
+    """Warns at the user's line: Python shows each line's warning once."""
+    level, ours = 0, ("focal_sam_jax.", "jax.")
+    for frame in _frames():  # of which the first is that of the generator
+        if not f"{frame.f_globals.get('__name__')}.".startswith(ours):
+            break
+        level += 1
+    warnings.warn(message, stacklevel=level)
+
+
 def _is_real(value: Any) -> bool:
     dtype = np.asarray(value).dtype
     return jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)
@@ -84,7 +94,7 @@ def check_at_least(name: str, value: int, low: int) -> None:
     whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
     if not whole or value < low:
         raise ValueError(
-            f"{name} must be a whole number of at least {low}, got {value}."
+            f"{name} must be a whole number of at least {low}, got {value!r}."
         )
 
 
@@ -95,6 +105,13 @@ def check_rho(rho: Any, name: str = "rho") -> None:
 
 
 # --- classes --------------------------------------------------------------------------
+
+
+def as_class_values(values: Any) -> Any:
+    """Returns a list of traced numbers as one array, and anything else as it is."""
+    if isinstance(values, list | tuple) and not is_concrete(values):
+        return jnp.stack([jnp.asarray(value, float) for value in values])
+    return values
 
 
 def check_class_counts(
@@ -124,10 +141,9 @@ def check_class_counts(
         )
     classes = counts.max() + 1
     if counts.min() == 0 and counts.size >= 5 * classes:
-        warnings.warn(
+        _warn(
             f"class_counts look like labels: {counts.size} numbers from 0 to "
-            f"{counts.max():g}. If they are, pass numpy.bincount(labels).",
-            stacklevel=3,
+            f"{counts.max():g}. If they are, pass numpy.bincount(labels)."
         )
     if np.count_nonzero(counts) < 2 and not (allow_single_class and counts.size == 1):
         raise ValueError(
@@ -155,10 +171,9 @@ def warn_of_counts(class_weights: ClassValues) -> None:
     if is_concrete(class_weights) and np.ndim(class_weights):
         weights = np.asarray(class_weights)
         if weights.dtype.kind in "iu" and weights.max() > 1:
-            warnings.warn(
+            _warn(
                 f"class_weights look like class counts: {class_weights}. If they are, "
-                "pass focal_sam_jax.focal_weights(class_counts, gamma).",
-                stacklevel=4,
+                "pass focal_sam_jax.focal_weights(class_counts, gamma)."
             )
 
 
@@ -266,11 +281,10 @@ def _warn_of_labels_from_one(
     if where is not None and where.shape == labels.shape:
         beyond &= np.asarray(where, bool)
     if np.any(beyond):
-        warnings.warn(
+        _warn(
             f"labels contain {num_classes}, and the {num_classes} classes are numbered "
             "from 0: such examples belong to no class. If your labels start from 1, "
-            "subtract 1; to leave these examples out, pass where.",
-            stacklevel=4,
+            "subtract 1; to leave these examples out, pass where."
         )
 
 

@@ -7,6 +7,7 @@ from jax.typing import ArrayLike
 
 from focal_sam_jax._checks import (
     ClassValues,
+    as_class_values,
     at_least_float32,
     check_class_counts,
     check_per_class,
@@ -38,6 +39,7 @@ def class_priors(class_counts: ClassValues) -> jax.Array:
       >>> float(fsam.class_priors([30, 10]).sum())
       1.0
     """
+    class_counts = as_class_values(class_counts)
     check_class_counts(class_counts)
     counts = _as_floats(class_counts)
     return counts / counts.sum()
@@ -72,6 +74,7 @@ def focal_weights(class_counts: ClassValues, gamma: chex.Numeric) -> jax.Array:
       Li et al., `Focal-SAM: Focal Sharpness-Aware Minimization for Long-Tailed
       Classification <https://arxiv.org/abs/2505.01660>`_, ICML 2025
     """
+    class_counts = as_class_values(class_counts)
     check_class_counts(class_counts)
     check_scalar("gamma", gamma)
     counts = _as_floats(class_counts)
@@ -107,6 +110,7 @@ def tail_weights(class_counts: ClassValues, threshold: chex.Numeric) -> jax.Arra
       Zhou et al., `ImbSAM: A Closer Look at Sharpness-Aware Minimization in
       Class-Imbalanced Recognition <https://arxiv.org/abs/2308.07815>`_, ICCV 2023
     """
+    class_counts = as_class_values(class_counts)
     check_class_counts(class_counts)
     check_scalar("threshold", threshold)
     counts = _as_floats(class_counts)
@@ -145,11 +149,10 @@ def cc_sam_radii(class_counts: ClassValues, rho: chex.Numeric) -> jax.Array:
       [0.25, 0.5, 0.5]
 
     References:
-      Zhou et al., `Class-Conditional Sharpness-Aware Minimization for Deep Long-Tailed
-      Recognition <https://openaccess.thecvf.com/content/CVPR2023/html/
-      Zhou_Class-Conditional_Sharpness-Aware_Minimization_for_Deep_Long-Tailed_
-      Recognition_CVPR_2023_paper.html>`_, CVPR 2023
+      Zhou et al., Class-Conditional Sharpness-Aware Minimization for Deep Long-Tailed
+      Recognition, CVPR 2023
     """
+    class_counts = as_class_values(class_counts)
     check_class_counts(class_counts, allow_single_class=True)
     check_scalar("rho", rho)
     others = jnp.maximum(_as_floats(class_counts) - 1, 1)
@@ -179,9 +182,9 @@ def per_class_losses(
         any other shape with at least one axis.
       labels: class ids in ``[0, num_classes)``, ints of the shape of ``losses``. An
         example with another id belongs to no class, but still counts in :math:`B`.
-        Outside of ``jit`` the id ``num_classes`` causes a warning: labels may start
-        from 1. Or soft labels, the share of each example in every class, floats of
-        shape ``(*losses.shape, num_classes)``.
+        If the labels are not traced, the id ``num_classes`` causes a warning: they may
+        start from 1. Or soft labels, the share of each example in every class, floats
+        of shape ``(*losses.shape, num_classes)``.
       num_classes: number of classes, a Python int.
       where: optional mask of the examples to keep, bools of the shape of ``losses``,
         for instance to exclude the padding of the last batch.

@@ -13,7 +13,7 @@ averages per-device gradients itself, so it needs them *before* any sum over dev
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -21,7 +21,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-AxisName = str | tuple[str, ...] | None
+AxisName = str | Sequence[str] | None
 Tree = TypeVar("Tree")
 
 
@@ -37,19 +37,22 @@ def device_mean(tree: Tree, axis_name: AxisName) -> Tree:
 
     def mean(leaf):
         # One axis at a time: a value may vary along one axis and not along another.
-        for axis in _names(axis_name):
+        for axis in axis_names(axis_name):
             leaf = jax.lax.pmean(leaf, axis)
         return leaf
 
     return jax.tree.map(mean, tree)
 
 
-def device_any(flags: jax.Array, axis_name: AxisName) -> jax.Array:
-    """Returns whether each flag is true on any device of ``axis_name``."""
-    counts = flags.astype(jnp.int32)
-    for axis in _names(axis_name):
-        counts = jax.lax.pmax(counts, axis)
-    return counts > 0
+def varying_like(tree: Tree, params: chex.ArrayTree, axis_name: AxisName) -> Tree:
+    """Returns ``tree``, typed as a function of ``params`` averaged over ``axis_name``.
+
+    Parameters that differ between devices, as in federated training, make all that is
+    computed from them differ too. A loop must begin with values of that type.
+    """
+    arrays = (leaf for leaf in jax.tree.leaves(params) if isinstance(leaf, jax.Array))
+    axes = frozenset().union(*map(_varying, arrays)).difference(axis_names(axis_name))
+    return jax.tree.map(lambda leaf: _vary(leaf, axes), tree)
 
 
 def cond(predicate: jax.Array, *branches: Callable[[], Tree]) -> Tree:
@@ -78,7 +81,7 @@ def check_axis_named(
 ) -> None:
     """Raises if gradients would be silently summed over axes not in ``axis_name``."""
     shared = [_varying(leaf) for leaf in jax.tree.leaves(params)]
-    for axis in sorted(_varying(losses) - set(_names(axis_name))):
+    for axis in sorted(_varying(losses) - set(axis_names(axis_name))):
         if not all(axis in varying for varying in shared):
             raise ValueError(
                 f"the per-class losses differ between the devices of axis {axis!r} but "
@@ -98,15 +101,14 @@ def zeros(aval: Any) -> jax.Array:
     )
 
 
-def _names(axis_name: AxisName) -> tuple[str, ...]:
-    if axis_name is None:
-        return ()
-    return axis_name if isinstance(axis_name, tuple) else (axis_name,)
+def axis_names(axis_name: AxisName) -> tuple[str, ...]:
+    """Returns the names of the axes, none for ``None``."""
+    return (axis_name,) if isinstance(axis_name, str) else tuple(axis_name or ())
 
 
 def _tracked(axis_name: AxisName) -> list[str]:
     """Returns the axes whose varying values JAX tracks, as with ``check_vma=True``."""
-    return [a for a in _names(axis_name) if a in _varying(jax.lax.axis_index(a))]
+    return [a for a in axis_names(axis_name) if a in _varying(jax.lax.axis_index(a))]
 
 
 def _vary(leaf: Any, axes: Iterable[str]) -> Any:

@@ -19,6 +19,7 @@ from focal_sam_jax._checks import check_params
 from focal_sam_jax._class_weights import per_class_losses
 from focal_sam_jax._devices import (
     AxisName,
+    axis_names,
     check_axis_named,
     device_mean,
     per_device,
@@ -31,6 +32,7 @@ from focal_sam_jax._shared_backward import (
     check_labels,
     contracted,
     example_weights,
+    unwatched,
 )
 
 PerClassLossFn = Callable[..., Any] | Sequence[Callable[..., chex.Numeric]]
@@ -82,9 +84,9 @@ def evaluate(
       loss_fn: with ``labels``, a function from the parameters to the loss of every
         example, floats of the shape of ``labels`` without the class axis of soft ones.
         Without, a function from the parameters to the per-class losses :math:`L_c` of
-        the batch, floats of shape ``(num_classes,)``, or to a scalar, for methods that
-        weight all classes equally, such as SAM. Or a sequence of functions to scalars,
-        one per class.
+        the batch, floats of shape ``(num_classes,)``, whose **sum** is the loss; or to
+        a scalar, for methods that weight all classes equally, such as SAM. Or a
+        sequence of functions to scalars, one per class.
       params: :math:`\theta`, a tree of float arrays.
       labels: class ids of examples, tokens or pixels, ints of any shape with at least
         one axis. Or soft labels, floats with one more axis, of size ``num_classes``.
@@ -215,17 +217,18 @@ def as_loss(
                 "got a sequence of functions."
             )
         if not functions or num_classes not in (None, len(functions)):
+            wanted = f"each of the {num_classes} classes" if num_classes else "a class"
             raise ValueError(
-                "per_class_loss_fn must have one function for each of the "
-                f"{num_classes or ''} classes, got {len(functions)}."
+                f"per_class_loss_fn must have one function for {wanted}, got "
+                f"{len(functions)}."
             )
         of_class = tuple(Loss(partial(_stacked, (f,))) for f in functions)
         return Loss(partial(_stacked, functions), of_class=of_class)
     if not callable(per_class_loss_fn):
         raise TypeError(
-            "per_class_loss_fn must be a function of the parameters (or a sequence of "
-            f"them), got {type(per_class_loss_fn).__name__}; pass the function itself, "
-            "not its value."
+            "the loss must be a function of the parameters (or a sequence of them), "
+            f"got {type(per_class_loss_fn).__name__}; pass the function itself, not "
+            "its value."
         )
 
     def raw(params):
@@ -323,8 +326,7 @@ def _with_labels(loss_fn, labels, num_classes, where, has_aux, axis_name, per_ex
         # The mean over devices then equals the mean over all losses that count.
         counted = jnp.sum(where, dtype=of_class.dtype)
         mean = device_mean(counted, axis_name)
-        share = jnp.maximum(counted, 1) / jnp.where(mean > 0, mean, 1)
-        return of_class * share
+        return of_class * (jnp.maximum(counted, 1) / jnp.where(mean > 0, mean, 1))
 
     promised = check_labels("with per_example, labels", labels) if per_example else None
     return Loss(raw, by_class, labels=promised)
@@ -432,7 +434,7 @@ def _forward_per_example(loss, params, theta, axis_name):
     def watched(leaves, probes):
         tape = Tape(batch_size, iter(probes))
         losses, aux = loss.raw(structure.unflatten(tape.watch(leaves)))
-        return losses, (aux, tape.pulls)
+        return losses, (jax.tree.map(unwatched, aux), tape.pulls)
 
     raw, vjp, (aux, pulls) = jax.vjp(watched, leaves, probes, has_aux=True)
     losses, to_raw = jax.vjp(loss.by_class, widen(raw))
@@ -533,13 +535,14 @@ def at_theta(
         )
     found = evaluation.losses.shape
     if num_classes not in (None, found[0]):
-        hint = "did you take the mean? Pass" if found == (1,) else "pass"
+        hint = "take the mean" if found == (1,) else "leave out labels"
         raise ValueError(
             f"evaluation must have {num_classes} classes, like class_counts, weights "
-            f"or groups, got {found[0]}; {hint} evaluate the loss of every example, "
-            f"labels and num_classes={num_classes}."
+            f"or groups, got {found[0]}; did you {hint}? Call evaluate(loss_fn, "
+            f"params, labels=labels, num_classes={num_classes}), with a loss_fn that "
+            "returns the loss of every example."
         )
-    if evaluation.axis_name != axis_name:
+    if axis_names(evaluation.axis_name) != axis_names(axis_name):
         raise ValueError(
             "evaluate and the transformation must be given the same axis_name, got "
             f"{evaluation.axis_name!r} and {axis_name!r}."

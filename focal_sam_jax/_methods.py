@@ -30,7 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from focal_sam_jax._devices import AxisName, device_any, device_mean
+from focal_sam_jax._devices import AxisName, device_mean
 from focal_sam_jax._evaluation import Forward, Loss, forward
 from focal_sam_jax._perturbation import norm, perturb, widen
 
@@ -170,35 +170,31 @@ def class_conditional_correction(
     written_out = len(radii) <= 2 or (jax.default_backend() == "cpu" and moderate)
     visit = partial(_visit, selected=selected, axis_name=axis_name)
     if loss.of_class is not None:
-        sums = _of_functions(visit, sums, loss.of_class, here, radii, groups, axis_name)
-        plain = here.plain
-    elif moderate and 0 < _share(selected, here.params) <= _FEW:
-        sums = _side_by_side(sums, loss, here, radii, members, selected, axis_name)
-        plain = here.plain
-    elif written_out:
-        sums = _written_out(
-            visit, sums, loss, here, radii, members, selected, axis_name
-        )
-        plain = here.plain
+        way = _of_functions
+    elif moderate and 0 < _perturbed_share(selected, here.params) <= _FEW:
+        way = _side_by_side
     else:
-        sums, plain = _in_a_loop(
-            visit, sums, loss, here, radii, members, selected, axis_name
-        )
+        way = _written_out if written_out else _in_a_loop
+    sums, plain = way(visit, sums, loss, here, radii, members, selected, axis_name)
     gradient = jax.tree.map(
         lambda a, b: jnp.where(sums.moved, a - widen(b), 0), sums.gradient, plain
     )
     return Correction(gradient, sums.norm, sums.rise)
 
 
-def _of_functions(visit, sums, functions, here, radii, groups, axis_name):
-    for k in range(len(radii)):
-        group = [functions[c] for c in np.flatnonzero(groups == k)]
+# Each way returns the sums over the groups, and the plain gradient that is subtracted.
+
+
+def _of_functions(visit, sums, loss, here, radii, members, selected, axis_name):
+    del selected
+    for member, radius in zip(members, radii, strict=True):
+        group = [loss.of_class[c] for c in np.flatnonzero(member)]
         if group:
-            loss = _together(group)
-            alone = forward(loss, here.params, axis_name)
+            own = _together(group)
+            alone = forward(own, here.params, axis_name)
             uphill = device_mean(alone.plain, axis_name)
-            sums = visit(sums, loss, alone, uphill, np.ones(len(group)), radii[k])
-    return sums
+            sums = visit(sums, own, alone, uphill, np.ones(len(group)), radius)
+    return sums, here.plain
 
 
 def _together(losses):
@@ -208,13 +204,14 @@ def _together(losses):
     return Loss(raw)
 
 
-def _share(selected, params):
+def _perturbed_share(selected, params):
     """Returns the share of the weights that are perturbed."""
     climbing = jax.tree.map(lambda keep, p: p.size if keep else 0, selected, params)
-    return sum(jax.tree.leaves(climbing)) / optax.tree.size(params)
+    return sum(jax.tree.leaves(climbing)) / max(optax.tree.size(params), 1)
 
 
-def _side_by_side(sums, loss, here, radii, members, selected, axis_name):
+def _side_by_side(visit, sums, loss, here, radii, members, selected, axis_name):
+    del visit
     climb = jax.vmap(here.pullback)(members)
     points = []
     for k, radius in enumerate(radii):
@@ -242,12 +239,13 @@ def _side_by_side(sums, loss, here, radii, members, selected, axis_name):
         there.pullback(members.reshape(-1)),
     )
     rises = members * (there.losses.reshape(members.shape) - here.losses[None])
-    return _Sums(
+    sums = _Sums(
         gradient,
         norm([point.norm for point in points]).astype(sums.norm.dtype),
         jnp.sum(rises).astype(sums.rise.dtype),
         sums.moved | jnp.any(jnp.stack([point.moved for point in points])),
     )
+    return sums, here.plain
 
 
 def _written_out(visit, sums, loss, here, radii, members, selected, axis_name):
@@ -262,12 +260,12 @@ def _written_out(visit, sums, loss, here, radii, members, selected, axis_name):
     for member, uphill, radius in zip(members, uphills, radii, strict=True):
         radius = after((uphills[-1], sums.gradient), radius)
         sums = visit(sums, inlined, here, uphill, member, radius)
-    return sums
+    return sums, here.plain
 
 
 def _in_a_loop(visit, sums, loss, here, radii, members, selected, axis_name):
-    present = device_any(here.losses != 0, axis_name)
-    climbs = (members @ present.astype(members.dtype) > 0) & (radii != 0)
+    present = device_mean((here.losses != 0).astype(members.dtype), axis_name)
+    climbs = (members @ present > 0) & (radii != 0)
     # Only groups that are not skipped have their gradient at θ subtracted. The loop
     # subtracts it; with a mask the loop has only a part of it: it is computed here.
     whole = all(jax.tree.leaves(selected))

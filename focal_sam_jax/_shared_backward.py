@@ -120,6 +120,11 @@ class Watched:
     __pow__ = __neg__ = __abs__ = __getitem__ = __iter__ = __len__ = _refuse
 
 
+def unwatched(value: Any) -> Any:
+    """Returns the parameter that a stand-in stands for; anything else as it is."""
+    return value.value if isinstance(value, Watched) else value
+
+
 class Tape:
     r"""The layers of a network, in the order in which they are applied.
 
@@ -225,6 +230,8 @@ def example_weights(class_weights: chex.Numeric, labels: jax.Array) -> jax.Array
         # The cotangent of an example already contains the sum of its shares.
         shares = labels.astype(class_weights.dtype)
         total = jnp.sum(shares, axis=1)
-        return shares @ class_weights / jnp.where(total == 0, 1, total)
+        # Not a matrix product, whose factors GPUs and TPUs would round.
+        mean = jnp.sum(shares * class_weights[None], axis=1)
+        return mean / jnp.where(total == 0, 1, total)
     # Sharded like the labels, which JAX requires on explicit meshes.
     return class_weights.at[labels].get(out_sharding=jax.typeof(labels).sharding)

@@ -18,6 +18,7 @@ import optax
 
 from focal_sam_jax._checks import (
     ClassValues,
+    as_class_values,
     check_class_counts,
     check_class_weights,
     check_composition,
@@ -29,7 +30,7 @@ from focal_sam_jax._checks import (
     warn_of_counts,
 )
 from focal_sam_jax._class_weights import cc_sam_radii, focal_weights, tail_weights
-from focal_sam_jax._devices import AxisName, device_mean
+from focal_sam_jax._devices import AxisName, device_mean, varying_like
 from focal_sam_jax._evaluation import at_theta
 from focal_sam_jax._methods import (
     Correction,
@@ -119,7 +120,8 @@ def sharpness_aware(
                             function to a scalar. With an evaluation, it is the loss at
                             :math:`\theta + \epsilon` only
     ``per_example_labels``  with ``per_class_loss_fn`` and no evaluation: class ids,
-                            ints of shape ``(batch,)``; makes the promise of
+                            ints of shape ``(batch,)``, or soft labels, floats of shape
+                            ``(batch, num_classes)``; makes the promise of
                             ``per_example`` in :func:`evaluate`
     anything else           is ignored
     ======================  ==========================================================
@@ -178,16 +180,9 @@ def sharpness_aware(
       Yue et al., `Sharpness-Aware Minimization Revisited: Weighted Sharpness as a
       Regularization Term <https://arxiv.org/abs/2305.15817>`_, KDD 2023
     """
+    ball = _Ball(adaptive, sync_perturbation)
     return _sharpness_aware(
-        "sharpness_aware",
-        class_weights,
-        rho,
-        lam,
-        adaptive=adaptive,
-        mask=mask,
-        axis_name=axis_name,
-        sync_perturbation=sync_perturbation,
-        has_aux=has_aux,
+        "sharpness_aware", class_weights, rho, lam, ball, mask, axis_name, has_aux
     )
 
 
@@ -271,13 +266,7 @@ def class_conditional(
       Recognition_CVPR_2023_paper.html>`_, CVPR 2023
     """
     return _class_conditional(
-        "class_conditional",
-        radii,
-        groups,
-        alpha,
-        mask=mask,
-        axis_name=axis_name,
-        has_aux=has_aux,
+        "class_conditional", radii, groups, alpha, mask, axis_name, has_aux
     )
 
 
@@ -343,16 +332,10 @@ def focal_sam(
       Li et al., `Focal-SAM: Focal Sharpness-Aware Minimization for Long-Tailed
       Classification <https://arxiv.org/abs/2505.01660>`_, ICML 2025
     """
+    weights = focal_weights(class_counts, gamma)
+    ball = _Ball(adaptive, sync_perturbation)
     return _sharpness_aware(
-        "focal_sam",
-        focal_weights(class_counts, gamma),
-        rho,
-        lam,
-        adaptive=adaptive,
-        mask=mask,
-        axis_name=axis_name,
-        sync_perturbation=sync_perturbation,
-        has_aux=has_aux,
+        "focal_sam", weights, rho, lam, ball, mask, axis_name, has_aux
     )
 
 
@@ -374,8 +357,7 @@ def sam(
     This is :func:`sharpness_aware`, which documents the arguments of ``update``, with
     :math:`s_c = 1` and :math:`\lambda = 1`. The loss function may return a scalar, or
     the losses of any number of classes. A step costs two forward and two backward
-    passes.
-    With ``adaptive=True`` it is ASAM.
+    passes. With ``adaptive=True`` it is ASAM.
 
     Args:
       rho: radius of the perturbation: a scalar >= 0, traced or not, or an Optax
@@ -404,17 +386,8 @@ def sam(
       Foret et al., `Sharpness-Aware Minimization for Efficiently Improving
       Generalization <https://arxiv.org/abs/2010.01412>`_, ICLR 2021
     """
-    return _sharpness_aware(
-        "sam",
-        1.0,
-        rho,
-        1.0,
-        adaptive=adaptive,
-        mask=mask,
-        axis_name=axis_name,
-        sync_perturbation=sync_perturbation,
-        has_aux=has_aux,
-    )
+    ball = _Ball(adaptive, sync_perturbation)
+    return _sharpness_aware("sam", 1.0, rho, 1.0, ball, mask, axis_name, has_aux)
 
 
 def imbsam(
@@ -469,17 +442,9 @@ def imbsam(
       Class-Imbalanced Recognition <https://arxiv.org/abs/2308.07815>`_, ICCV 2023
     """
     check_scalar("tail_threshold", tail_threshold)
-    return _sharpness_aware(
-        "imbsam",
-        tail_weights(class_counts, tail_threshold),
-        rho,
-        1.0,
-        adaptive=adaptive,
-        mask=mask,
-        axis_name=axis_name,
-        sync_perturbation=sync_perturbation,
-        has_aux=has_aux,
-    )
+    weights = tail_weights(class_counts, tail_threshold)
+    ball = _Ball(adaptive, sync_perturbation)
+    return _sharpness_aware("imbsam", weights, rho, 1.0, ball, mask, axis_name, has_aux)
 
 
 def cc_sam(
@@ -528,23 +493,13 @@ def cc_sam(
       [3.05, 4.1]
 
     References:
-      Zhou et al., `Class-Conditional Sharpness-Aware Minimization for Deep Long-Tailed
-      Recognition <https://openaccess.thecvf.com/content/CVPR2023/html/
-      Zhou_Class-Conditional_Sharpness-Aware_Minimization_for_Deep_Long-Tailed_
-      Recognition_CVPR_2023_paper.html>`_, CVPR 2023
+      Zhou et al., Class-Conditional Sharpness-Aware Minimization for Deep Long-Tailed
+      Recognition, CVPR 2023
     """
     check_rho(rho)
     unit = cc_sam_radii(class_counts, rho=1.0)
     radii = (lambda count: radius(rho, count) * unit) if callable(rho) else rho * unit
-    return _class_conditional(
-        "cc_sam",
-        radii,
-        None,
-        alpha,
-        mask=mask,
-        axis_name=axis_name,
-        has_aux=has_aux,
-    )
+    return _class_conditional("cc_sam", radii, None, alpha, mask, axis_name, has_aux)
 
 
 def sse_sam(
@@ -617,7 +572,8 @@ def sse_sam(
         raise TypeError(
             "sse_sam needs class_counts and tail_threshold when it is built, got "
             "traced ones: they decide which classes are perturbed together. Under "
-            "optax.inject_hyperparams list them in static_args."
+            "optax.inject_hyperparams list them in static_args; inside jit pass lists "
+            "or NumPy arrays, because jax.numpy arrays are traced there."
         )
     is_tail = np.asarray(class_counts) < np.asarray(tail_threshold)
 
@@ -627,26 +583,27 @@ def sse_sam(
         return jnp.stack([head, radius(tail_rho, count, "tail_rho")])
 
     return _class_conditional(
-        "sse_sam",
-        radii,
-        is_tail.astype(np.int32),
-        1.0,
-        mask=mask,
-        axis_name=axis_name,
-        has_aux=has_aux,
+        "sse_sam", radii, is_tail.astype(np.int32), 1.0, mask, axis_name, has_aux
     )
 
 
 # --- what they share ------------------------------------------------------------------
 
 
-def _sharpness_aware(name, class_weights, rho, lam, *, axis_name, **options):
+class _Ball(NamedTuple):
+    """The options of the ball; :func:`sharpness_aware` describes them."""
+
+    adaptive: bool
+    sync_perturbation: bool
+
+
+def _sharpness_aware(name, class_weights, rho, lam, ball, mask, axis_name, has_aux):
     check_rho(rho)
     check_scalar("lam", lam)
+    class_weights = as_class_values(class_weights)
     if not callable(class_weights):
         check_class_weights(class_weights)
         warn_of_counts(class_weights)
-    ball = {key: options.pop(key) for key in ("adaptive", "sync_perturbation")}
 
     def correct(open_pass, selected, updates, count):
         weights, num_classes = weights_and_classes(at(class_weights, count))
@@ -659,21 +616,22 @@ def _sharpness_aware(name, class_weights, rho, lam, *, axis_name, **options):
             plain=in_form_of(here.params, updates),
             selected=in_form_of(here.params, selected),
             axis_name=axis_name,
-            **ball,
+            **ball._asdict(),
         )
 
-    return _transformation(name, correct, lam, axis_name=axis_name, **options)
+    return _transformation(name, correct, lam, mask, axis_name, has_aux)
 
 
-def _class_conditional(name, radii, groups, alpha, *, axis_name, **options):
+def _class_conditional(name, radii, groups, alpha, mask, axis_name, has_aux):
     check_scalar("alpha", alpha, high=1)
     if groups is not None:
         check_groups(groups)
+    radii = as_class_values(radii)
     if not callable(radii):
         _groups(radii, groups)
 
     def correct(open_pass, selected, updates, count):
-        radii_now = at(radii, count)
+        radii_now = as_class_values(at(radii, count))
         of_class = _groups(radii_now, groups)
         here, loss = open_pass(of_class.size)
         return class_conditional_correction(
@@ -686,14 +644,13 @@ def _class_conditional(name, radii, groups, alpha, *, axis_name, **options):
             axis_name=axis_name,
         )
 
-    return _transformation(name, correct, alpha, axis_name=axis_name, **options)
+    return _transformation(name, correct, alpha, mask, axis_name, has_aux)
 
 
 def _transformation(
     name: str,
     correct: Callable[..., Correction],
     strength: chex.Numeric,
-    *,
     mask: Mask,
     axis_name: AxisName,
     has_aux: bool,
@@ -706,8 +663,8 @@ def _transformation(
     """
 
     def init(params):
-        del params
-        return SharpnessAwareState(jnp.zeros((), jnp.int32), as_info(0.0, 0.0))
+        info = varying_like(as_info(0.0, 0.0), params, axis_name)
+        return SharpnessAwareState(jnp.zeros((), jnp.int32), info)
 
     def update(
         updates,
@@ -747,6 +704,7 @@ def weights_and_classes(class_weights: ClassValues) -> tuple[Any, int | None]:
 
     The number is ``None`` if a scalar was passed, which fits any number.
     """
+    class_weights = as_class_values(class_weights)
     check_class_weights(class_weights)
     num_classes = np.shape(class_weights)[0] if np.ndim(class_weights) else None
     if is_concrete(class_weights):

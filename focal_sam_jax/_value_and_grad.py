@@ -8,7 +8,12 @@ import chex
 import numpy as np
 import optax
 
-from focal_sam_jax._checks import ClassValues, check_radii, check_scalar
+from focal_sam_jax._checks import (
+    ClassValues,
+    as_class_values,
+    check_radii,
+    check_scalar,
+)
 from focal_sam_jax._devices import AxisName
 from focal_sam_jax._evaluation import PerClassLossFn, as_loss, bound, evaluation_of
 from focal_sam_jax._perturbation import Mask
@@ -66,7 +71,8 @@ def sharpness_aware_value_and_grad(
       sync_perturbation: whether to perturb along the gradient of the whole batch.
         ``False`` is m-sharpness: each device uses the gradient of its own share.
       per_example_labels: function from ``*args, **kwargs`` to the labels of the batch,
-        ints of shape ``(batch,)``. It promises that no layer mixes examples, that the
+        ints of shape ``(batch,)``, or soft labels, floats of shape
+        ``(batch, num_classes)``. It promises that no layer mixes examples, that the
         loss of an example counts only in the class of its label, and that
         ``per_class_loss_fn`` applies its parameters by
         :func:`focal_sam_jax.apply_per_example`. One backward pass over the activations
@@ -142,8 +148,9 @@ def class_conditional_value_and_grad(
     Args:
       per_class_loss_fn: as in
         :func:`focal_sam_jax.sharpness_aware_value_and_grad`.
-      rho: radius of each class, shape ``(num_classes,)``, from
-        :func:`focal_sam_jax.cc_sam_radii`.
+      rho: radius of each class, the ``radii`` of
+        :func:`focal_sam_jax.class_conditional` without groups, shape
+        ``(num_classes,)``, from :func:`focal_sam_jax.cc_sam_radii`.
       alpha: weight of the perturbed gradients, a scalar in ``[0, 1]``, traced or not.
       has_aux: whether ``per_class_loss_fn`` returns ``(losses, aux)``.
       mask: arrays to perturb, see :func:`focal_sam_jax.sharpness_aware_value_and_grad`.
@@ -175,11 +182,10 @@ def class_conditional_value_and_grad(
       True
 
     References:
-      Zhou et al., `Class-Conditional Sharpness-Aware Minimization for Deep Long-Tailed
-      Recognition <https://openaccess.thecvf.com/content/CVPR2023/html/
-      Zhou_Class-Conditional_Sharpness-Aware_Minimization_for_Deep_Long-Tailed_
-      Recognition_CVPR_2023_paper.html>`_, CVPR 2023
+      Zhou et al., Class-Conditional Sharpness-Aware Minimization for Deep Long-Tailed
+      Recognition, CVPR 2023
     """
+    rho = as_class_values(rho)
     check_radii("rho", rho)
     method = class_conditional(rho, alpha=alpha, mask=mask, axis_name=axis_name)
     return _value_and_grad(method, per_class_loss_fn, np.size(rho), has_aux, axis_name)

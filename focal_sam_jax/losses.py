@@ -10,6 +10,9 @@ mean, so that :func:`focal_sam_jax.per_class_losses` can sum the values by class
 Arithmetic is in the dtype of the logits, but at least float32. A label outside
 ``[0, num_classes)`` belongs to no class: its loss and its gradient are zero. At test
 time take the arg-max of the unchanged logits.
+
+Logits have two axes and labels are class ids. For tokens or pixels, reshape the logits
+to ``(-1, num_classes)`` and the labels to ``(-1,)``, and the losses back.
 """
 
 import jax

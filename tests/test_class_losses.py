@@ -163,3 +163,26 @@ def test_a_mean_is_refused():
     losses = sharpness.class_losses(lambda w: jnp.sum(w))
     with pytest.raises(ValueError, match="did you take the mean"):
         losses.values(jnp.ones(3))
+
+
+@pytest.mark.parametrize("batch", [jnp.ones(2), {"x": jnp.ones(2)}])
+def test_a_batch_is_a_tuple_of_arguments(batch):
+    losses = fsam.sharpness.class_losses(lambda w, x: w * x, [batch])
+    with pytest.raises(TypeError, match=r"must be a tuple .* pass \(x,\)"):
+        losses.values(jnp.ones(2))
+
+
+def test_classes_are_counted_without_reading_all_batches():
+    class Counted:
+        read = 0
+
+        def __iter__(self):
+            for x in (1.0, 2.0, 3.0):
+                self.read += 1
+                yield (jnp.array([x, x]),)
+
+    batches = Counted()
+    losses = fsam.sharpness.class_losses(lambda w, x: w**2 * x, batches)
+    fsam.sharpness.class_sharpness(losses, jnp.ones(2), rho=0.1)
+    # A gradient and two evaluations for each of two classes, and one batch.
+    assert batches.read == 2 * 3 * 3 + 1

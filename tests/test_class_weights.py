@@ -1,5 +1,7 @@
 """Tests of weights and radii from class counts, and of per-class losses."""
 
+import linecache
+import warnings
 from functools import partial
 
 import jax
@@ -306,3 +308,54 @@ def test_a_wrong_batch_is_explained(arguments, error, words):
             ),
             *(losses, labels, *where),
         )
+
+
+def test_a_warning_names_the_users_line_once():
+    x, y = jnp.zeros((3, 2)), jnp.array([1, 2, 1])
+    calls = [
+        lambda: fsam.losses.vector_scaling(x, y, [3, 2]),
+        lambda: fsam.losses.focal(x, y),
+        lambda: fsam.evaluate(
+            lambda w: (x @ w).sum(1), jnp.ones((2, 2)), labels=y, num_classes=2
+        ),
+        lambda: fsam.focal_sam([0, 1, 2] * 9),
+        lambda: fsam.sharpness_aware_value_and_grad(lambda w: w, [500, 5], rho=0.1),
+    ]
+    for call in calls:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            call()
+        (place,) = {(warning.filename, warning.lineno) for warning in caught}
+        assert place[0] == __file__ and "fsam." in linecache.getline(*place)
+
+
+def test_a_list_may_hold_traced_numbers():
+    @jax.jit
+    def weights(a):
+        return fsam.focal_weights([a, 2 * a], 1.0), fsam.cc_sam_radii([a, a], rho=a)
+
+    np.testing.assert_allclose(weights(3.0)[0], [2 / 3, 1 / 3], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: fsam.class_conditional(lambda count: [0.1, 0.1 * count]),
+        lambda: fsam.sharpness_aware(lambda count: [1.0, 0.5 * count], rho=0.1),
+    ],
+)
+def test_a_schedule_may_return_a_list(make):
+    @jax.jit
+    def step(params):
+        here = fsam.evaluate(lambda p: 0.5 * p**2, params)
+        tx = make()
+        return tx.update(here.grads, tx.init(params), params, evaluation=here)[0]
+
+    got = step(jnp.array([3.0, 4.0]))
+    np.testing.assert_allclose(got, [3.1, 4.0], rtol=1e-6)
+
+
+def test_cc_sam_without_parameters_is_nothing():
+    tx = fsam.cc_sam([5, 3], rho=0.1)
+    here = fsam.evaluate(lambda p: jnp.zeros(2), {})
+    assert tx.update(here.grads, tx.init({}), {}, evaluation=here)[0] == {}

@@ -425,3 +425,55 @@ def test_a_network_on_each_device_needs_no_axis_name(method):
         rows = slice(2 * device, 2 * device + 2)
         wanted = on_the_whole(step, params, (x[rows], y[rows]))
         assert_same(jax.tree.map(lambda a, i=device: a[i], results), wanted)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        partial(fsam.sam, rho=0.1),
+        partial(fsam.focal_sam, COUNTS, rho=0.1),
+        partial(fsam.cc_sam, COUNTS, rho=0.1),
+        partial(fsam.reuse_ascent, 1.0, rho=0.1),
+        lambda: fsam.looksam(fsam.sam(rho=0.1), every=2),
+    ],
+    ids=["sam", "focal_sam", "cc_sam", "reuse_ascent", "looksam"],
+)
+def test_a_network_on_each_device_trains_in_a_loop(make):
+    """As in federated training: between two averages the devices' networks differ."""
+    params, (x, y) = problem()
+    tx = optax.chain(make(), optax.sgd(0.1))
+
+    def train(params, batch):
+        def step(carry, _):
+            params, state = carry
+            here = fsam.evaluate(loss_of(batch), params)
+            updates, state = tx.update(here.grads, state, params, evaluation=here)
+            return (optax.apply_updates(params, updates), state), None
+
+        return jax.lax.scan(step, (params, tx.init(params)), None, length=3)[0][0]
+
+    def per_device(params, batch):
+        return train(jax.lax.pcast(params, "data", to="varying"), batch)
+
+    results = by_shard_map_stacked(per_device, params, (x, y))
+    for device in (0, DEVICES - 1):
+        rows = slice(2 * device, 2 * device + 2)
+        wanted = train(params, (x[rows], y[rows]))
+        assert_same(jax.tree.map(lambda a, i=device: a[i], results), wanted)
+
+
+@pytest.mark.parametrize("named", ["data", ("data",), ["data"]])
+def test_an_axis_may_be_named_alone_or_in_a_sequence(named):
+    tx = fsam.sam(rho=0.1, axis_name=named)
+
+    def per_device(params, batch):
+        here = fsam.evaluate(loss_of(batch), params, axis_name="data")
+        state = tx.init(params)
+        return tx.update(here.grads, state, params, evaluation=here)[0]
+
+    result = by_shard_map(per_device, *problem())
+    params, batch = problem()
+    here = fsam.evaluate(loss_of(batch), params)
+    alone = fsam.sam(rho=0.1)
+    wanted, _ = alone.update(here.grads, alone.init(params), params, evaluation=here)
+    assert_same(result, wanted)

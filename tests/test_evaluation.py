@@ -421,7 +421,7 @@ def test_labels_of_the_old_form_are_looked_at_in_every_path(weights):
         (
             lambda: fsam.evaluate(lambda p: per_class_loss(p)[:2], PARAMS),
             ValueError,
-            "have 4 classes, like class_counts, weights or groups, got 2; pass",
+            "have 4 classes, like class_counts, weights or groups, got 2; did",
         ),
         (
             lambda: fsam.evaluate(lambda p: p[None], jnp.ones(())),

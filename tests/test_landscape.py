@@ -111,3 +111,10 @@ def test_narrow_parameters_stay_narrow_on_the_way():
     direction = sharpness.filter_normalised(w, KEY)
     line = sharpness.slice_1d(losses, w, direction, jnp.array([0.0, 1.0]))
     assert set(seen) == {jnp.dtype(jnp.bfloat16)} and line.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("steps", [[], 1.0])
+def test_steps_are_a_list_of_some(steps):
+    losses = fsam.sharpness.class_losses(lambda w: w)
+    with pytest.raises(ValueError, match="steps must have shape"):
+        fsam.sharpness.slice_1d(losses, jnp.ones(2), jnp.ones(2), steps)

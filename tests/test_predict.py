@@ -90,7 +90,7 @@ def test_single_files_and_folders_without_classes(images, run_dir, tmp_path):
     rows, said = predict(run_dir, one, tmp_path / "mixed", out=tmp_path / "out.csv")
     assert [row[0] for row in rows[1:]] == [str(one), f"{tmp_path}/mixed/deep/x.png"]
     assert rows[1][1:] == rows[2][1:] and len(rows[1]) == 3
-    assert "Left out, because they are not images: 1 files" in said
+    assert "1 other file left out" in said
     assert "ccuracy" not in said
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -291,6 +292,14 @@ def test_what_another_command_left_is_left_out(runs, tmp_path):
     (other / "manifest.json").write_text('{"config": {}, "seeds": [0]}')
     results, _ = make_report(runs, out=tmp_path / "out")
     assert results["left_out"] == {str(other): "not a run of experiments.train"}
+
+
+def test_a_comparison_stands_for_its_runs(runs, tmp_path):
+    comparison = tmp_path / "comparison"
+    shutil.copytree(runs, comparison / "runs")
+    (comparison / "manifest.json").write_text('{"tuned_anew": false}')
+    results, _ = make_report(comparison, out=tmp_path / "out")
+    assert len(results["data"]["digits"]["groups"]) == 2
 
 
 def test_data_sets_have_tables_and_figures_of_their_own(runs, tmp_path):

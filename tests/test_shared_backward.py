@@ -417,3 +417,20 @@ def test_training_shares_where_the_network_allows(offers):
     )
     jax.eval_shape(step, state, {}, jnp.ones((6, 8, 8, 3)), jnp.asarray(LABELS))
     assert seen == [offers]
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_parameters_in_the_aux_are_arrays(compiled):
+    params = {"w": jnp.ones((3, 2))}
+    x, y = jnp.ones((4, 3)), jnp.array([0, 0, 1, 1])
+
+    def aux_of(params):
+        def loss_fn(params):
+            logits = fsam.apply_per_example(lambda w, x: x @ w, params["w"], x)
+            return fsam.losses.cross_entropy(logits, y), params
+
+        options = {"labels": y, "num_classes": 2, "has_aux": True}
+        return fsam.evaluate(loss_fn, params, per_example=True, **options).aux
+
+    aux = (jax.jit(aux_of) if compiled else aux_of)(params)
+    np.testing.assert_array_equal(aux["w"], params["w"])

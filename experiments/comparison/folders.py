@@ -10,11 +10,9 @@ import jax
 from experiments.comparison.seeds import Outcome
 from experiments.config import Config
 from experiments.data.dataset import Dataset
-from experiments.records.manifest import create_run, describe_run
+from experiments.records.manifest import RUNS, create_run, describe_run
 from experiments.records.rows import MetricsFile
 from experiments.training.checkpoint import Best, Checkpoints
-
-RUNS = "runs"
 
 
 def run_folder(comparison: Path, row: str, seed: int) -> Path:

@@ -39,8 +39,8 @@ def tune(
       grid: candidates of each method: changes to its configuration.
       seeds: seeds of every candidate.
       data_dir: folder of data sets.
-      path: JSON file for all trials, written after each. Trials that it has already are
-        not repeated.
+      path: JSON file for all trials, written after each. Trials already in it are not
+        repeated.
       report: called with the method, the candidate and its accuracy.
       clock: function that returns the time in seconds.
       device_loop: whether epochs are loops on the device, and all seeds train at once.

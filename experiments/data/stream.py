@@ -1,9 +1,10 @@
 """Batches of data sets that are too large for memory, read while the network trains.
 
-Nothing here has a state. The order of an epoch depends only on the seed and the epoch,
-and the augmentation of an image only on the seed and its position in the sequence of
-all epochs. Batch k is a slice of that sequence. So the step is enough to resume a run,
-and the numbers of workers and shards do not change the training data.
+A batch depends on nothing but its number. The order of an epoch depends only on the
+seed and the epoch, and the augmentation of an image only on the seed and its position
+in the sequence of all epochs. Batch k is a slice of that sequence. So the step is
+enough to resume a run, and the numbers of workers and shards do not change the training
+data.
 """
 
 import functools

@@ -157,7 +157,7 @@ def landscapes(path: Path, planes: dict[str, Any], groups: tuple[str, ...]) -> N
     figure.supxlabel("directions in units of the norm of each filter", size=10)
     ticks = MaxNLocator(6).tick_values(0.0, highest)
     bar = figure.colorbar(drawn, ax=panels, shrink=0.9, format="%g", ticks=ticks)
-    bar.set_label("mean loss of the group's classes")
+    bar.set_label("mean loss")
     save(figure, path)
     write_json(
         path.with_suffix(".json"),

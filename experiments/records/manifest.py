@@ -20,6 +20,7 @@ from experiments.records.folders import make_folder
 
 MANIFEST, METRICS = "manifest.json", "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
+RUNS = "runs"  # the runs of a comparison, in its folder
 _PACKAGES = ("jax", "jaxlib", "optax", "flax", "numpy", "scikit-learn")
 _DATA_PACKAGES = ("grain", "tensorflow-datasets", "pillow")
 # Removed options, each with the value at which it had no effect.
@@ -109,7 +110,8 @@ def create_run(run_dir: Path, manifest: dict[str, Any]) -> None:
     if any((run_dir / part).exists() for part in (MANIFEST, METRICS, CHECKPOINTS)):
         raise UserError(
             f"{run_dir} already contains a run, and nothing is overwritten: pass "
-            "another --run-dir, or continue a run of experiments.train with --resume."
+            f"another --run-dir, or continue the run with --resume, which needs its "
+            f"{MANIFEST}."
         )
     make_folder(run_dir, "--run-dir")
     write_json(run_dir / MANIFEST, manifest)
@@ -258,7 +260,7 @@ def check_same_data(manifest: dict[str, Any], dataset: Dataset) -> None:
     elif others:
         what = some_of(others)
     elif manifest.get("train_hash", dataset.train_hash) != dataset.train_hash:
-        what = "images have other names, sizes or classes"
+        what = "images have other names, sizes, classes or another order"
     if what:
         raise UserError(
             f"the training images differ from those that the run began with ({what}): "

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments.errors import UserError
-from experiments.records.manifest import MANIFEST, complete, read_manifest
+from experiments.records.manifest import MANIFEST, RUNS, complete, read_manifest
 from experiments.records.rows import read_metrics
 
 
@@ -41,7 +41,7 @@ def find_runs(paths: Iterable[Path]) -> tuple[list[FinishedRun], dict[Path, str]
     """Returns the finished runs in folders, and the folders left out, with reasons.
 
     Args:
-      paths: folders of runs, or folders that hold such folders.
+      paths: folders of runs or of comparisons, or folders that hold folders of runs.
 
     Raises:
       UserError: if no folder holds a run, or a file of a run cannot be read.
@@ -89,7 +89,9 @@ def step_seconds(rows: list[dict[str, Any]]) -> float:
 
 
 def _run_folders(path: Path) -> list[Path]:
-    """Returns the folder itself, or those in it that hold a run."""
+    """Returns the folder itself, or the runs in it or in its comparison."""
     if (path / MANIFEST).exists():
-        return [path]
+        if not (path / RUNS).is_dir():
+            return [path]
+        path /= RUNS
     return sorted(manifest.parent for manifest in path.glob(f"*/{MANIFEST}"))

@@ -77,8 +77,8 @@ def report_tables(
     if differences:
         yield ReportTable(
             f"{data}: differences, last epoch",
-            "In points: mean over the seeds that both rows have, and ± half the 95 % "
-            "t-interval over several seeds.",
+            "In percentage points: mean over the seeds that both rows have, and ± half "
+            "the 95 % t-interval over several seeds.",
             ("", "seeds", *_NUMBER_HEADER),
             [
                 (row["name"], str(len(row["seeds"])), *_cells(row, "{:+.1f}"))

@@ -46,7 +46,7 @@ class Settings:
     ] = 0.5
     average_rho: Annotated[
         float,
-        about("distance of random points from the weights; each weight changes little"),
+        about("L2 distance of random points from the weights, over all of them"),
         at_least(0),
     ] = 5.0
     images_per_class: Annotated[

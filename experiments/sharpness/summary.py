@@ -33,12 +33,12 @@ MEASURES = (
     Measure(
         "sharpness",
         "rise of the loss at {rho} along its gradient",
-        "To first order, as the methods estimate it, in the units of the loss.",
+        "After one step of this length along the gradient, in the units of the loss.",
     ),
     Measure(
         "adaptive",
         "rise of the loss in an adaptive ball of {adaptive_rho}",
-        "To first order, and independent of the scale of the weights.",
+        "After one step; the same for weights of another scale with the same outputs.",
     ),
     Measure(
         "average",

@@ -5,6 +5,7 @@ or all. The weights are an argument, so that one compiled function serves all cl
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
 import chex
@@ -78,6 +79,11 @@ class ClassLosses:
         check_params(params)
         so_far = None
         for batch in [()] if self._batches is None else self._batches:
+            if not isinstance(batch, tuple | list):
+                raise TypeError(
+                    "each batch must be a tuple of arguments of the loss function, got "
+                    f"{type(batch).__name__}: for one argument x pass (x,)."
+                )
             more = function(params, batch, *rest)
             so_far = more if so_far is None else jax.tree.map(jnp.add, so_far, more)
         if so_far is None:
@@ -107,15 +113,16 @@ def class_losses(
       per_class_loss_fn: ``f(params, *batch)`` that returns floats of shape
         ``(num_classes,)``, or a sequence of functions to scalars, one per class.
         BatchNorm and dropout must be in evaluation mode.
-      batches: tuples of arguments for ``f``, in a list or another repeatable iterable.
-        ``None``: ``f`` takes the parameters only.
+      batches: tuples of arguments for ``f``, ``(x,)`` for one argument, in a list or
+        another repeatable iterable. ``None``: ``f`` takes the parameters only.
 
     Returns:
       The losses. ``losses.over(other_batches)`` are those of other batches, by the same
       compiled functions.
 
     Raises:
-      TypeError: if ``batches`` is an iterator, which can be used only once.
+      TypeError: if ``batches`` is an iterator, which can be used only once; when the
+        losses are used, if a batch is not a tuple.
       ValueError: when the losses are used, if there is no batch or they are not 1-D.
 
     Example:
@@ -180,7 +187,9 @@ def _array(class_weights):
 
 def one_hot(losses: ClassLosses, params: chex.ArrayTree) -> jax.Array:
     """Returns weights that select one class each, ``(num_classes, num_classes)``."""
-    values = jax.eval_shape(losses.values, params)
+    batches = losses._batches
+    first = losses if batches is None else losses.over([*islice(batches, 1)])
+    values = jax.eval_shape(first.values, params)
     return jnp.eye(values.shape[0], dtype=values.dtype)
 
 

@@ -86,7 +86,8 @@ def slice_1d(
       One evaluation per step.
 
     Raises:
-      ValueError: by JAX, if ``direction`` is not like ``params``.
+      ValueError: if ``steps`` is empty or not 1-D; by JAX, if ``direction`` is not like
+        ``params``.
 
     Example:
       >>> import jax.numpy as jnp
@@ -101,9 +102,7 @@ def slice_1d(
       Problems <https://arxiv.org/abs/1412.6544>`_, ICLR 2015
     """
     return each(
-        lambda a: losses.values(_along(params, direction, a)),
-        jnp.asarray(steps),
-        params,
+        lambda a: losses.values(_along(params, direction, a)), _some(steps), params
     )
 
 
@@ -131,7 +130,7 @@ def slice_2d(
       One evaluation per pair of steps.
 
     Raises:
-      ValueError: by JAX, if a direction is not like ``params``.
+      ValueError: as :func:`slice_1d`.
 
     Example:
       >>> import jax.numpy as jnp
@@ -149,9 +148,16 @@ def slice_2d(
     first, second = directions
     return each(
         lambda a: slice_1d(losses, _along(params, first, a), second, steps[1]),
-        jnp.asarray(steps[0]),
+        _some(steps[0]),
         params,
     )
+
+
+def _some(steps):
+    steps = jnp.asarray(steps)
+    if steps.ndim != 1 or steps.size == 0:
+        raise ValueError(f"steps must have shape (size,), got {steps.shape}.")
+    return steps
 
 
 @jax.jit

@@ -98,24 +98,28 @@ def sharpness(
             f"key must be a random key for {restarts} restarts, which begin at random "
             "points: pass key=jax.random.key(0)."
         )
-    ball = Ball(params, adaptive)
     here = weighted_sum(class_weights, losses.values(params))
+    centre = _zeros_like(params)
 
     def highest(start):
         def climb(step, carry):
             offset, best = carry
-            gradient = losses.gradient(ball.point(offset), class_weights)
+            point = _point(params, offset, adaptive)
+            gradient = losses.gradient(point, class_weights)
             length = rho * (1 - step / steps)
-            offset = ball.climbed(offset, gradient, length, rho)
-            there = weighted_sum(class_weights, losses.values(ball.point(offset)))
+            offset = _climbed(params, offset, gradient, length, rho, adaptive)
+            values = losses.values(_point(params, offset, adaptive))
+            there = weighted_sum(class_weights, values)
             return offset, jnp.maximum(best, there - here)
 
         return repeat(steps, climb, (start, jnp.full_like(here, -jnp.inf)))[1]
 
-    best = highest(ball.centre)
+    def from_sphere(key):
+        return highest(perturb(centre, _gaussian(key, centre, 1.0), rho).params)
+
+    best = highest(centre)
     if key is not None and restarts > 1:
-        keys = jax.random.split(key, restarts - 1)
-        others = each(lambda k: highest(ball.on_sphere(k, rho)), keys, params)
+        others = each(from_sphere, jax.random.split(key, restarts - 1), params)
         best = jnp.maximum(best, jnp.max(others))
     return best
 
@@ -279,13 +283,14 @@ def average_sharpness(
     """
     check_scalar("rho", rho)
     check_at_least("samples", samples, 1)
-    ball = Ball(params, adaptive)
     here = losses.values(params)
 
     def rise(key):
-        offset = ball.gaussian(key, rho)
+        offset = _gaussian(key, _zeros_like(params), rho)
         opposite = jax.tree.map(jnp.negative, offset)
-        ahead, behind = (losses.values(ball.point(u)) for u in (offset, opposite))
+        ahead, behind = (
+            losses.values(_point(params, u, adaptive)) for u in (offset, opposite)
+        )
         return (ahead + behind) / 2 - here
 
     return estimate(each(rise, jax.random.split(key, samples), params))
@@ -371,41 +376,7 @@ def bound_terms(
     )
 
 
-# --- balls ----------------------------------------------------------------------------
-
-
-class Ball(NamedTuple):
-    r"""Points :math:`\theta + T u` near the parameters, by their offset :math:`u`."""
-
-    params: chex.ArrayTree
-    adaptive: bool
-
-    @property
-    def centre(self) -> chex.ArrayTree:
-        """The zero offset."""
-        return jax.tree.map(lambda leaf: jnp.zeros_like(widen(leaf)), self.params)
-
-    def point(self, offset: chex.ArrayTree) -> chex.ArrayTree:
-        r"""Returns :math:`\theta + T u`, in the dtypes of the parameters."""
-        return _point(self.params, offset, self.adaptive)
-
-    def climbed(
-        self,
-        offset: chex.ArrayTree,
-        gradient: chex.ArrayTree,
-        length: chex.Numeric,
-        rho: chex.Numeric,
-    ) -> chex.ArrayTree:
-        """Moves ``offset`` along the gradient and projects it back into the ball."""
-        return _climbed(self.params, offset, gradient, length, rho, self.adaptive)
-
-    def gaussian(self, key: jax.Array, rho: chex.Numeric) -> chex.ArrayTree:
-        """Draws an offset whose squared length is ``rho**2`` on average."""
-        return _gaussian(key, self.centre, rho)
-
-    def on_sphere(self, key: jax.Array, rho: chex.Numeric) -> chex.ArrayTree:
-        """Draws an offset of length ``rho`` in a random direction."""
-        return perturb(self.centre, self.gaussian(key, 1.0), rho).params
+# --- points θ + T u near the parameters, by their offset u ----------------------------
 
 
 # Each is compiled into one call, for loops that run on the host.
@@ -420,6 +391,7 @@ def _point(params, offset, adaptive):
 
 @partial(jax.jit, static_argnums=5)
 def _climbed(params, offset, gradient, length, rho, adaptive):
+    """Moves an offset along the gradient and projects it back into the ball."""
     # By the chain rule, the gradient with respect to the offset is T times the gradient
     # with respect to the parameters.
     uphill = _scaled(params, gradient, adaptive)
@@ -429,8 +401,13 @@ def _climbed(params, offset, gradient, length, rho, adaptive):
     return jax.tree.map(lambda leaf: factor * leaf, offset)
 
 
+def _zeros_like(params):
+    return jax.tree.map(lambda leaf: jnp.zeros_like(widen(leaf)), params)
+
+
 @jax.jit
 def _gaussian(key, like, rho):
+    """Draws an offset whose squared length is ``rho**2`` on average."""
     size = optax.tree.size(like)
     normal = optax.tree.random_like(key, like, sampler=jax.random.normal)
     return jax.tree.map(lambda leaf: rho / size**0.5 * leaf, normal)

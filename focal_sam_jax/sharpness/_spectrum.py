@@ -23,6 +23,9 @@ from focal_sam_jax.sharpness._class_losses import (
     repeat,
 )
 
+# GPUs and TPUs round the factors of float32 products unless they are told not to.
+dot = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+
 
 class Eigenpairs(NamedTuple):
     r"""The largest eigenvalues, in descending order.
@@ -64,7 +67,7 @@ class Spectrum(NamedTuple):
         grid = jnp.asarray(grid)
         distance = (grid[:, None] - self.nodes.reshape(1, -1)) / width
         height = jnp.exp(-(distance**2) / 2) / (width * jnp.sqrt(2 * jnp.pi))
-        return height @ self.weights.reshape(-1) / self.nodes.shape[0]
+        return dot(height, self.weights.reshape(-1)) / self.nodes.shape[0]
 
 
 def top_eigenpairs(
@@ -133,7 +136,7 @@ def top_eigenpairs(
     values, vectors = values[::-1][:k], vectors[:, ::-1][:, :k]
     return Eigenpairs(
         values,
-        jax.vmap(unravel)(vectors.T @ small.basis),
+        jax.vmap(unravel)(dot(vectors.T, small.basis)),
         jnp.abs(small.beta[-1] * vectors[-1]),
     )
 
@@ -251,7 +254,7 @@ def trace(
 
     def draw(key):
         z = jax.random.rademacher(key, flat.shape, flat.dtype)
-        return z @ product(z)
+        return dot(z, product(z))
 
     return estimate(each(draw, jax.random.split(key, samples), params))
 
@@ -360,7 +363,7 @@ def lanczos(
 # The basis is large, so each step changes one row in place.
 @partial(jax.jit, donate_argnums=0)
 def _extend(so_far, number, q, product, key):
-    alpha = so_far.alpha.at[number].set(q @ product)
+    alpha = so_far.alpha.at[number].set(dot(q, product))
     basis = so_far.basis.at[number].set(q)
     rest = _orthogonal(basis, product)
     beta = jnp.linalg.norm(rest)
@@ -377,5 +380,5 @@ def _extend(so_far, number, q, product, key):
 def _orthogonal(basis, vector):
     """Subtracts the part along the basis, twice because of rounding errors."""
     for _ in range(2):
-        vector = vector - (basis @ vector) @ basis
+        vector = vector - dot(dot(basis, vector), basis)
     return vector
