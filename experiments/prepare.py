@@ -72,6 +72,9 @@ def _prepare(name: str, data_dir: Path) -> None:
         )
     except tfds.core.DatasetNotFoundError:
         raise UserError(f"TFDS has no data set called {tfds_name(name)}.") from None
+    except (AssertionError, ValueError) as error:  # an unknown version or configuration
+        reason = (str(error).splitlines() or ["no reason is given"])[0]
+        raise UserError(f"TFDS cannot prepare {tfds_name(name)}: {reason}") from error
     print(
         f"Preparing {name} in {builder.data_dir}. If the network does not answer, TFDS "
         "retries for some minutes."

@@ -97,7 +97,7 @@ def dataset(names=("a", "b", "c"), counts=(30, 20, 10), train_hash="1"):
         ({"names": ("a", "b", "d")}, r"missing classes: c; new classes: d"),
         ({"names": ("a", "c", "b")}, "in another order"),
         ({"counts": (30, 21, 9)}, "b had 20 images and has 21, class c had 10"),
-        ({"train_hash": "2"}, "other names, sizes or classes"),
+        ({"train_hash": "2"}, "other names, sizes, classes or another order"),
         (
             {"names": ("a", "b", "c", "d"), "counts": (30, 20, 10, 5)},
             "missing classes: none; new classes: d",
