@@ -47,6 +47,41 @@ def test_adamw_is_that_of_optax():
     )
 
 
+FOCAL = {"rho": 0.3, "gamma": 3.0, "lam": 0.4}
+TAIL = {"rho": 0.3, "tail_threshold": 5}
+EXACT = fsam.focal_sam(COUNTS, **FOCAL)
+REUSED = fsam.reuse_ascent(fsam.focal_weights(COUNTS, 3.0), rho=0.3, lam=0.4)
+WITH_OPTIONS = {
+    "sam": ({"rho": 0.3}, fsam.sam(rho=0.3)),
+    "imbsam": (TAIL, fsam.imbsam(COUNTS, **TAIL)),
+    "cc_sam": ({"rho": 0.3, "alpha": 0.3}, fsam.cc_sam(COUNTS, rho=0.3, alpha=0.3)),
+    "sse_sam": (
+        TAIL | {"head_rho": 0.2, "switch_epoch": 1},
+        fsam.sse_sam(
+            COUNTS, head_rho=0.2, tail_rho=0.3, tail_threshold=5, switch_step=2
+        ),
+    ),
+    "focal_sam": (FOCAL, EXACT),
+    "focal_sam, reuse_ascent": (FOCAL | {"approximation": "reuse_ascent"}, REUSED),
+    "focal_sam, looksam": (
+        FOCAL | {"approximation": "looksam", "every": 2},
+        fsam.looksam(EXACT, every=2),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WITH_OPTIONS)
+def test_every_option_reaches_the_method_and_sgd(name):
+    changes, method = WITH_OPTIONS[name]
+    sgd = {"optimizer": "sgd", "momentum": 0.8, "weight_decay": 0.03}
+    ours = config(name.split(",")[0], learning_rate=0.1, **sgd, **changes)
+    ours = make_optimizer(ours, COUNTS, steps_per_epoch=2)
+    schedule = optax.cosine_decay_schedule(0.1, 20)
+    decay, sgd = optax.add_decayed_weights(0.03), optax.sgd(schedule, momentum=0.8)
+    theirs = optax.chain(method, decay, sgd)
+    np.testing.assert_allclose(steps(ours, 3), steps(theirs, 3), rtol=1e-5)
+
+
 @pytest.mark.by_default(optimizer=("sgd",), method=("focal_sam",))
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 @pytest.mark.parametrize("method", METHODS)

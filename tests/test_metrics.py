@@ -3,6 +3,7 @@
 import json
 import math
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -21,6 +22,7 @@ from experiments.metrics import (
     shot_thresholds,
 )
 from experiments.reporting.statistics import paired_difference, summarise
+from experiments.training.evaluate import add_batch, no_sums
 
 THRESHOLDS = ShotThresholds(few_below=10, many_above=40)
 
@@ -29,24 +31,6 @@ def test_groups_at_their_thresholds():
     counts = np.array([41, 40, 10, 9])
     groups = shot_of_class(counts, THRESHOLDS).tolist()
     assert groups == ["many", "medium", "medium", "few"]
-
-
-def test_group_accuracy_weighs_classes_not_examples():
-    confusion = np.array([[5, 5, 0], [0, 30, 0], [4, 5, 1]])
-    found = accuracies(confusion, np.array([100, 50, 5]), THRESHOLDS)
-    assert found["accuracy"] == 36 / 50
-    assert found["accuracy_many"] == 0.75
-    assert found["accuracy_medium"] is None
-    assert found["accuracy_few"] == 0.1
-    assert found["accuracy_per_class"] == [0.5, 1.0, 0.1]
-
-
-def test_a_class_that_nobody_asked_for_has_no_accuracy():
-    confusion = np.array([[2, 0, 0], [0, 0, 0], [0, 0, 0]])
-    found = accuracies(confusion, np.array([50, 45, 5]), THRESHOLDS)
-    assert found["accuracy_per_class"] == [1.0, None, None]
-    assert found["accuracy_many"] == 1.0
-    assert found["accuracy_few"] is None
 
 
 @st.composite
@@ -112,10 +96,10 @@ def test_the_order_of_classes_does_not_matter(drawn, random):
 
 
 def calibration_of(confidence, right, bins=15):
-    """Sums over bins, example by example."""
+    """Sums over bins, which include their upper edge, example by example."""
     sums = np.zeros((3, bins))
     for c, r in zip(confidence, right, strict=True):
-        sums[:, min(int(c * bins), bins - 1)] += 1, c, r
+        sums[:, math.ceil(c * bins) - 1] += 1, c, r
     return sums
 
 
@@ -123,9 +107,7 @@ def brute_force_error(confidence, right, bins=15):
     """Guo et al., equation 3, with a loop over bins."""
     error = 0.0
     for m in range(bins):
-        inside = [
-            i for i, c in enumerate(confidence) if min(int(c * bins), bins - 1) == m
-        ]
+        inside = [i for i, c in enumerate(confidence) if math.ceil(c * bins) == m + 1]
         if inside:
             accuracy = sum(right[i] for i in inside) / len(inside)
             mean = sum(confidence[i] for i in inside) / len(inside)
@@ -144,6 +126,24 @@ def test_calibration_error_is_that_of_the_paper(drawn):
     assert found == pytest.approx(brute_force_error(confidence, right), abs=1e-12)
     gap = abs(np.mean(right) - np.mean(confidence))
     assert gap - 1e-9 <= found <= 1
+
+
+def test_a_batch_adds_what_a_loop_over_its_examples_adds():
+    rng = np.random.default_rng(0)
+    probabilities = rng.dirichlet(np.full(3, 0.5), 40).astype(np.float32)
+    probabilities[:3] = [[0.6, 0.4, 0], [0, 1, 0], [0.2, 0, 0.8]]  # edges of bins
+    labels, real = rng.integers(0, 3, 40), rng.random(40) < 0.7
+    losses = np.where(real, rng.random(40, np.float32), np.nan)
+    sums = no_sums(3)
+    for _ in range(2):
+        sums = add_batch(sums, *map(jnp.asarray, (probabilities, losses, labels, real)))
+    answers, confidence = probabilities.argmax(1), probabilities.max(1)
+    confusion = confusion_of(labels[real], answers[real], 3)
+    np.testing.assert_array_equal(sums.confusion, 2 * confusion)
+    right = (answers == labels)[real]
+    calibration = calibration_of(confidence[real], right)
+    np.testing.assert_allclose(sums.calibration, 2 * calibration, rtol=1e-5)
+    np.testing.assert_allclose(sums.loss, 2 * losses[real].sum(), rtol=1e-5)
 
 
 def test_calibration_error_of_known_answers():

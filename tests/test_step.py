@@ -1,5 +1,7 @@
 """Tests of a training step: state, skipped steps, averages."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -167,6 +169,22 @@ def test_cosines_become_probabilities_as_ldam_trains_them():
     of_labels = probabilities(ldam, cosines)[jnp.arange(2), jnp.array([1, 2])]
     losses = fsam.losses.ldam(cosines, [1, 2], [9, 9, 9], max_margin=0.0)
     np.testing.assert_allclose(losses, -jnp.log(of_labels), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("ce", fsam.losses.cross_entropy),
+        ("focal", fsam.losses.focal),
+        ("ldam", partial(fsam.losses.ldam, class_counts=COUNTS, scale=30.0)),
+        ("vs", partial(fsam.losses.vector_scaling, class_counts=COUNTS)),
+        ("la", partial(fsam.losses.logit_adjusted, class_counts=COUNTS)),
+    ],
+)
+def test_the_name_of_a_loss_is_that_loss(name, wanted):
+    logits = jnp.array([[0.9, -0.8], [0.1, 0.7], [-0.5, 0.2], [0.3, 0.4]])
+    found = make_loss(Config(loss=name), COUNTS)(logits, LABELS, 0)
+    np.testing.assert_allclose(found, wanted(logits, LABELS), rtol=1e-6)
 
 
 def test_deferred_weights_begin_in_their_epoch_and_compile_nothing():

@@ -1,9 +1,11 @@
 """Tests of the train command: output files, resuming, errors."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 pytest.importorskip("orbax.checkpoint", reason="needs focal_sam_jax[experiments]")
@@ -12,10 +14,12 @@ from commands import finish, metrics, start
 from rich.console import Console
 from tiny_runs import FLAGS
 
+from experiments.config import Config
 from experiments.configs import get_config
 from experiments.errors import UserError
 from experiments.records.folders import locked, new_run_dir
 from experiments.train import parse, run
+from experiments.training import loop
 
 TINY = [*FLAGS, "--epochs", "4", "--eval-every", "2"]
 
@@ -73,6 +77,8 @@ def test_metrics_have_the_promised_keys(finished):
     names = ["accuracy", "accuracy_many", "accuracy_medium", "accuracy_few", "ece"]
     for test in tests:
         assert all(0 <= test[name] <= 1 for name in names)
+    confusion = np.load(finished[0] / "confusion.npz")["confusion"]
+    assert tests[0]["accuracy"] == np.trace(confusion) / confusion.sum()
 
 
 def test_the_best_epoch_is_chosen_on_the_validation_split(finished):
@@ -81,6 +87,18 @@ def test_the_best_epoch_is_chosen_on_the_validation_split(finished):
     best = max(looks, key=lambda row: row["accuracy"])
     assert rows[-1]["which"] == "best" and rows[-1]["epoch"] == best["epoch"]
     assert f"best on validation: epoch {best['epoch']}" in finished[1]
+
+
+def test_the_best_network_is_judged_and_not_the_last(tmp_path, monkeypatch):
+    scores, falling = loop.scores, iter([0.9, 0.8, 0.7, 0.6])
+    monkeypatch.setattr(
+        loop, "scores", lambda *args: scores(*args) | {"accuracy": next(falling)}
+    )
+    train(tmp_path / "run", "--epochs", "2", "--eval-every", "1")
+    last, best = metrics(tmp_path / "run")[-2:]
+    assert (last["which"], last["epoch"]) == ("last", 2)
+    assert (best["which"], best["epoch"]) == ("best", 1)
+    assert best["loss"] != last["loss"]
 
 
 @pytest.mark.slow
@@ -306,5 +324,6 @@ def test_a_mistake_ends_with_status_2_and_one_line():
 def test_help_shows_every_option_with_its_default():
     status, said = finish(start("train", "--help"))
     assert status == 0
-    for text in ("--rho", "--gamma", "--lam", "--run-dir", "--resume", "default: 400"):
+    flags = ("--" + f.name.replace("_", "-") for f in dataclasses.fields(Config))
+    for text in (*flags, "--run-dir", "--resume", "default: 400"):
         assert text in said
