@@ -179,14 +179,6 @@ def test_a_zero_gradient_gives_a_zero_gradient(form, dtype):
 
 
 @every_form
-def test_classes_with_one_example_or_none_are_finite(form):
-    radii = fsam.cc_sam_radii([17, 2, 1, 0], 0.3)
-    _, grads = compute(form, PARAMS, radii=radii)
-    _, want = compute(form, PARAMS, radii=0.3 * np.array([0.5, 1, 1, 1]))
-    assert_same(grads, want)
-
-
-@every_form
 def test_an_absent_class_takes_no_part(form):
     y = np.where(ref.Y == 3, 0, ref.Y)
     _, got = compute(form, PARAMS, y)
@@ -293,7 +285,7 @@ def test_gradients_of_what_does_not_climb_are_not_computed():
             program = compiled("cpu", head_only).lower(*arguments).compile()
         return program.cost_analysis()["flops"]
 
-    assert flops(head_only=True) <= 0.85 * flops(head_only=False)
+    assert 0 < flops(head_only=True) <= 0.85 * flops(head_only=False)
 
 
 def test_side_by_side_what_does_not_climb_is_computed_once_for_all_groups():
@@ -311,7 +303,7 @@ def test_side_by_side_what_does_not_climb_is_computed_once_for_all_groups():
     mask = {"body": False, "head": True}
     fn = engine(losses, np.full(classes, 0.1), mask=mask)
     plain = flops(jax.value_and_grad(lambda p: losses(p).sum()))
-    assert flops(fn) <= 3 * plain
+    assert 0 < flops(fn) <= 3 * plain
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_methods, "_FEW", 0.0)
         assert flops(engine(losses, np.full(classes, 0.1), mask=mask)) >= 5 * plain
@@ -325,6 +317,7 @@ def test_memory_of_the_loop_does_not_grow_with_the_classes():
     with backend("gpu"):
         few, many = temporary(4), temporary(64)
     one_gradient = 128 * 128 * 4
+    assert few > one_gradient
     # Growth with the classes would add 60 gradients; the losses are small.
     assert many - few < one_gradient
 

@@ -128,10 +128,6 @@ def test_the_radius_of_a_class_with_no_example_or_one_is_finite(rare):
     np.testing.assert_allclose(radii, [0.25, 0.5, 0.5], rtol=1e-6)
 
 
-def test_a_single_class_has_the_radius_rho():
-    np.testing.assert_array_equal(fsam.cc_sam_radii([7], rho=0.5), [0.5])
-
-
 def test_a_dominant_class_keeps_its_digits():
     got = fsam.focal_weights([10**6, 1, 1], gamma=1.0)[0]
     np.testing.assert_allclose(got, 2 / (10**6 + 2), rtol=1e-6)
@@ -223,6 +219,15 @@ def test_a_class_without_examples_has_loss_and_gradient_zero():
 def test_a_nan_stays_in_the_class_of_its_example():
     got = fsam.per_class_losses(jnp.array([1.0, jnp.nan]), jnp.array([0, 2]), 3)
     np.testing.assert_array_equal(np.isnan(got), [False, False, True])
+
+
+def test_a_nan_stays_in_the_classes_of_its_soft_label_or_is_left_out():
+    losses = jnp.array([1.0, jnp.nan])
+    shares = jnp.array([[0.5, 0.5, 0.0], [0.0, 0.25, 0.75]])
+    got = fsam.per_class_losses(losses, shares, 3)
+    np.testing.assert_array_equal(got, [0.25, np.nan, np.nan])
+    kept = fsam.per_class_losses(losses, shares, 3, where=[True, False])
+    np.testing.assert_array_equal(kept, [0.5, 0.5, 0.0])
 
 
 def test_a_label_outside_belongs_to_no_class_but_counts_in_the_batch():

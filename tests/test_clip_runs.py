@@ -23,12 +23,13 @@ from experiments.configs import get_config
 from experiments.data.images.resize import eval_view
 from experiments.data.load import load_dataset
 from experiments.errors import UserError
-from experiments.models import image_features, make_model
+from experiments.models import class_embeddings, image_features, make_model
 from experiments.models.clip.files import open_clip
 from experiments.records.manifest import config_of, read_manifest
 from experiments.training.checkpoint import last_network
 from experiments.training.criterion import make_loss
 from experiments.training.optimizer import make_optimizer
+from experiments.training.start import class_prompts
 from experiments.training.step import init_state, make_train_step
 
 # Digits instead of photographs, enlarged on the device.
@@ -193,6 +194,15 @@ def test_memory_for_frozen_weights_is_paid_once(tmp_path):
     assert beside_all > beside + 1.5 * tower
 
 
+def features_of(weights, config, dataset, split):
+    """Returns the image features of a split, and the model."""
+    stored = jnp.asarray(split.images.astype(np.float32))
+    seen = (np.asarray(eval_view(config, stored)) - dataset.mean) / dataset.std
+    clip = open_clip(str(weights))
+    tower = image_features(clip.architecture.vision, clip.vision()["vision"])
+    return np.asarray(tower.apply({}, {}, seen, train=False)[0]), clip
+
+
 @pytest.mark.slow
 def test_a_head_starts_from_the_mean_features_of_its_classes(weights):
     config = config_for(weights, head_init="class_means")
@@ -200,11 +210,7 @@ def test_a_head_starts_from_the_mean_features_of_its_classes(weights):
     trainer, *_ = make(config, dataset)
     columns = trainer.init(jax.random.key(0)).params["head"]["columns"]
     np.testing.assert_allclose(np.linalg.norm(columns, axis=0), 1, rtol=1e-5)
-    stored = jnp.asarray(dataset.train.images.astype(np.float32))
-    seen = (eval_view(config, stored) - dataset.mean) / dataset.std
-    clip = open_clip(str(weights))
-    tower = image_features(clip.architecture.vision, clip.vision()["vision"])
-    features = np.asarray(tower.apply({}, {}, seen, train=False)[0])
+    features, _ = features_of(weights, config, dataset, dataset.train)
     for label in (0, 9):
         mean = features[dataset.train.labels == label].mean(axis=0)
         np.testing.assert_allclose(
@@ -248,13 +254,23 @@ def test_separate_weights_are_what_was_trained(run_dir, tmp_path):
 @pytest.mark.slow
 def test_clip_is_judged_without_training(weights, tmp_path):
     options = {name: DIGITS[name] for name in ("data", "image_size", "input_size")}
-    options |= {"augment": "none", "imbalance_factor": 30, "head_init": "text_ensemble"}
+    options |= {"augment": "none", "imbalance_factor": 30.0, "precision": "float32"}
+    options["head_init"] = "text_ensemble"
     out = tmp_path / "scores.json"
     command = ["zero_shot", *flags(weights=weights, out=out, **options)]
     status, said = finish(start(*command))
     assert status == 0, said
     scores = json.loads(out.read_text())
-    assert 0 <= scores["accuracy"] <= 1 and len(scores["accuracy_per_class"]) == 10
+    config = get_config("clip_cifar100_lt", "focal_sam")
+    config = config.replace(weights=str(weights), **options)
+    dataset = load_dataset(config, None)
+    features, clip = features_of(weights, config, dataset, dataset.test)
+    texts = class_embeddings(clip, class_prompts(config, dataset))
+    nearest = features @ clip.vision()["vision_projection"]["kernel"] @ texts.T
+    right = nearest.argmax(1) == dataset.test.labels
+    assert scores["accuracy"] == pytest.approx(right.mean())
+    of_class = [right[dataset.test.labels == c].mean() for c in range(10)]
+    assert scores["accuracy_per_class"] == pytest.approx(of_class)
     status, said = finish(start(*command))
     assert status == 2 and "already exists" in said
     status, said = finish(start("zero_shot", *flags(weights=weights)))

@@ -288,13 +288,6 @@ def test_multi_steps_around_the_method_is_explained(name, compiled):
         (jax.jit(call) if compiled else call)()
 
 
-@every_transform
-def test_multi_steps_in_a_chain_around_the_method_is_explained(name):
-    multi = optax.MultiSteps(TRANSFORMS[name](), every_k_schedule=2)
-    with pytest.raises(ValueError, match="optax.MultiSteps"):
-        update(optax.chain(optax.clip(1.0), multi))
-
-
 @row("`partition({True: focal_sam(...), False: opt}, labels)`")
 @row("`masked(focal_sam(...), m)`")
 @every_transform

@@ -5,7 +5,6 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 import reference as ref
 from hypothesis import given, settings
@@ -246,18 +245,6 @@ def test_rho_and_lam_and_weights_may_be_traced():
         want = ref.focal_sam(FULL, ref.COUNTS, rho=rho, gamma=2.5, lam=lam).gradient
         assert_same(step(FOCAL, rho, lam), want)
     assert traced.traces == 1
-
-
-def test_it_feeds_an_optimizer_that_drops_extra_arguments():
-    fn = jax.jit(engine(per_class_loss, FOCAL, rho=0.1, lam=0.8))
-    tx = optax.adam(0.05)
-    params, state, losses = PARAMS, tx.init(PARAMS), []
-    for _ in range(20):
-        loss, grads = fn(params)
-        losses.append(float(loss))
-        updates, state = tx.update(grads, state, params)
-        params = optax.apply_updates(params, updates)
-    assert losses[-1] < 0.5 * losses[0]
 
 
 def test_vmap_over_batches_is_a_loop_over_batches():

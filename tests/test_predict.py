@@ -13,9 +13,11 @@ pytest.importorskip("PIL", reason="needs focal_sam_jax[data]")
 from PIL import Image
 from rich.console import Console
 
+from experiments import devices
 from experiments.data.load import load_dataset
 from experiments.errors import UserError
 from experiments.predict import Job, run
+from experiments.sharpness.measure import open_subject
 from experiments.train import parse
 from experiments.train import run as train
 from experiments.training.trained import load_run
@@ -118,6 +120,21 @@ def test_from_python(images, run_dir):
     dataset = load_dataset(network.config, images)
     parts = list(network.batches(ImageSource(dataset.test)))
     np.testing.assert_allclose(np.concatenate(parts), found, rtol=1e-4)
+
+
+def test_a_run_is_analysed_on_images_that_moved_but_not_on_others(
+    images, run_dir, tmp_path
+):
+    moved = shutil.copytree(images, tmp_path / "moved")
+
+    def losses(*data):
+        subject = open_subject(run_dir, tmp_path, devices.device_mesh(1), *data)
+        return subject.losses.values(subject.params)
+
+    np.testing.assert_array_equal(losses(f"folder:{moved}"), losses())
+    (moved / "train" / "red" / "7.png").unlink()
+    with pytest.raises(UserError, match="class red had 60 images and has 59"):
+        losses(f"folder:{moved}")
 
 
 class ImageSource:

@@ -1,10 +1,12 @@
 """The compiled training loop: one step, an epoch as a loop or as a scan, many seeds."""
 
+from functools import cache
 from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 pytest.importorskip("flax", reason="needs focal_sam_jax[experiments]")
@@ -47,16 +49,36 @@ EXTRAS = {
     "averages": {"ema": 0.9},
     "half precision": {"precision": "bfloat16"},
     "cosine head": {"head": "cosine", "loss": "ldam", "drw_start": 1},
-    "radius in steps": {"rho_schedule": "step"},
+    "radius in steps": {
+        "rho_schedule": "step",
+        "rho_milestones": (5,),
+        "rho_values": (0.0, 0.5),
+    },
 }
 
 
+@cache
+def after_ten_epochs():
+    return body(train(*make(*tiny("sam", epochs=10)), epochs=10))
+
+
+def body(state):
+    """The weights that are evaluated, without the last layer."""
+    return {k: v for k, v in state.evaluated[0].items() if k != "head"}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("changes", EXTRAS.values(), ids=EXTRAS)
-def test_every_extra_learns(changes):
-    made = make(*tiny("sam", epochs=10, **changes))
-    first, last = (epoch_means(train(*made, epochs=n).sums) for n in (1, 10))
+@pytest.mark.parametrize("name", EXTRAS)
+def test_every_extra_learns_and_changes_what_is_learned(name):
+    made = make(*tiny("sam", epochs=10, **EXTRAS[name]))
+    states = [train(*made, epochs=n) for n in (1, 10)]
+    first, last = (epoch_means(state.sums) for state in states)
     assert last["loss"] < first["loss"]
+    plain = after_ten_epochs()
+    moved = optax.tree.norm(optax.tree.sub(body(states[1]), plain))
+    assert moved > 1e-3 * optax.tree.norm(plain)
+    if name == "radius in steps":
+        assert abs(first["sharpness"]) < 1e-6 < last["sharpness"]
 
 
 @pytest.mark.slow
