@@ -4,7 +4,9 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
+ROOT = Path(__file__).parents[1]
 # Timeout of a process in seconds. It is many times the usual duration, so that a slow
 # or busy machine does not make a test fail.
 PATIENCE = 1200
@@ -12,6 +14,19 @@ PATIENCE = 1200
 _HEAR = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL)"
 PYTHON = [sys.executable, "-c", f"{_HEAR}; os.execv(sys.executable, sys.argv[1:])"]
 PYTHON += [sys.executable]
+
+
+def python(program, *arguments, without=(), **environment):
+    """Runs a program in a new interpreter, ``without`` these environment variables."""
+    inherited = {k: v for k, v in os.environ.items() if k not in without}
+    return subprocess.run(
+        [sys.executable, "-c", program, *map(str, arguments)],
+        cwd=ROOT,
+        env=inherited | environment,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
 
 
 def start(module, *arguments, **environment):

@@ -1,11 +1,8 @@
 """Tests of CIFAR-LT: the published subset, image by image, with original pixels."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
-from commands import PATIENCE
+from commands import python
 
 pytest.importorskip("sklearn", reason="needs focal_sam_jax[experiments]")
 pytest.importorskip("tensorflow_datasets", reason="needs focal_sam_jax[data]")
@@ -38,20 +35,7 @@ for c in range(classes):
 def published_indices(labels, factor, seed, folder):
     """Computes the subset with independent code, in a separate process."""
     np.save(folder / "labels.npy", labels)
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            PUBLISHED,
-            folder / "labels.npy",
-            str(factor),
-            str(seed),
-        ],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=PATIENCE,
-    )
+    done = python(PUBLISHED, folder / "labels.npy", factor, seed)
     return np.array([int(index) for index in done.stdout.split()])
 
 
@@ -118,35 +102,17 @@ def test_too_long_a_tail_is_explained(tmp_path):
         load_dataset(CONFIG, tmp_path)
 
 
-@pytest.fixture(scope="module")
-def cifar100(tmp_path_factory):
-    """CIFAR-100 with as many images as the real one."""
-    folder = tmp_path_factory.mktemp("cifar100")
-    tfds_files.write_cifar(folder, "cifar100", 500, 100)
-    return folder
-
-
 @pytest.mark.slow
-def test_published_counts_of_cifar100_end_to_end(cifar100):
-    data = load_dataset(CONFIG.replace(data="cifar100"), cifar100)
-    assert data.class_counts.sum() == len(data.train.images) == 10_847
-    assert (data.class_counts.max(), data.class_counts.min()) == (500, 5)
-    assert np.bincount(data.train.labels).tolist() == data.class_counts.tolist()
-    assert len(data.test.images) == 10_000
-    for factor, total in ((10, 19_573), (20, 15_907), (50, 12_608), (200, 9_502)):
-        changes = {"imbalance_factor": float(factor), "image_size": 224}
-        data = load_dataset(CONFIG.replace(data="cifar100", **changes), cifar100)
-        assert data.class_counts.sum() == len(data.train.labels) == total
-
-
-@pytest.mark.slow
-def test_the_real_number_of_images_gives_the_published_subset(cifar100, tmp_path):
+def test_the_real_number_of_images_gives_the_published_subset(tmp_path):
+    tfds_files.write_cifar(tmp_path, "cifar100", 500, 100)
     config = CONFIG.replace(data="cifar100", image_size=224)
-    train = load_dataset(config, cifar100).train
+    data = load_dataset(config, tmp_path)
+    assert data.class_counts.sum() == 10_847 and len(data.test.labels) == 10_000
+    train = data.train
     labels = tfds_files.cifar_labels(100, 500, 0)
     kept = published_indices(labels, 0.01, 0, tmp_path)
     # TFDS's ids give each image's place in the original files.
     in_order = train.source
-    _, ids = PreparedSet(cifar100, "cifar100").open("train", key="id")
+    _, ids = PreparedSet(tmp_path, "cifar100").open("train", key="id")
     places = [int(name.removeprefix(b"train_")) for name in ids[in_order.indices]]
     assert np.array(places)[train.indices].tolist() == kept.tolist()

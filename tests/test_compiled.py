@@ -1,12 +1,8 @@
 """Tests that compiled programs are correct and cached where the user wants it."""
 
-import os
-import subprocess
-import sys
-
 import jaxlib
 import pytest
-from commands import PATIENCE
+from commands import python
 
 pytest.importorskip("tyro", reason="needs focal_sam_jax[experiments]")
 
@@ -26,16 +22,8 @@ exit_with(main)
 
 def run(home, **environment):
     """Compiles a program in a process whose home folder is ``home``."""
-    inherited = {
-        k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"
-    }
-    return subprocess.run(
-        [sys.executable, "-c", PROGRAM],
-        env=inherited | {"HOME": str(home), "JAX_PLATFORMS": "cpu", **environment},
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-    )
+    own = {"HOME": str(home), "JAX_PLATFORMS": "cpu", **environment}
+    return python(PROGRAM, without=["JAX_COMPILATION_CACHE_DIR"], **own)
 
 
 def entries(folder):
@@ -87,15 +75,8 @@ print(int(square(rows)[-1]))
 
 def last_square(how, **environment):
     """Returns 2^30, unless XLA miscompiles it."""
-    inherited = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
-    inherited["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "0"  # the users' setting
-    done = subprocess.run(
-        [sys.executable, "-c", SUM, how],
-        env=inherited | {"JAX_PLATFORMS": "cpu", **environment},
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-    )
+    users = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "0", "JAX_PLATFORMS": "cpu"}
+    done = python(SUM, how, without=["XLA_FLAGS"], **users, **environment)
     assert done.returncode == 0, done.stderr
     return int(done.stdout)
 

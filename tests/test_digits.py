@@ -1,12 +1,10 @@
 """Tests of Digits-LT: sizes, class names, disjoint splits."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import PATIENCE
+from commands import python
 
 pytest.importorskip("sklearn", reason="needs focal_sam_jax[experiments]")
 
@@ -104,11 +102,5 @@ from experiments.configs import get_config
 from experiments.data.load import load_dataset
 print(len(load_dataset(get_config("digits_lt", "sgd"), Path("nowhere")).test.labels))
 """
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=Path(__file__).parents[1],
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-    )
+    done = python(program)
     assert done.stdout.strip() == "500", done.stderr

@@ -17,7 +17,7 @@ START = """
 import errno, signal, sys, threading
 from experiments.ending import exit_with
 from experiments.errors import Stopped, UserError
-from experiments.terminal import attempt, make_console
+from experiments.terminal import make_console
 """
 
 
@@ -135,9 +135,3 @@ def test_letters_that_an_output_does_not_know_are_written_otherwise(encoding, wa
     status, output, errors = ended(program, PYTHONIOENCODING=encoding)
     assert (status, errors) == (0, "")
     assert output.decode(encoding) == wanted + "\n"
-
-
-def test_a_figure_that_fails_is_told():
-    program = "def main(): attempt(lambda: 1 / 0, make_console())"
-    status, output, _ = ended(program)
-    assert status == 0 and b"could not be drawn (ZeroDivisionError" in output

@@ -3,15 +3,11 @@
 import ast
 import graphlib
 import itertools
-import os
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from commands import PATIENCE
+from commands import ROOT, python
 
-ROOT = Path(__file__).parents[1]
 LIBRARY = sorted((ROOT / "focal_sam_jax").rglob("*.py"))
 EXPERIMENTS = sorted((ROOT / "experiments").rglob("*.py"))
 ALLOWED = {"jax", "optax", "chex", "numpy", "focal_sam_jax"} | sys.stdlib_module_names
@@ -55,16 +51,7 @@ def packages(path):
 
 def modules_after(statement):
     """Returns the modules that a fresh interpreter has loaded after ``statement``."""
-    program = f"import sys; {statement}; print(*sys.modules)"
-    paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-    )
+    done = python(f"import sys; {statement}; print(*sys.modules)")
     assert done.returncode == 0, done.stderr
     return set(done.stdout.split())
 
@@ -215,11 +202,4 @@ def test_a_missing_extra_is_explained():
     attempt = (
         "\ntry:\n    import experiments.train\nexcept ImportError as e:\n    print(e)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", hide + attempt],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-    )
-    assert "pip install -e '.[experiments]'" in done.stdout
+    assert "pip install -e '.[experiments]'" in python(hide + attempt).stdout

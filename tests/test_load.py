@@ -32,10 +32,6 @@ def rows(split):
     return {image.tobytes() for image in split.images}
 
 
-def test_nothing_validates_by_default(data_dir):
-    assert load_dataset(CONFIG, data_dir).validation is None
-
-
 def test_the_hash_is_of_the_images_that_are_learned_from(data_dir):
     def hash_with(**changes):
         return load_dataset(CONFIG.replace(**changes), data_dir).train_hash

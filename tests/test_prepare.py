@@ -3,25 +3,25 @@
 import hashlib
 import io
 import json
-import os
-import subprocess
-import sys
 import tarfile
-from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from commands import PATIENCE
+from commands import python
 
 pytest.importorskip("tyro", reason="needs focal_sam_jax[experiments]")
 pytest.importorskip("tensorflow_datasets", reason="needs focal_sam_jax[data]")
 
+import requests
+import tensorflow_datasets as tfds
 import tfds_files
+from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
 
+from experiments import prepare as command
 from experiments.configs import get_config
 from experiments.data.load import load_dataset
-
-ROOT = Path(__file__).parents[1]
+from experiments.errors import UserError
 
 
 def prepare(*arguments, before="", **environment):
@@ -32,14 +32,7 @@ def prepare(*arguments, before="", **environment):
         "from experiments.prepare import main\n"
         "exit_with(main)"
     )
-    return subprocess.run(
-        [sys.executable, "-c", program, *map(str, arguments)],
-        cwd=ROOT,
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-    )
+    return python(program, *arguments, **environment)
 
 
 def hide(package):
@@ -188,11 +181,38 @@ def test_a_wrong_archive_is_explained(tmp_path):
     assert hashlib.sha256(wrong).hexdigest() in done.stderr
 
 
-def test_an_unknown_tfds_name_is_explained(tmp_path):
-    pytest.importorskip("tensorflow", reason="needs focal_sam_jax[prepare]")
-    done = prepare("tfds:no_such_data", "--data-dir", tmp_path)
-    assert done.returncode == 2
-    assert "TFDS has no data set called no_such_data" in done.stderr
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (
+            requests.ConnectionError(request=requests.Request(url="http://a/b")),
+            r"cifar10 could not be downloaded \(http://a/b\): check the network",
+        ),
+        (
+            tfds.download.DownloadError("no answer"),
+            r"could not be downloaded \(no answer\): check the network",
+        ),
+        (
+            NonMatchingChecksumError("Artifact\n  is wrong"),
+            "the download of cifar10 is not what TFDS .* says: Artifact is wrong",
+        ),
+    ],
+)
+def test_a_download_that_fails_is_explained(tmp_path, monkeypatch, error, words):
+    def fails(**options):
+        raise error
+
+    builder = SimpleNamespace(data_dir=tmp_path, download_and_prepare=fails)
+    monkeypatch.setattr(command, "_NEEDED", ())
+    monkeypatch.setattr(tfds, "builder", lambda *args, **options: builder)
+    with pytest.raises(UserError, match=words):
+        command.run(command.Job(("cifar10",), tmp_path))
+
+
+def test_an_unknown_tfds_name_is_explained(tmp_path, monkeypatch):
+    monkeypatch.setattr(command, "_NEEDED", ())
+    with pytest.raises(UserError, match="TFDS has no data set called no_such_data"):
+        command.run(command.Job(("tfds:no_such_data",), tmp_path))
 
 
 def test_tensorflow_reads_the_tfrecord_files_of_the_fixtures(tmp_path):

@@ -2,13 +2,10 @@
 
 import io
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import PATIENCE
+from commands import python
 
 pytest.importorskip("sklearn", reason="needs focal_sam_jax[experiments]")
 pytest.importorskip("tensorflow_datasets", reason="needs focal_sam_jax[data]")
@@ -23,7 +20,6 @@ from experiments.data.sources.tfds_folder import TFDS_NAMES
 from experiments.data.sources.tfds_records import PreparedSet
 from experiments.errors import UserError
 
-ROOT = Path(__file__).parents[1]
 NATURAL = get_config("cifar10_lt", "sgd").replace(imbalance="natural", image_size=224)
 
 
@@ -105,13 +101,7 @@ try:
 except UserError as error:
     print(error)
 """
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-    )
+    done = python(program)
     assert package in done.stdout, done.stderr
     assert "pip install -e '.[experiments,data]'" in done.stdout
 
