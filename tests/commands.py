@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -50,6 +51,25 @@ def finish(process, timeout=PATIENCE):
     """Returns the exit status, and stdout followed by stderr."""
     output, errors = process.communicate(timeout=timeout)
     return process.returncode, output + errors
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def start_two(run_dir, *options):
+    """Starts two processes of one device that train together."""
+    joining = ["--coordinator", f"127.0.0.1:{free_port()}", "--num-processes", 2]
+    options = [*options, "--run-dir", run_dir, *joining, "--process-id"]
+    return [start("train", *options, i) for i in (0, 1)]
+
+
+def finish_all(processes):
+    ended = [finish(process) for process in processes]
+    assert [status for status, _ in ended] == [0, 0], ended
+    return [said for _, said in ended]
 
 
 def metrics(run_dir):

@@ -12,7 +12,7 @@ pytest.importorskip("orbax.checkpoint", reason="needs focal_sam_jax[experiments]
 from commands import finish, metrics, start
 from rich.console import Console
 from run_folders import write_run
-from tiny_runs import FLAGS, ONE, tiny
+from tiny_runs import FLAGS, ONE, run_train, tiny
 
 from experiments import analyze, devices
 from experiments.configs import get_config
@@ -31,8 +31,6 @@ from experiments.sharpness.summary import (
     tables,
     verdict,
 )
-from experiments.train import parse
-from experiments.train import run as train
 from experiments.training.checkpoint import last_network
 from experiments.training.criterion import make_loss
 from experiments.training.evaluate import eval_logits
@@ -52,8 +50,7 @@ def runs(tmp_path_factory):
         for seed in ("0", "1"):
             run_dir = folder / f"{method}-{seed}"
             options = ["--method", method, "--seed", seed, "--subset-seed", seed]
-            options += ["--run-dir", str(run_dir), "--sharpness-every", "2"]
-            train(parse([*JOB, *options]), Console(quiet=True))
+            run_train(run_dir, *JOB, *options, "--sharpness-every", "2")
     return folder
 
 

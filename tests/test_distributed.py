@@ -2,28 +2,20 @@
 
 import itertools
 import os
-import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import distributed_worker
 import jax
 import numpy as np
 import pytest
-from commands import PATIENCE
+from commands import PATIENCE, ROOT, free_port
 
 pytestmark = pytest.mark.slow
 
 
 PROCESSES = 2
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def wait_for(workers, logs):
@@ -50,8 +42,7 @@ def results(tmp_path_factory):
     folder = tmp_path_factory.mktemp("workers")
     environment = dict(os.environ, JAX_PLATFORMS="cpu")
     environment.pop("XLA_FLAGS")  # Only this process has eight devices.
-    root = str(Path(__file__).parents[1])
-    paths = [root, environment.get("PYTHONPATH", "")]
+    paths = [str(ROOT), environment.get("PYTHONPATH", "")]
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     address = f"127.0.0.1:{free_port()}"
     workers, logs = [], []

@@ -10,14 +10,14 @@ pytest.importorskip("sklearn", reason="needs focal_sam_jax[experiments]")
 pytest.importorskip("PIL", reason="needs focal_sam_jax[data]")
 
 from idx_files import idx, write
-from rich.console import Console
+from tiny_runs import run_train
 
 from experiments.configs import get_config
 from experiments.data.load import load_dataset
 from experiments.data.sources.files import hash_of
 from experiments.data.sources.idx import from_idx
 from experiments.errors import UserError
-from experiments.train import parse, run
+from experiments.train import parse
 
 FASHION = [6000, 3596, 2156, 1292, 774, 464, 278, 166, 100, 60]
 
@@ -160,9 +160,7 @@ def test_an_epoch_trains_on_them(own, tmp_path):
     folder = write(tmp_path / "fashion_mnist", [120] * 10, size=12)
     flags = ["--data", f"idx:{folder}"] if own else ["--data-dir", str(tmp_path)]
     flags += ["--config", "fashion_mnist_lt_small", "--image-size", "12", "--width"]
-    flags += ["2", "--epochs", "1", "--batch-size", "8", "--run-dir"]
-    console = Console(record=True, width=200)
-    run(parse([*flags, str(tmp_path / "run")]), console)
+    run_train(tmp_path / "run", *flags, "2", "--epochs", "1", "--batch-size", "8")
     rows = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     tested = json.loads(rows[-1])
     assert tested["split"] == "test" and 0 <= tested["accuracy"] <= 1

@@ -2,42 +2,21 @@
 
 import re
 import signal
-import socket
 import time
 
 import pytest
 
 pytest.importorskip("orbax.checkpoint", reason="needs focal_sam_jax[experiments]")
 
-from commands import PATIENCE, finish, metrics, start
+from commands import PATIENCE, finish, finish_all, metrics, start, start_two
 
 JOB = ["--width", "2", "--batch-size", "128", "--epochs", "3", "--eval-every", "1"]
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def start_two(run_dir, *options, **environment):
-    """Starts two processes of one device."""
-    address = f"127.0.0.1:{free_port()}"
-    joining = ["--coordinator", address, "--num-processes", 2, "--process-id"]
-    options = [*JOB, *options, "--run-dir", run_dir]
-    return [start("train", *options, *joining, i, **environment) for i in (0, 1)]
-
-
-def finish_all(processes):
-    ended = [finish(process) for process in processes]
-    assert [status for status, _ in ended] == [0, 0], ended
-    return [said for _, said in ended]
 
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
     run_dir = tmp_path_factory.mktemp("runs") / "two"
-    return run_dir, finish_all(start_two(run_dir))
+    return run_dir, finish_all(start_two(run_dir, *JOB))
 
 
 @pytest.mark.slow
@@ -56,16 +35,16 @@ def test_two_processes_give_the_metrics_of_one(two, tmp_path):
 def test_the_state_may_be_split_over_both(two, tmp_path):
     """The state is split over both, in memory and in the checkpoint."""
     run_dir = tmp_path / "resumed"
-    finish_all(start_two(run_dir, "--split-state"))
+    finish_all(start_two(run_dir, *JOB, "--split-state"))
     assert metrics(run_dir) == metrics(two[0])
-    finish_all(start_two(run_dir, "--split-state", "--resume"))
+    finish_all(start_two(run_dir, *JOB, "--split-state", "--resume"))
     assert metrics(run_dir) == metrics(two[0])
 
 
 @pytest.mark.slow
 def test_sigterm_to_one_process_stops_both_at_the_same_step(tmp_path):
     run_dir = tmp_path / "stopped"
-    processes = start_two(run_dir, "--epochs", 2000)
+    processes = start_two(run_dir, *JOB, "--epochs", 2000)
     deadline = time.monotonic() + PATIENCE
     while not (run_dir / "metrics.jsonl").exists() or len(metrics(run_dir)) < 3:
         assert time.monotonic() < deadline
@@ -80,7 +59,7 @@ def test_sigterm_to_one_process_stops_both_at_the_same_step(tmp_path):
 
 @pytest.mark.slow
 def test_a_mistake_ends_both_processes(two):
-    ended = [finish(process) for process in start_two(two[0])]
+    ended = [finish(process) for process in start_two(two[0], *JOB)]
     assert [status for status, _ in ended] == [2, 2], ended
     assert "already contains a run" in ended[0][1]
 

@@ -12,8 +12,7 @@ pytest.importorskip("sklearn", reason="needs focal_sam_jax[experiments]")
 pytest.importorskip("PIL", reason="needs focal_sam_jax[data]")
 
 from PIL import Image
-from rich.console import Console
-from tiny_runs import FLAGS
+from tiny_runs import FLAGS, run_train
 
 from experiments.configs.own_data import own_config
 from experiments.data.load import load_dataset
@@ -21,7 +20,7 @@ from experiments.data.sources import unreadable
 from experiments.errors import UserError
 from experiments.figures import run as figures
 from experiments.records.manifest import read_manifest
-from experiments.train import parse, run
+from experiments.train import parse
 
 
 def write(folder, counts, size=(28, 28), mode="RGB"):
@@ -134,10 +133,7 @@ def test_it_trains_and_says_what_was_chosen(tmp_path):
     data = write(tmp_path / "in", {"a": 30, "b": 8})
     (tmp_path / "in" / "a" / "notes.txt").touch()
     options = ["--data", data, "--model", "resnet_digits", "--width", "2"]
-    options += ["--epochs", "1", "--run-dir", str(tmp_path / "run")]
-    console = Console(record=True, width=500)
-    run(parse(options), console)
-    said = console.export_text()
+    said = run_train(tmp_path / "run", *options, "--epochs", "1")
     assert "8 of 38 images, a fifth of every class, are drawn for the test" in said
     assert "Left out, because they are not images of a class: 1 .txt." in said
     assert "Classes, in this order: a, b. They have 24 to 6 training images" in said
@@ -248,10 +244,7 @@ def test_a_figure_that_fails_costs_no_result(tmp_path, monkeypatch):
         raise RuntimeError("no ink")
 
     monkeypatch.setattr(figures, "confusion_matrix", fails)
-    console = Console(record=True, width=200)
-    options = [*FLAGS, "--epochs", "1", "--run-dir", str(tmp_path / "run")]
-    run(parse(options), console)
-    said = console.export_text()
+    said = run_train(tmp_path / "run", *FLAGS, "--epochs", "1")
     assert "A figure could not be drawn (RuntimeError: no ink)." in said
     assert "Test accuracy" in said and (tmp_path / "run" / "confusion.npz").exists()
 

@@ -12,16 +12,16 @@ pytest.importorskip("PIL", reason="needs focal_sam_jax[data]")
 
 from PIL import Image
 from rich.console import Console
+from tiny_runs import run_train
 
 from experiments import devices
 from experiments.data.load import load_dataset
 from experiments.errors import UserError
 from experiments.predict import Job, run
 from experiments.sharpness.measure import open_subject
-from experiments.train import parse
-from experiments.train import run as train
 from experiments.training.trained import load_run
 
+NETWORK = ["--model", "resnet_digits", "--width", 2]
 COLOURS = {"blue": (0, 0, 200), "green": (0, 200, 0), "red": (200, 0, 0)}
 
 
@@ -47,9 +47,9 @@ def images(tmp_path_factory):
 @pytest.fixture(scope="module")
 def run_dir(images, tmp_path_factory):
     run_dir = tmp_path_factory.mktemp("runs") / "colours"
-    options = ["--data", f"folder:{images}", "--run-dir", str(run_dir), "--epochs", "4"]
-    options += ["--model", "resnet_digits", "--width", "2", "--ema", "0.5"]
-    train(parse(options), Console(quiet=True))
+    run_train(
+        run_dir, *NETWORK, "--data", f"folder:{images}", "--epochs", 4, "--ema", 0.5
+    )
     return run_dir
 
 
@@ -196,9 +196,8 @@ def test_nothing_is_overwritten(images, run_dir, tmp_path):
 def test_streamed_images_are_predicted_as_they_were_judged(images, tmp_path):
     pytest.importorskip("grain", reason="needs focal_sam_jax[data]")
     run_dir = tmp_path / "run"
-    options = ["--data", f"folder:{images}", "--run-dir", str(run_dir), "--epochs", "1"]
-    options += ["--image-size", "72", "--model", "resnet_digits", "--width", "2"]
-    train(parse(options), Console(quiet=True))
+    options = ["--data", f"folder:{images}", "--epochs", 1, "--image-size", 72]
+    run_train(run_dir, *NETWORK, *options)
     rows, _ = predict(run_dir, images / "test", out=tmp_path / "out.csv")
     names = ["blue", "green", "red"]
     confusion = np.zeros((3, 3), int)

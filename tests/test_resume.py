@@ -15,13 +15,11 @@ import pytest
 pytest.importorskip("orbax.checkpoint", reason="needs focal_sam_jax[experiments]")
 
 from commands import PATIENCE, finish, metrics, start
-from rich.console import Console
-from tiny_runs import FLAGS, make
+from tiny_runs import FLAGS, make, run_train
 
 from experiments.data.load import load_dataset
 from experiments.errors import UserError
 from experiments.records.manifest import config_of, read_manifest
-from experiments.train import parse, run
 from experiments.training.checkpoint import Checkpoints
 from experiments.training.loop import StopSignal
 
@@ -172,8 +170,7 @@ def copy(whole, tmp_path):
 
 def go_on(run_dir):
     """Resumes in this process, which already compiled it."""
-    options = [*JOB, "--run-dir", str(run_dir), "--resume"]
-    run(parse(options), Console(quiet=True))
+    run_train(run_dir, *JOB, "--resume")
 
 
 def newest(run_dir):
@@ -220,8 +217,7 @@ def test_a_damaged_checkpoint_is_named_and_left_alone(copy, damage):
 @pytest.mark.slow
 def test_a_foreign_checkpoint_is_refused_and_left_alone(copy, tmp_path):
     other = tmp_path / "other"
-    options = [*FLAGS, "--width", "3", "--epochs", "1", "--run-dir", str(other)]
-    run(parse(options), Console(quiet=True))
+    run_train(other, *FLAGS, "--width", "3", "--epochs", "1")
     shutil.rmtree(copy / "checkpoints")
     shutil.copytree(other / "checkpoints", copy / "checkpoints")
     before = everything_in(copy / "checkpoints")
@@ -233,5 +229,5 @@ def test_a_foreign_checkpoint_is_refused_and_left_alone(copy, tmp_path):
     (copy / "manifest.json").unlink()
     (copy / "metrics.jsonl").unlink()
     with pytest.raises(UserError, match="already contains a run"):
-        run(parse([*JOB, "--run-dir", str(copy)]), Console(quiet=True))
+        run_train(copy, *JOB)
     assert everything_in(copy / "checkpoints") == before

@@ -9,9 +9,8 @@ import pytest
 pytest.importorskip("grain", reason="needs focal_sam_jax[data]")
 pytest.importorskip("orbax.checkpoint", reason="needs focal_sam_jax[experiments]")
 
-from commands import PATIENCE, finish, metrics, start
+from commands import PATIENCE, finish, finish_all, metrics, start, start_two
 from PIL import Image
-from test_multihost import finish_all, free_port
 
 COUNTS = {"ash": 30, "birch": 12, "cedar": 5}
 
@@ -78,12 +77,8 @@ def test_a_stream_resumes_where_it_was(job, whole, tmp_path, signal_, workers):
 
 @pytest.mark.slow
 def test_two_hosts_read_what_one_reads(job, tmp_path):
-    address = f"127.0.0.1:{free_port()}"
-    joining = ["--coordinator", address, "--num-processes", 2, "--process-id"]
     run_dirs = [tmp_path / "two", tmp_path / "one"]
-    finish_all(
-        [start("train", *job, "--run-dir", run_dirs[0], *joining, i) for i in (0, 1)]
-    )
+    finish_all(start_two(run_dirs[0], *job))
     flags = "--xla_force_host_platform_device_count=2"
     status, said = finish(
         start("train", *job, "--run-dir", run_dirs[1], XLA_FLAGS=flags)

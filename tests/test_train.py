@@ -12,7 +12,7 @@ pytest.importorskip("orbax.checkpoint", reason="needs focal_sam_jax[experiments]
 
 from commands import finish, metrics, start
 from rich.console import Console
-from tiny_runs import FLAGS
+from tiny_runs import FLAGS, run_train
 
 from experiments.config import Config
 from experiments.configs import get_config
@@ -25,9 +25,7 @@ TINY = [*FLAGS, "--epochs", "4", "--eval-every", "2"]
 
 
 def train(run_dir, *options):
-    console = Console(record=True, width=100)
-    run(parse([*TINY, "--run-dir", str(run_dir), *options]), console)
-    return console.export_text()
+    return run_train(run_dir, *TINY, *options)
 
 
 @pytest.fixture(scope="module")

@@ -1,12 +1,14 @@
 """One tiny run of Digits-LT for all tests of training, so that it is compiled once."""
 
 import jax
+from rich.console import Console
 
 from experiments import devices
 from experiments.configs import get_config
 from experiments.data.feed import make_feed
 from experiments.data.load import load_dataset
 from experiments.randomness import random_key
+from experiments.train import parse, run
 from experiments.training.trainer import make_trainer
 
 TINY = {"width": 2, "batch_size": 128}
@@ -42,3 +44,10 @@ def train(trainer, feed, key, *, epochs=1, seed=0):
         for inputs, steps in feed.epoch(epoch * feed.steps_per_epoch):
             state = trainer.advance(state, inputs, key, steps)
     return state
+
+
+def run_train(run_dir, *options):
+    """Runs the command in this process; returns what it said."""
+    console = Console(record=True, width=500)
+    run(parse([*map(str, options), "--run-dir", str(run_dir)]), console)
+    return console.export_text()
