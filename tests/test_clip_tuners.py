@@ -81,8 +81,10 @@ def test_the_bottleneck_grows_with_the_classes():
 
 
 @pytest.mark.by_default(tuner=("adaptformer", "lora", "ssf_mlp"), which=(1,))
-@pytest.mark.parametrize("tuner", SIZES)
-@pytest.mark.parametrize("which", range(4))
+@pytest.mark.parametrize(
+    ("tuner", "which"),
+    [(t, i) for t, of in SIZES.items() for i in (range(4) if len({*of}) > 1 else [1])],
+)
 def test_tuners_have_as_many_parameters_as_published(tuner, which):
     sizes, d = ARCHITECTURES["ViT-B/16"].vision, bottleneck(CLASSES[which], 12)
 
