@@ -8,24 +8,28 @@ import numpy as np
 import optax
 import pytest
 import reference as ref
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from oracle_jax import (
+    FULL,
+    HEAD_ONLY,
+    MAKERS,
+    few_examples,
+    gradient,
+    in_both_precisions,
+    per_class_loss,
+    some_labels,
+    some_params,
+    to_jax,
+)
 
 import focal_sam_jax as fsam
 
-FULL = ref.parameters()
-HEAD_ONLY = ref.tree_map(lambda p: False, FULL) | {
-    "head": ref.tree_map(lambda p: True, FULL["head"])
-}
 ROWS = [slice(0, 6), slice(4, 10), slice(0, 10)]
 FOCAL = [(1 - n / 100) ** 2.5 for n in ref.COUNTS]
 TAIL = [0.0, 0.0, 1.0, 1.0]
 LEARNING_RATE = 0.3
-few_examples = settings(deadline=None, max_examples=25)
-in_both_precisions = pytest.mark.parametrize(
-    ("x64", "tolerance"), [(False, 1e-5), (True, 1e-12)], ids=["fp32", "x64"]
-)
 
 
 def batch(step):
@@ -35,19 +39,7 @@ def batch(step):
 
 
 def loss_of(x=ref.X, y=ref.Y):
-    def per_class_loss(params):
-        losses = ref.example_losses(params, x, y, xp=jnp)
-        return fsam.per_class_losses(losses, y, ref.CLASSES)
-
-    return per_class_loss
-
-
-def gradient(f, params):
-    return jax.grad(lambda p: f(p).sum())(params)
-
-
-def to_jax(tree):
-    return jax.tree.map(jnp.asarray, tree)
+    return partial(per_class_loss, x=x, y=y)
 
 
 def run(tx, steps, params=FULL, compiled=True):
@@ -71,7 +63,7 @@ def run(tx, steps, params=FULL, compiled=True):
     return seen
 
 
-def assert_same(got, want, tolerance=1e-5):
+def assert_same_runs(got, want, tolerance=1e-5):
     assert len(got) == len(want)
     for (updates, info), step in zip(got, want, strict=True):
         assert ref.error(updates, step.gradient) <= tolerance
@@ -149,20 +141,7 @@ def looked(method, every, alpha, steps):
 def test_reuse_ascent_agrees_with_the_loop(weights, lam, options, x64, tolerance):
     with jax.enable_x64(x64):
         got = run(fsam.reuse_ascent(weights, rho=0.3, lam=lam, **options), 4)
-    assert_same(got, reused(weights, lam, 0.3, 4, **options), tolerance)
-
-
-METHODS = {
-    "sam": (partial(fsam.sam, rho=0.3), partial(ref.sam, rho=0.3)),
-    "focal_sam": (
-        partial(fsam.focal_sam, ref.COUNTS, rho=0.3, gamma=2.5, lam=0.8),
-        partial(ref.focal_sam, counts=ref.COUNTS, rho=0.3, gamma=2.5, lam=0.8),
-    ),
-    "cc_sam": (
-        partial(fsam.cc_sam, ref.COUNTS, rho=0.3, alpha=0.6),
-        partial(ref.cc_sam, counts=ref.COUNTS, rho=0.3, alpha=0.6),
-    ),
-}
+    assert_same_runs(got, reused(weights, lam, 0.3, 4, **options), tolerance)
 
 
 @pytest.mark.by_default(name=("focal_sam", "cc_sam"), every=(2,), x64=(True,))
@@ -171,11 +150,11 @@ METHODS = {
 )
 @in_both_precisions
 def test_looksam_agrees_with_the_loop(name, every, x64, tolerance):
-    make, method = METHODS[name]
+    make, method = (partial(f, rho=0.3) for f in MAKERS[name])
     with jax.enable_x64(x64):
         got = run(fsam.looksam(make(), every=every, alpha=0.6), 6)
     # The part orthogonal to the plain gradient is a difference, and loses digits.
-    assert_same(got, looked(method, every, 0.6, 6), 10 * tolerance)
+    assert_same_runs(got, looked(method, every, 0.6, 6), 10 * tolerance)
 
 
 # --- where they are exact -------------------------------------------------------------
@@ -241,10 +220,6 @@ def test_looksam_does_not_blow_up_rounding(dtype, curvature):
 
 # --- properties -----------------------------------------------------------------------
 
-some_params = arrays(np.float64, 44, elements=st.floats(-1, 1, width=32)).map(
-    lambda v: jax.flatten_util.ravel_pytree(FULL)[1](np.asarray(v, np.float32))
-)
-some_labels = arrays(np.int32, len(ref.Y), elements=st.integers(0, ref.CLASSES - 1))
 some_weights = arrays(np.float32, ref.CLASSES, elements=st.floats(0, 1, width=32))
 
 
@@ -348,7 +323,7 @@ def test_under_looksam_a_schedule_of_rho_counts_exact_steps():
         return ref.sam(params, rho=next(radii), x=x, y=y)
 
     *_, want = looked(method, every=2, alpha=0.7, steps=3)
-    assert_same([third], [want])
+    assert_same_runs([third], [want])
 
 
 @pytest.mark.slow

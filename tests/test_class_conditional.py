@@ -8,47 +8,36 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference as ref
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from oracle_jax import (
+    FULL,
+    HEAD_ONLY,
+    PARAMS,
+    assert_same,
+    each_in_a_dtype,
+    few_examples,
+    in_both_precisions,
+    one_by_one,
+    per_class_loss,
+    plain,
+    some_labels,
+    some_seed,
+    to_jax,
+)
 from tracing import counted
 
 import focal_sam_jax as fsam
 from focal_sam_jax import _methods
 from focal_sam_jax._methods import after
 
-FULL = ref.parameters()
-PARAMS = jax.tree.map(jnp.float32, FULL)
-HEAD_ONLY = {
-    layer: ref.tree_map(lambda p, layer=layer: layer == "head", FULL[layer])
-    for layer in FULL
-}
 RADII = np.array(ref.radii(ref.COUNTS, 0.3))
 FORMS = ["list", "beside", "cpu", "gpu"]
 every_form = pytest.mark.parametrize("form", FORMS)
-few_examples = settings(deadline=None, max_examples=25)
 engine = fsam.class_conditional_value_and_grad
 
-some_seed = st.integers(0, 2**31)
-some_labels = arrays(np.int32, len(ref.Y), elements=st.integers(0, ref.CLASSES - 1))
 some_radii = arrays(np.float64, ref.CLASSES, elements=st.floats(0, 1, width=16))
-
-
-def per_class_loss(params, y=ref.Y, classes=ref.CLASSES):
-    losses = ref.example_losses(params, ref.X, y, xp=jnp)
-    return fsam.per_class_losses(losses, y, classes)
-
-
-def one_by_one(y=ref.Y):
-    return [lambda p, c=c: per_class_loss(p, y=y)[c] for c in range(ref.CLASSES)]
-
-
-def plain(params, f=per_class_loss):
-    return jax.value_and_grad(lambda p: f(p).sum())(params)
-
-
-def assert_same(got, want, rtol=1e-5):
-    assert ref.error(got, want) <= rtol
 
 
 @contextmanager
@@ -87,15 +76,12 @@ def loops_in(function, *args):
 @pytest.mark.by_default(x64=(True,))
 @every_form
 @pytest.mark.parametrize("head_only", [False, True], ids=["all", "head"])
-@pytest.mark.parametrize(
-    ("x64", "tolerance"), [(False, 1e-5), (True, 1e-12)], ids=["fp32", "x64"]
-)
+@in_both_precisions
 def test_agrees_with_the_oracle(form, head_only, x64, tolerance):
     mask = HEAD_ONLY if head_only else None
     want = ref.cc_sam(FULL, ref.COUNTS, rho=0.3, alpha=0.6, mask=mask)
     with jax.enable_x64(x64):
-        params = jax.tree.map(jnp.asarray, FULL)
-        loss, grads = compute(form, params, alpha=0.6, head_only=head_only)
+        loss, grads = compute(form, to_jax(FULL), alpha=0.6, head_only=head_only)
     assert_same(grads, want.gradient, tolerance)
     exact = sum(ref.class_loss(FULL, c) for c in range(ref.CLASSES))
     np.testing.assert_allclose(loss, exact, rtol=tolerance)
@@ -165,14 +151,13 @@ def test_the_plain_gradient_to_the_bit(form, zero):
         jax.tree.map(np.testing.assert_array_equal, grads, want)
 
 
-@every_form
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
-def test_a_zero_gradient_gives_a_zero_gradient(form, dtype):
+@each_in_a_dtype(FORMS, "cpu")
+def test_a_zero_gradient_gives_a_zero_gradient(name, dtype):
     def flat(params, y=None, classes=4):
         return 0 * params.astype(jnp.float32).sum() * jnp.arange(4.0) + 1
 
-    f = [lambda p, c=c: flat(p)[c] for c in range(4)] if form == "list" else flat
-    with backend(form):
+    f = [lambda p, c=c: flat(p)[c] for c in range(4)] if name == "list" else flat
+    with backend(name):
         loss, grads = jax.jit(engine(f, RADII))(jnp.ones(3, dtype))
     assert loss == 4 and grads.dtype == dtype
     np.testing.assert_array_equal(grads, jnp.zeros(3, dtype))
@@ -202,14 +187,13 @@ def test_aux_comes_from_the_clean_pass(form):
 
 
 @pytest.mark.slow
-@every_form
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
-def test_gradients_have_the_dtype_of_the_parameters(form, dtype):
+@each_in_a_dtype(FORMS, "cpu")
+def test_gradients_have_the_dtype_of_the_parameters(name, dtype):
     params = jax.tree.map(lambda p: p.astype(dtype), PARAMS)
-    loss, grads = compute(form, params)
+    loss, grads = compute(name, params)
     assert loss.dtype == jnp.float32
     assert all(leaf.dtype == dtype for leaf in jax.tree.leaves(grads))
-    assert_same(grads, compute(form, PARAMS)[1], 0.1)
+    assert_same(grads, compute(name, PARAMS)[1], 0.1)
 
 
 # --- cost -----------------------------------------------------------------------------
@@ -272,7 +256,7 @@ def test_the_classes_present_may_change_without_compiling():
         fn = jax.jit(traced)
         for present in (4, 2, 1):
             y = jnp.asarray(ref.Y) % present
-            _, got = fn(PARAMS, y)
+            _, got = fn(PARAMS, y=y)
             want = ref.cc_sam(FULL, ref.COUNTS, rho=0.3, alpha=1.0, y=np.asarray(y))
             assert_same(got, want.gradient)
     assert traced.traces == 1

@@ -10,6 +10,8 @@ import numpy as np
 import optax
 import pytest
 import reference as ref
+from oracle_jax import DTYPES, each_in_a_dtype, gradient, update
+from oracle_jax import per_class_loss as network
 
 import focal_sam_jax as fsam
 
@@ -61,34 +63,11 @@ KINDS = (
 pytestmark = pytest.mark.by_default(name=(*KINDS, "sam"))
 every_transform = pytest.mark.parametrize("name", TRANSFORMS)
 every_one = pytest.mark.parametrize("name", ALL)
-DTYPES = [jnp.bfloat16, jnp.float16, jnp.float32]
 in_every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.__name__)
-
-
-def each_in_a_dtype(names, one="focal_sam"):
-    """All names in bfloat16, and one of them in every dtype."""
-    pairs = [(name, jnp.bfloat16) for name in names if name != one]
-    pairs += [(one, dtype) for dtype in DTYPES]
-    ids = [f"{name}-{dtype.__name__}" for name, dtype in pairs]
-    return pytest.mark.parametrize(("name", "dtype"), pairs, ids=ids)
 
 
 def parameters(dtype=jnp.float32):
     return jax.tree.map(lambda p: jnp.asarray(p, dtype), ref.parameters())
-
-
-def network(params, labels=ref.Y):
-    losses = ref.example_losses(params, ref.X, labels, xp=jnp)
-    return fsam.per_class_losses(losses, labels, ref.CLASSES)
-
-
-def gradient(f, params):
-    return jax.grad(lambda p: f(p).sum())(params)
-
-
-def update(tx, params, f=network, **extra):
-    grads = gradient(f, params)
-    return tx.update(grads, tx.init(params), params, per_class_loss_fn=f, **extra)
 
 
 def slopes(size):
@@ -136,7 +115,7 @@ def test_nothing_to_climb_gives_the_plain_gradient(name, dtype):
 @in_every_dtype
 def test_a_batch_without_tail_examples_gives_the_plain_gradient(dtype):
     def heads_only(params):
-        return network(params, np.zeros_like(ref.Y))
+        return network(params, y=np.zeros_like(ref.Y))
 
     params = parameters(dtype)
     updates, _ = update(TRANSFORMS["imbsam"](rho=0.1), params, heads_only)
@@ -147,7 +126,7 @@ def test_a_batch_without_tail_examples_gives_the_plain_gradient(dtype):
 @each_in_a_dtype(TRANSFORMS)
 def test_a_batch_of_one_class_gives_finite_updates(name, dtype):
     def tail_only(params):
-        return network(params, np.full_like(ref.Y, 3))
+        return network(params, y=np.full_like(ref.Y, 3))
 
     updates, state = update(TRANSFORMS[name](rho=0.1), parameters(dtype), tail_only)
     for leaf in jax.tree.leaves((updates, state.info)):
@@ -177,8 +156,7 @@ def tail_of(counts):
     return np.array([1.0 if n < 25 else 0.0 for n in counts])
 
 
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
-@every_transform
+@each_in_a_dtype(TRANSFORMS)
 def test_low_precision_climbs_as_far_as_float32_does(name, dtype):
     # Many equal entries: a sum of squares in float16 stops growing at 2048.
     params = {"a": jnp.ones((128, 128), dtype)}

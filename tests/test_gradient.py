@@ -7,60 +7,35 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference as ref
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from oracle_jax import (
+    FULL,
+    HEAD_ONLY,
+    MAKERS,
+    PARAMS,
+    assert_same,
+    few_examples,
+    in_both_precisions,
+    one_by_one,
+    per_class_loss,
+    plain,
+    some_labels,
+    some_seed,
+    to_jax,
+)
 from tracing import counted
 
 import focal_sam_jax as fsam
 
-FULL = ref.parameters()
-PARAMS = jax.tree.map(jnp.float32, FULL)
-HEAD_ONLY = {
-    layer: ref.tree_map(lambda p, layer=layer: layer == "head", FULL[layer])
-    for layer in FULL
-}
 FOCAL = np.array([(1 - n / ref.COUNTS.sum()) ** 2.5 for n in ref.COUNTS])
 TAIL = np.array([0.0, 0.0, 1.0, 1.0])
-METHODS = {
-    "sam": (1.0, 1.0, ref.sam),
-    "imbsam": (TAIL, 1.0, partial(ref.imbsam, counts=ref.COUNTS, tail_threshold=25)),
-    "focal_sam": (
-        FOCAL,
-        0.8,
-        partial(ref.focal_sam, counts=ref.COUNTS, gamma=2.5, lam=0.8),
-    ),
-}
-TRANSFORMS = {
-    "sam": fsam.sam,
-    "imbsam": partial(fsam.imbsam, ref.COUNTS, tail_threshold=25),
-    "focal_sam": partial(fsam.focal_sam, ref.COUNTS, gamma=2.5, lam=0.8),
-}
+METHODS = {"sam": (1.0, 1.0), "imbsam": (TAIL, 1.0), "focal_sam": (FOCAL, 0.8)}
 every_method = pytest.mark.parametrize("name", METHODS)
-few_examples = settings(deadline=None, max_examples=25)
 
-some_labels = arrays(np.int32, len(ref.Y), elements=st.integers(0, ref.CLASSES - 1))
 some_weights = arrays(np.float64, ref.CLASSES, elements=st.floats(0, 2, width=16))
-some_seed = st.integers(0, 2**31)
 some_rho = st.floats(0.01, 1.0)
-
-
-def per_class_loss(params, x=ref.X, y=ref.Y):
-    losses = ref.example_losses(params, x, y, xp=jnp)
-    return fsam.per_class_losses(losses, y, ref.CLASSES)
-
-
-def one_by_one(y=ref.Y):
-    """Returns a list of functions, one per class."""
-    return [lambda p, c=c: per_class_loss(p, y=y)[c] for c in range(ref.CLASSES)]
-
-
-def plain(params, **kwargs):
-    return jax.value_and_grad(lambda p: per_class_loss(p, **kwargs).sum())(params)
-
-
-def assert_same(got, want, rtol=1e-5):
-    assert ref.error(got, want) <= rtol
 
 
 engine = fsam.sharpness_aware_value_and_grad
@@ -74,16 +49,13 @@ engine = fsam.sharpness_aware_value_and_grad
 @pytest.mark.parametrize(
     "options", [{}, {"mask": HEAD_ONLY}, {"adaptive": True}], ids=lambda o: str(list(o))
 )
-@pytest.mark.parametrize(
-    ("x64", "tolerance"), [(False, 1e-5), (True, 1e-12)], ids=["fp32", "x64"]
-)
+@in_both_precisions
 def test_agrees_with_the_oracle(name, options, x64, tolerance):
-    weights, lam, oracle = METHODS[name]
+    (weights, lam), (_, oracle) = METHODS[name], MAKERS[name]
     want = oracle(params=FULL, rho=0.3, **options)
     with jax.enable_x64(x64):
-        params = jax.tree.map(jnp.asarray, FULL)
         fn = jax.jit(engine(per_class_loss, weights, rho=0.3, lam=lam, **options))
-        loss, grads = fn(params)
+        loss, grads = fn(to_jax(FULL))
     assert_same(grads, want.gradient, tolerance)
     exact = sum(ref.class_loss(FULL, c) for c in range(ref.CLASSES))
     np.testing.assert_allclose(loss, exact, rtol=tolerance)
@@ -129,11 +101,12 @@ def uniform_engine(params, labels, rho):
 @every_method
 @pytest.mark.parametrize("form", ["array", "list"])
 def test_the_engine_is_the_transform(name, form):
-    weights, lam, _ = METHODS[name]
+    weights, lam = METHODS[name]
     f = per_class_loss if form == "array" else one_by_one()
     _, got = engine(f, weights, rho=0.3, lam=lam)(PARAMS)
-    tx = TRANSFORMS[name](rho=0.3)
+    make, _ = MAKERS[name]
     _, grads = plain(PARAMS)
+    tx = make(rho=0.3)
     want, _ = tx.update(grads, tx.init(PARAMS), PARAMS, per_class_loss_fn=f)
     assert_same(got, want)
 
@@ -170,7 +143,7 @@ def test_the_plain_gradient_to_the_bit(zero, weights):
 def test_arguments_are_handed_on_to_the_loss_function():
     fn = engine(per_class_loss, 1.0, rho=0.0)
     x, y = ref.X[:4] + 1, ref.Y[2:6]
-    want_loss, want = plain(PARAMS, x=x, y=y)
+    want_loss, want = plain(PARAMS, partial(per_class_loss, x=x, y=y))
     for loss, grads in (fn(PARAMS, x, y), fn(PARAMS, x, y=y), fn(PARAMS, y=y, x=x)):
         np.testing.assert_allclose(loss, want_loss, rtol=1e-6)
         assert_same(grads, want)

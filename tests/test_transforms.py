@@ -8,115 +8,35 @@ import numpy as np
 import optax
 import pytest
 import reference as ref
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from oracle_jax import (
+    FULL,
+    HEAD_ONLY,
+    MAKERS,
+    assert_same,
+    few_examples,
+    in_both_precisions,
+    per_class_loss,
+    some_labels,
+    some_params,
+    to_jax,
+    update,
+)
 from tracing import counted
 
 import focal_sam_jax as fsam
 
-FULL = ref.parameters()
-HEAD_ONLY = ref.tree_map(lambda p: False, FULL) | {
-    "head": ref.tree_map(lambda p: True, FULL["head"])
-}
 ONE_ARRAY = HEAD_ONLY | {"head": {"kernel": True, "bias": False}}
-ANY_WEIGHTS = np.array([0.3, -0.2, 1.5, 0.0])
-GROUPS = np.array([[0.0, 1, 0, 1], [0, 0, 1, 0], [1, 0, 0, 0]])
-
-
-def any_weights(params, rho, **options):
-    """Computes the other form: 1 - 0.7 w_c unperturbed, 0.7 w_c perturbed."""
-    before, uphill = ref.weighted(params, ANY_WEIGHTS)
-    epsilon, norm = ref.ascent(params, uphill, rho, **options)
-    after, climbed = ref.weighted(ref.add(params, epsilon), ANY_WEIGHTS)
-    _, home = ref.weighted(params, 1 - 0.7 * ANY_WEIGHTS)
-    return ref.Step(ref.add(home, climbed, 0.7), norm, after - before)
-
-
-MAKERS = {
-    "sam": (fsam.sam, ref.sam),
-    "imbsam": (
-        partial(fsam.imbsam, ref.COUNTS, tail_threshold=25),
-        partial(ref.imbsam, counts=ref.COUNTS, tail_threshold=25),
-    ),
-    "focal_sam": (
-        partial(fsam.focal_sam, ref.COUNTS, gamma=2.5, lam=0.8),
-        partial(ref.focal_sam, counts=ref.COUNTS, gamma=2.5, lam=0.8),
-    ),
-    "cc_sam": (
-        partial(fsam.cc_sam, ref.COUNTS, alpha=0.6),
-        partial(ref.cc_sam, counts=ref.COUNTS, alpha=0.6),
-    ),
-    "sse_sam": (
-        lambda rho, **options: fsam.sse_sam(
-            ref.COUNTS,
-            head_rho=rho,
-            tail_rho=0.4,
-            tail_threshold=25,
-            switch_step=100,
-            **options,
-        ),
-        lambda rho, **options: ref.sse_sam(
-            counts=ref.COUNTS,
-            head_rho=rho,
-            tail_rho=0.4,
-            tail_threshold=25,
-            **options,
-        ),
-    ),
-    "sharpness_aware": (
-        partial(fsam.sharpness_aware, ANY_WEIGHTS, lam=0.7),
-        lambda params, rho, **options: any_weights(params, rho, **options),
-    ),
-    "class_conditional": (
-        lambda rho, **options: fsam.class_conditional(
-            (lambda count: jnp.array([1.0, 2.0, 0.5]) * rho(count))
-            if callable(rho)
-            else jnp.array([1.0, 2.0, 0.5]) * rho,
-            groups=[2, 0, 1, 0],
-            alpha=0.6,
-            **options,
-        ),
-        lambda params, rho, mask=None: ref.in_balls(
-            params, GROUPS, [rho, 2 * rho, rho / 2], 0.6, mask, ref.X, ref.Y
-        ),
-    ),
-}
 ADAPTIVE = ["sam", "imbsam", "focal_sam", "sharpness_aware"]
 every_method = pytest.mark.parametrize("name", MAKERS)
-few_examples = settings(deadline=None, max_examples=25)
-
-some_params = arrays(np.float64, 44, elements=st.floats(-1, 1, width=32)).map(
-    lambda v: jax.flatten_util.ravel_pytree(FULL)[1](np.asarray(v, np.float32))
-)
-some_labels = arrays(np.int32, len(ref.Y), elements=st.integers(0, ref.CLASSES - 1))
 some_counts = arrays(np.int32, ref.CLASSES, elements=st.integers(1, 5000))
 some_rho = st.floats(0.001, 1.0)
 
 
 def loss_of(labels=ref.Y, ids=None, classes=ref.CLASSES):
-    """Makes the per-class loss function; ``ids`` renames the classes."""
-    ids = labels if ids is None else ids
-
-    def per_class_loss(params):
-        losses = ref.example_losses(params, ref.X, labels, xp=jnp)
-        return fsam.per_class_losses(losses, ids, classes)
-
-    return per_class_loss
-
-
-def update(tx, params, f, **extra):
-    """One update with the plain gradient."""
-    grads = jax.grad(lambda p: f(p).sum())(params)
-    return tx.update(grads, tx.init(params), params, per_class_loss_fn=f, **extra)
-
-
-def to_jax(tree):
-    return jax.tree.map(jnp.asarray, tree)
-
-
-def assert_same(got, want, rtol=1e-8):
-    assert ref.error(got, want) <= rtol
+    return partial(per_class_loss, y=labels, ids=ids, classes=classes)
 
 
 # --- the oracle -----------------------------------------------------------------------
@@ -125,7 +45,7 @@ def assert_same(got, want, rtol=1e-8):
 @pytest.mark.by_default(c=(0,))
 @pytest.mark.parametrize("c", range(ref.CLASSES))
 def test_the_oracle_differentiates_by_hand_what_jax_differentiates(x64, c):
-    want = jax.grad(lambda p: loss_of()(p)[c])(to_jax(FULL))
+    want = jax.grad(lambda p: per_class_loss(p)[c])(to_jax(FULL))
     assert_same(ref.class_gradient(FULL, c), want, 1e-13)
 
 
@@ -136,16 +56,14 @@ def test_the_oracle_differentiates_by_hand_what_jax_differentiates(x64, c):
     ids=[*MAKERS, *(f"adaptive_{name}" for name in ADAPTIVE)],
 )
 @pytest.mark.parametrize("mask", [None, HEAD_ONLY], ids=["all", "head"])
-@pytest.mark.parametrize(
-    ("x64", "tolerance"), [(False, 1e-5), (True, 1e-12)], ids=["fp32", "x64"]
-)
+@in_both_precisions
 def test_agrees_with_the_oracle(name, adaptive, mask, x64, tolerance):
     make, oracle = MAKERS[name]
     options = {"mask": mask, **adaptive}
     want = oracle(params=FULL, rho=0.3, **options)
     with jax.enable_x64(x64):
         tx = make(rho=0.3, **options)
-        updates, state = jax.jit(lambda p: update(tx, p, loss_of()))(to_jax(FULL))
+        updates, state = jax.jit(lambda p: update(tx, p))(to_jax(FULL))
     assert_same(updates, want.gradient, tolerance)
     # The state is float32 in both precisions.
     np.testing.assert_allclose(state.info.ascent_norm, want.ascent_norm, rtol=1e-5)
@@ -168,7 +86,7 @@ def test_agrees_with_the_oracle(name, adaptive, mask, x64, tolerance):
 def test_a_mask_may_be_a_prefix_or_a_function(name, mask, full):
     full = jax.tree.map(lambda p: p.ndim == 2, FULL) if full is None else full
     make, oracle = MAKERS[name]
-    updates, state = update(make(rho=0.3, mask=mask), to_jax(FULL), loss_of())
+    updates, state = update(make(rho=0.3, mask=mask), to_jax(FULL))
     want = oracle(params=FULL, rho=0.3, mask=full)
     assert_same(updates, want.gradient, 1e-5)
     np.testing.assert_allclose(state.info.ascent_norm, want.ascent_norm, rtol=1e-5)
@@ -186,8 +104,8 @@ def test_a_schedule_of_rho_runs_on_the_counter_in_the_state(name):
 
     @counted
     def traced(state):
-        grads = jax.grad(lambda p: loss_of()(p).sum())(params)
-        return tx.update(grads, state, params, per_class_loss_fn=loss_of())
+        grads = jax.grad(lambda p: per_class_loss(p).sum())(params)
+        return tx.update(grads, state, params, per_class_loss_fn=per_class_loss)
 
     step, state = jax.jit(traced), tx.init(params)
     for count, rho in enumerate([0.0, 0.2, 0.4, 0.4]):
@@ -202,7 +120,7 @@ def test_the_head_and_the_tail_of_sse_sam_and_the_switch(head):
     tx = fsam.sse_sam(
         ref.COUNTS, head_rho=head, tail_rho=0.4, tail_threshold=25, switch_step=2
     )
-    params, f = to_jax(FULL), loss_of()
+    params, f = to_jax(FULL), per_class_loss
     state = tx.init(params)
     grads = jax.grad(lambda p: f(p).sum())(params)
     step = jax.jit(lambda s: tx.update(grads, s, params, per_class_loss_fn=f))
@@ -216,7 +134,7 @@ def test_the_head_and_the_tail_of_sse_sam_and_the_switch(head):
 
 
 def test_from_the_switch_on_sse_sam_is_imbsam():
-    params, f = to_jax(FULL), loss_of()
+    params, f = to_jax(FULL), per_class_loss
     sse = fsam.sse_sam(
         ref.COUNTS, head_rho=0.2, tail_rho=0.4, tail_threshold=25, switch_step=0
     )
@@ -229,7 +147,7 @@ def test_from_the_switch_on_sse_sam_is_imbsam():
 @every_method
 def test_a_traced_rho_compiles_once(name):
     make, oracle = MAKERS[name]
-    traced = counted(lambda rho, p: update(make(rho=rho), p, loss_of())[0])
+    traced = counted(lambda rho, p: update(make(rho=rho), p)[0])
     step = jax.jit(traced)
     for rho in (0.1, 0.3):
         want = oracle(params=FULL, rho=rho).gradient
@@ -241,7 +159,7 @@ def test_a_traced_rho_compiles_once(name):
 def test_the_state_is_readable_from_any_optimizer_state(name):
     make, oracle = MAKERS[name]
     tx = optax.chain(optax.clip(1e3), make(rho=0.3), optax.adam(1e-3))
-    _, state = update(tx, to_jax(FULL), loss_of())
+    _, state = update(tx, to_jax(FULL))
     want = oracle(params=FULL, rho=0.3)
     sharpness = optax.tree.get(state, "sharpness")
     np.testing.assert_allclose(sharpness, want.sharpness, rtol=1e-4)
@@ -254,7 +172,7 @@ def test_the_state_is_readable_from_any_optimizer_state(name):
 @every_method
 def test_aux_is_dropped_and_changes_nothing(name):
     make, _ = MAKERS[name]
-    f, params = loss_of(), to_jax(FULL)
+    f, params = per_class_loss, to_jax(FULL)
     want, _ = update(make(rho=0.3), params, f)
     grads = jax.grad(lambda p: f(p).sum())(params)
     tx = make(rho=0.3, has_aux=True)
@@ -267,7 +185,7 @@ def test_aux_is_dropped_and_changes_nothing(name):
 @every_method
 def test_the_correction_is_added_to_whatever_updates_come_in(name):
     make, _ = MAKERS[name]
-    tx, f, params = make(rho=0.3), loss_of(), to_jax(FULL)
+    tx, f, params = make(rho=0.3), per_class_loss, to_jax(FULL)
     grads = jax.grad(lambda p: f(p).sum())(params)
     state = tx.init(params)
     whole, _ = tx.update(grads, state, params, per_class_loss_fn=f)
