@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import sys
 import tarfile
 from types import SimpleNamespace
 
@@ -52,44 +53,45 @@ def test_a_missing_package_is_explained(tmp_path, package):
 
 
 @pytest.mark.parametrize("kind", ["array_record", "tfrecord"])
-def test_what_is_prepared_already_needs_nothing(tmp_path, kind):
+def test_what_is_prepared_already_needs_nothing(tmp_path, capsys, monkeypatch, kind):
     folder = tfds_files.write_cifar(tmp_path, "cifar10", file_format=kind)
-    done = prepare("cifar10", "--data-dir", tmp_path, before=hide("tensorflow"))
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == f"cifar10 is already prepared in {folder}.\n"
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    capsys.readouterr()
+    command.run(command.Job(("cifar10",), tmp_path))
+    said = capsys.readouterr().out
+    assert said == f"cifar10 is already prepared in {folder}.\n"
 
 
-def test_places_also_needs_its_lists(tmp_path):
+def test_places_also_needs_its_lists(tmp_path, capsys):
     tfds_files.write_places(tmp_path)
-    done = prepare("places_lt", "--data-dir", tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "Places_LT_test.txt" in done.stdout
-    assert str(tmp_path / "places_lt") in done.stdout
+    command.run(command.Job(("places_lt",), tmp_path))
+    said = capsys.readouterr().out
+    assert "Places_LT_test.txt" in said and str(tmp_path / "places_lt") in said
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("names", "words"),
     [
         ((), "Pass one or more of fashion_mnist"),
         (("cifar",), "got 'cifar'"),
         (("cifar10", "mnist"), "got 'mnist'"),
     ],
 )
-def test_names_that_do_not_suit_are_explained(tmp_path, arguments, words):
-    done = prepare(*arguments, "--data-dir", tmp_path)
-    assert done.returncode == 2 and words in done.stderr
-    assert "Traceback" not in done.stderr and list(tmp_path.iterdir()) == []
+def test_names_that_do_not_suit_are_explained(tmp_path, monkeypatch, names, words):
+    arguments = ["prepare", *names, "--data-dir", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", arguments)
+    with pytest.raises(UserError, match=words):
+        command.main()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_imagenet_archives_are_the_users_to_bring(tmp_path):
     manual = tmp_path / "downloads" / "manual"
     manual.mkdir(parents=True)
     (manual / "ILSVRC2012_img_val.tar").touch()
-    done = prepare("imagenet_lt", "--data-dir", tmp_path)
-    assert done.returncode == 2
-    assert f"put ILSVRC2012_img_train.tar from image-net.org into {manual}" in (
-        done.stderr
-    )
+    words = f"put ILSVRC2012_img_train.tar from image-net.org into {manual}"
+    with pytest.raises(UserError, match=words):
+        command.run(command.Job(("imagenet_lt",), tmp_path))
 
 
 def test_help_names_the_data_sets():
