@@ -105,7 +105,7 @@ def test_lists_as_other_programs_write_them(tmp_path, text):
         ("a.png 0\nb.png 99999999999\n", "line 2: class number 99999999999 is too"),
         ("a.png 0\nb\0.png 1\n", "line 2: expected a path"),
         ("a.png 0\npath,label\n", "line 2: expected a path"),
-        ("a.png 0\nb.png 0\n", "has 1 class"),
+        ("a.png 0\nb.png 0\n", "needs at least 2 classes, got 1"),
     ],
 )
 def test_lines_that_do_not_suit_are_explained(tmp_path, text, words):
