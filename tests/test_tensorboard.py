@@ -1,7 +1,5 @@
 """Tests of a run's event files with TensorBoard's own reader."""
 
-import json
-
 import numpy as np
 import pytest
 
@@ -13,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import (
     EventAccumulator,
 )
 
-from experiments.records.rows import TensorBoard
+from experiments.records.rows import RowWriter
 
 STEPS_PER_EPOCH = 7
 
@@ -32,17 +30,12 @@ def result(which, epoch, accuracy):
 
 
 def train(run_dir, epochs, *, more=(), after=0):
-    """Writes both files like a run that resumes after ``after`` epochs."""
-    board = TensorBoard(run_dir, keep_until_step=after * STEPS_PER_EPOCH)
-    metrics = run_dir / "metrics.jsonl"
-    kept = [row for epoch in range(1, after + 1) for row in epoch_rows(epoch)]
-    metrics.write_text("".join(json.dumps(row) + "\n" for row in kept))
+    """Writes the records like a run that resumes after ``after`` epochs."""
+    rows = RowWriter(run_dir, keep_until_step=after * STEPS_PER_EPOCH, writes=True)
     new = [row for epoch in epochs for row in epoch_rows(epoch)]
     for row in (*new, *more):
-        with metrics.open("a") as file:
-            file.write(json.dumps(row) + "\n")
-        board.append(row)
-    board.close()
+        rows.append(row)
+    rows.close()
     # The file's name holds the second; no real run resumes within the same one.
     (file,) = run_dir.glob("events.out.tfevents.[1-9]*")
     earlier = len(list(run_dir.glob("events.out.tfevents.0*")))

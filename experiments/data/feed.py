@@ -4,7 +4,7 @@ Training sets in memory have a copy on every device. Large sets stream from disk
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import jax
 from jax.sharding import Mesh
@@ -62,7 +62,7 @@ class StreamedBatch(NamedTuple):
 Inputs = EpochInMemory | StreamedBatch
 
 
-class Feed(Protocol):
+class Feed:
     """The data of a run.
 
     Attributes:
@@ -70,20 +70,22 @@ class Feed(Protocol):
       steps_per_epoch: steps in an epoch.
     """
 
-    batch_size: int
-    steps_per_epoch: int
+    def __init__(self, config: Config, dataset: Dataset, mesh: Mesh, workers: int = 0):
+        self._config, self._mesh, self._workers = config, mesh, workers
+        self.batch_size, self.steps_per_epoch = epoch_sizes(
+            len(dataset.train.labels), config.batch_size, mesh.size
+        )
 
     def epoch(self, step: int) -> Iterator[tuple[Inputs, int]]:
         """Yields inputs, and steps to run on them, for the rest of the epoch."""
-        ...
+        raise NotImplementedError
 
     def whole(self, split: Split | Source) -> Iterator[EvalBatch]:
         """Yields a whole split in its order, once."""
-        ...
+        return whole_split(self._config, split, self._mesh, self._workers)
 
     def close(self) -> None:
-        """Stops the background readers."""
-        ...
+        """Stops the background readers, if there are any."""
 
 
 def make_feed(
@@ -114,14 +116,12 @@ def make_feed(
     return _StreamFeed(config, dataset, mesh, workers)
 
 
-class _MemoryFeed:
+class _MemoryFeed(Feed):
     """A feed of a set with a copy on every device; each step indexes its batch."""
 
     def __init__(self, config, dataset, mesh, key, device_loop):
-        self._config, self._mesh, self._key = config, mesh, key
-        self.batch_size, self.steps_per_epoch = epoch_sizes(
-            len(dataset.train.labels), config.batch_size, mesh.size
-        )
+        super().__init__(config, dataset, mesh)
+        self._key = key
         self._steps_in_call = _STEPS_IN_LOOP if device_loop else 1
         whole = devices.replicated(mesh)
         self._train = jax.device_put(dataset.train, whole)
@@ -137,23 +137,14 @@ class _MemoryFeed:
             steps = min(self._steps_in_call, self.steps_per_epoch - start)
             yield EpochInMemory(self._train, order), steps
 
-    def whole(self, split):
-        return whole_split(self._config, split, self._mesh)
 
-    def close(self):
-        pass
-
-
-class _StreamFeed:
+class _StreamFeed(Feed):
     """A feed of a set on disk; every process prefetches its share of every batch."""
 
     def __init__(self, config, dataset, mesh, workers):
         import_grain()  # raises before anything is compiled
-        self._config, self._dataset = config, dataset
-        self._mesh, self._workers = mesh, workers
-        self.batch_size, self.steps_per_epoch = epoch_sizes(
-            len(dataset.train.labels), config.batch_size, mesh.size
-        )
+        super().__init__(config, dataset, mesh, workers)
+        self._source = dataset.train
         self._stream, self._position = None, -1
 
     def epoch(self, step):
@@ -164,9 +155,6 @@ class _StreamFeed:
             self._position += 1
             yield StreamedBatch(*batch), 1
 
-    def whole(self, split):
-        return whole_split(self._config, split, self._mesh, self._workers)
-
     def close(self):
         if self._stream is not None:
             self._stream.close()
@@ -175,7 +163,7 @@ class _StreamFeed:
     def _open(self, step):
         self.close()
         self._stream = train_batches(
-            self._dataset.train,
+            self._source,
             seed=self._config.seed,
             batch_size=self.batch_size,
             image_size=self._config.image_size,

@@ -27,7 +27,7 @@ class RowWriter:
         self._file = self._tensorboard = None
         if writes:
             self._file = MetricsFile(run_dir, keep_until_step=keep_until_step)
-            self._tensorboard = TensorBoard(run_dir, keep_until_step=keep_until_step)
+            self._tensorboard = TensorBoard(run_dir)
 
     def append(self, row: dict[str, Any]) -> None:
         """Adds a row."""
@@ -45,9 +45,16 @@ class MetricsFile:
     """metrics.jsonl: one JSON object per line, written immediately."""
 
     def __init__(self, run_dir: Path, *, keep_until_step: int):
-        """Opens the file; deletes rows after ``keep_until_step`` and test rows."""
+        """Opens the file; deletes rows after ``keep_until_step``.
+
+        Test rows are deleted too, because a resumed run writes them again.
+        """
         self._path = run_dir / METRICS
-        kept = metrics_until(run_dir, keep_until_step)
+        kept = [
+            row
+            for row in read_metrics(run_dir)
+            if row["step"] <= keep_until_step and row["split"] != "test"
+        ]
         unfinished = self._path.with_suffix(".tmp")
         unfinished.write_text("".join(map(_line, kept)))
         unfinished.replace(self._path)
@@ -105,29 +112,16 @@ def _row(line: str) -> dict[str, Any] | None:
     return row if isinstance(row, dict) and {"step", "split"} <= row.keys() else None
 
 
-def metrics_until(run_dir: Path, step: int) -> list[dict[str, Any]]:
-    """Returns the rows to keep when a run is resumed at ``step``.
-
-    Test rows are not kept, because the resumed run writes them again.
-    """
-    return [
-        row
-        for row in read_metrics(run_dir)
-        if row["step"] <= step and row["split"] != "test"
-    ]
-
-
 class TensorBoard:
     """TensorBoard event files in the folder of a run.
 
     metrics.jsonl is the authoritative record. Opening hides all points of earlier event
-    files and writes the rows of metrics.jsonl up to the checkpoint again. So a resumed
-    run has every point once, even if a crash lost some in the event files. It has no
-    points after the checkpoint and no test results, which the run writes again.
+    files and writes the rows of metrics.jsonl again. So a resumed run has every point
+    once, even if a crash lost some in the event files.
     """
 
-    def __init__(self, run_dir: Path, *, keep_until_step: int):
-        """Opens a new event file, with the rows to keep until ``keep_until_step``."""
+    def __init__(self, run_dir: Path):
+        """Opens a new event file, with the rows of :class:`MetricsFile`."""
         # Imported late: it loads PyTorch where that is installed.
         from tensorboardX import SummaryWriter
 
@@ -141,7 +135,7 @@ class TensorBoard:
             flush_secs=_FLUSH_EVERY,
             max_queue=0,  # unbounded: the writer thread may have died on a full disk
         )
-        for row in metrics_until(run_dir, keep_until_step):
+        for row in read_metrics(run_dir):
             self.append(row)
 
     def append(self, row: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """Image towers with a last layer: tuned, zero-shot, or trained from scratch."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import chex
 import jax
@@ -37,11 +38,8 @@ def vision_transformer(
       scale: factor of the cosines.
       dtype: dtype of the computation, float32 or bfloat16.
     """
-
-    def make_module(rngs):
-        return _Classifier(sizes, num_classes, head, scale, (), 1, dtype, rngs)
-
-    return functional(make_module, weights=_drawn(sizes), per_example=True)
+    module = partial(_Classifier, sizes, num_classes, head, scale, (), 1, dtype)
+    return functional(module, weights=_drawn(sizes), per_example=True)
 
 
 def tuned_clip(
@@ -71,11 +69,6 @@ def tuned_clip(
       dtype: dtype of the computation, float32 or bfloat16.
     """
 
-    def make_module(rngs):
-        return _Classifier(
-            sizes, num_classes, head, scale, tuners, bottleneck, dtype, rngs
-        )
-
     def is_trained(path):
         return path[0] != "vision" or is_tuned(tuners, path[1:])
 
@@ -84,7 +77,9 @@ def tuned_clip(
         return np.asarray(array, dtype) if is_factor else array
 
     model = functional(
-        make_module,
+        partial(
+            _Classifier, sizes, num_classes, head, scale, tuners, bottleneck, dtype
+        ),
         weights=_drawn(sizes) if weights is None else lambda key: {"vision": weights},
         is_trained=is_trained,
         per_example=True,
@@ -110,14 +105,9 @@ def zero_shot_clip(
       A network without trained parameters. Its logits are cosines times 100, the scale
       at the end of CLIP's training.
     """
-
-    def make_module(rngs):
-        return _ZeroShot(sizes, classes.shape, dtype, rngs)
-
+    module = partial(_ZeroShot, sizes, classes.shape, dtype)
     frozen = {**weights, "head": {"columns": classes.T}}
-    return functional(
-        make_module, weights=lambda key: frozen, is_trained=lambda path: False
-    )
+    return functional(module, weights=lambda key: frozen, is_trained=lambda path: False)
 
 
 def image_features(sizes: Vision, weights: chex.ArrayTree) -> Model:
@@ -129,12 +119,9 @@ def image_features(sizes: Vision, weights: chex.ArrayTree) -> Model:
       sizes: sizes of the tower.
       weights: weights of the tower, nested dicts.
     """
-
-    def make_module(rngs):
-        return VisionTower(sizes, jnp.float32, rngs)
-
+    module = partial(VisionTower, sizes, jnp.float32)
     return functional(
-        make_module, weights=lambda key: weights, is_trained=lambda path: False
+        module, weights=lambda key: weights, is_trained=lambda path: False
     )
 
 
@@ -186,12 +173,7 @@ class _Classifier(nnx.Module):
         return self.head(features.astype(wide))
 
 
-def vision_shapes(sizes: Vision) -> chex.ArrayTree:
-    """Returns the parameter shapes of an image tower without tuners."""
-    tower = nnx.eval_shape(lambda: VisionTower(sizes, jnp.float32, nnx.Rngs(0)))
-    return nnx.to_pure_dict(nnx.state(tower, nnx.Param))
-
-
 def _drawn(sizes: Vision) -> Callable[[jax.Array], chex.ArrayTree]:
-    shapes = vision_shapes(sizes)
+    tower = nnx.eval_shape(lambda: VisionTower(sizes, jnp.float32, nnx.Rngs(0)))
+    shapes = nnx.to_pure_dict(nnx.state(tower, nnx.Param))
     return lambda key: {"vision": random_weights(key, shapes, sizes.transformer)}
