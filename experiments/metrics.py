@@ -68,9 +68,8 @@ def shot_thresholds(
         few, many = _LARGE
     else:
         of_factor = _BY_FACTOR[data]
-        few, many = of_factor[
-            min(of_factor, key=lambda f: abs(math.log(f / imbalance_factor)))
-        ]
+        nearest = min(of_factor, key=lambda f: abs(math.log(f / imbalance_factor)))
+        few, many = of_factor[nearest]
     return ShotThresholds(few * (1 - held_out), many * (1 - held_out))
 
 

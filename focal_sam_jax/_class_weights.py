@@ -39,9 +39,7 @@ def class_priors(class_counts: ClassValues) -> jax.Array:
       >>> float(fsam.class_priors([30, 10]).sum())
       1.0
     """
-    class_counts = as_class_values(class_counts)
-    check_class_counts(class_counts)
-    counts = _as_floats(class_counts)
+    counts = _checked(class_counts)
     return counts / counts.sum()
 
 
@@ -74,10 +72,8 @@ def focal_weights(class_counts: ClassValues, gamma: chex.Numeric) -> jax.Array:
       Li et al., `Focal-SAM: Focal Sharpness-Aware Minimization for Long-Tailed
       Classification <https://arxiv.org/abs/2505.01660>`_, ICML 2025
     """
-    class_counts = as_class_values(class_counts)
-    check_class_counts(class_counts)
+    counts = _checked(class_counts)
     check_scalar("gamma", gamma)
-    counts = _as_floats(class_counts)
     total = counts.sum()
     # (N - n_c) / N avoids the cancellation in 1 - n_c / N for a dominant class.
     return ((total - counts) / total) ** gamma
@@ -110,10 +106,8 @@ def tail_weights(class_counts: ClassValues, threshold: chex.Numeric) -> jax.Arra
       Zhou et al., `ImbSAM: A Closer Look at Sharpness-Aware Minimization in
       Class-Imbalanced Recognition <https://arxiv.org/abs/2308.07815>`_, ICCV 2023
     """
-    class_counts = as_class_values(class_counts)
-    check_class_counts(class_counts)
+    counts = _checked(class_counts)
     check_scalar("threshold", threshold)
-    counts = _as_floats(class_counts)
     return (counts < threshold).astype(counts.dtype)
 
 
@@ -152,10 +146,9 @@ def cc_sam_radii(class_counts: ClassValues, rho: chex.Numeric) -> jax.Array:
       Zhou et al., Class-Conditional Sharpness-Aware Minimization for Deep Long-Tailed
       Recognition, CVPR 2023
     """
-    class_counts = as_class_values(class_counts)
-    check_class_counts(class_counts, allow_single_class=True)
+    counts = _checked(class_counts, allow_single_class=True)
     check_scalar("rho", rho)
-    others = jnp.maximum(_as_floats(class_counts) - 1, 1)
+    others = jnp.maximum(counts - 1, 1)
     return jnp.asarray(rho) * (others.min() / others) ** 0.25
 
 
@@ -300,6 +293,11 @@ def deferred_weights(
     return jnp.where(jnp.less(epoch, start_epoch), jnp.ones_like(weights), weights)
 
 
-def _as_floats(class_counts: ClassValues) -> jax.Array:
+def _checked(
+    class_counts: ClassValues, *, allow_single_class: bool = False
+) -> jax.Array:
+    """Checks the counts and returns them as floats, ``(num_classes,)``."""
+    class_counts = as_class_values(class_counts)
+    check_class_counts(class_counts, allow_single_class=allow_single_class)
     # The sum of int32 counts would overflow at two billion examples.
     return jnp.asarray(class_counts, dtype=float)

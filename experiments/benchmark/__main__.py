@@ -159,7 +159,7 @@ def _check(job: Job) -> None:
             raise UserError(f"--{name} needs at least one value.")
     if "epoch" in job.sections and job.model[0] not in growth.DEPTHS:
         raise UserError(
-            f"--sections epoch is of CIFAR: the first --model must be one of "
+            "--sections epoch is of CIFAR: the first --model must be one of "
             f"{', '.join(growth.DEPTHS)}, got {job.model[0]}."
         )
 

@@ -8,7 +8,7 @@ import jax
 
 from experiments import devices
 from experiments.benchmark.contestant import Contestant
-from experiments.benchmark.jax_steps import build, compiled_step
+from experiments.benchmark.jax_steps import build, step_contestant
 from experiments.benchmark.workload import Method, Network, Workload, step_name
 
 CLASSES = (10, 20, 100, 1000, 10_000)
@@ -77,4 +77,4 @@ def growth_step(point: Point, method: Method) -> Contestant:
         "over": point.over,
         "value": values[point.over],
     }
-    return compiled_step(name, step, state, arguments)
+    return step_contestant(name, step, state, arguments)

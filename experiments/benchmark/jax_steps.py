@@ -23,7 +23,7 @@ def jax_step(workload: Workload, method: Method) -> Contestant:
     Its costs are those that the compiler states: FLOPs of all kinds of arithmetic, and
     the bytes of arguments, results and temporary arrays.
     """
-    return compiled_step(step_name("jax", workload, method), *build(workload, method))
+    return step_contestant(step_name("jax", workload, method), *build(workload, method))
 
 
 def build(
@@ -42,7 +42,7 @@ def build(
     return step, state, jax.device_put((model.frozen, images, labels))
 
 
-def compiled_step(name: dict[str, Any], step, state, arguments) -> Contestant:
+def step_contestant(name: dict[str, Any], step, state, arguments) -> Contestant:
     """Compiles a step; returns it with its costs and the seconds that this took."""
     compiled, seconds = compile_step(step, state, *arguments)
     costs = {**compiled_costs(compiled), "compile_s": seconds}

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from experiments.benchmark.contestant import Contestant
-from experiments.benchmark.jax_steps import build, compiled_step
+from experiments.benchmark.jax_steps import build, step_contestant
 from experiments.benchmark.workload import Method, Workload, step_name
 
 SEEDS = (1, 2, 4, 8, 16)
@@ -21,4 +21,4 @@ def seeds_step(workload: Workload, method: Method, seeds: int) -> Contestant:
     over_seeds = jax.vmap(step, in_axes=(0, None, 0, 0))
     state, arguments = stack(state), (frozen, *stack(batch))
     name = {**step_name("jax", workload, method), "seeds": seeds}
-    return compiled_step(name, over_seeds, state, arguments)
+    return step_contestant(name, over_seeds, state, arguments)

@@ -110,7 +110,7 @@ def create_run(run_dir: Path, manifest: dict[str, Any]) -> None:
     if any((run_dir / part).exists() for part in (MANIFEST, METRICS, CHECKPOINTS)):
         raise UserError(
             f"{run_dir} already contains a run, and nothing is overwritten: pass "
-            f"another --run-dir, or continue the run with --resume, which needs its "
+            "another --run-dir, or continue the run with --resume, which needs its "
             f"{MANIFEST}."
         )
     make_folder(run_dir, "--run-dir")
