@@ -99,7 +99,7 @@ def evaluate(
         batch is split, as in the transformation. Loss and gradient are means over it,
         with or without ``check_vma`` of ``shard_map``; with ``where``, over all losses
         that count on any device.
-      per_example: promises that no layer mixes examples and that all parameters are
+      per_example: promises that no layer mixes examples, which is not checked, and that all parameters are
         applied by :func:`focal_sam_jax.apply_per_example`. One backward pass over the
         activations at θ then serves both gradients. Requires ids of shape ``(batch,)``
         or soft labels of shape ``(batch, num_classes)``.
@@ -110,7 +110,8 @@ def evaluate(
     Raises:
       ValueError: if the losses have the wrong shape, ``labels``, ``num_classes`` and
         ``where`` do not match, the losses differ between devices of an axis that is
-        not in ``axis_name``, or the promise of ``per_example`` is broken.
+        not in ``axis_name``, or with ``per_example`` a parameter is used outside of
+        :func:`focal_sam_jax.apply_per_example`.
       TypeError: if ``loss_fn`` is not a function, returns other than floats, or returns
         a pair without ``has_aux`` or none with it, a parameter is not a real float,
         ``labels`` are neither ints nor soft labels, or ``where`` is not bools.

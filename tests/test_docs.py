@@ -17,7 +17,7 @@ DOCS = ROOT / "docs"
 REFERENCE = (DOCS / "api.rst").read_text()
 # Pages whose code runs as it is, in reading order.
 RUNNING = [
-    *("index.md", "flax.md", "devices.md", "recipes.md", "sharpness.md", "results.md")
+    *("../README.md", "flax.md", "devices.md", "recipes.md", "sharpness.md", "results.md")
 ]
 
 

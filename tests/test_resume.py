@@ -66,7 +66,7 @@ def rows(run_dir):
 
 
 @pytest.mark.parametrize(
-    ("wanted", "job"), [(2, SHORT), pytest.param(20, JOB, marks=pytest.mark.slow)]
+    ("wanted", "job"), [(2, SHORT), pytest.param(10, JOB, marks=pytest.mark.slow)]
 )
 def test_a_run_killed_many_times_ends_bit_for_bit_the_same(
     wanted, job, tmp_path, request

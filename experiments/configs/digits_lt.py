@@ -8,8 +8,8 @@ exponential tail is cut: 100, 68, 46, 32, 22, 15, 10, 7, 4 and 3 images at imbal
 factor 30. The subset seed decides the rank of each digit. Weight decay is chosen for
 plain SGD, so the other methods have less to gain.
 
-Cost: about a minute on two CPU cores. Expected: 95 to 96 % overall with every method
-(docs/results.md, by `python -m experiments.compare`).
+Cost: about a minute on two CPU cores. Expected: 95 to 96 % overall with every method,
+by `python -m experiments.compare`.
 """
 
 from experiments.config import Config
