@@ -31,6 +31,7 @@ from experiments.data.sources.files import counted, some_of
 from experiments.ending import exit_with
 from experiments.errors import UserError
 from experiments.figures import run as figures
+from experiments.figures.classes import per_class_accuracy
 from experiments.models import has_head, make_model, open_pretrained
 from experiments.progress import RunProgress, result_table
 from experiments.randomness import random_key
@@ -376,8 +377,9 @@ def _draw(
         path = run_dir / "confusion_matrix.png"
         figures.confusion_matrix(path, sums.confusion, counts, names, groups, title)
     figures.reliability_diagram(run_dir / "reliability.png", sums.calibration, title)
-    path, accuracy = run_dir / "per_class_accuracy.png", result["accuracy_per_class"]
-    figures.per_class_accuracy(path, accuracy, counts, names, groups, title)
+    path = run_dir / "per_class_accuracy.png"
+    accuracy = {config.method: np.array(result["accuracy_per_class"], dtype=float)}
+    per_class_accuracy(path, accuracy, {}, counts, names, groups, title)
     rows = read_metrics(run_dir)
     figures.training_curves(run_dir / "training_curves.png", rows, title)
 

@@ -99,10 +99,10 @@ def evaluate(
         batch is split, as in the transformation. Loss and gradient are means over it,
         with or without ``check_vma`` of ``shard_map``; with ``where``, over all losses
         that count on any device.
-      per_example: promises that no layer mixes examples, which is not checked, and that all parameters are
-        applied by :func:`focal_sam_jax.apply_per_example`. One backward pass over the
-        activations at θ then serves both gradients. Requires ids of shape ``(batch,)``
-        or soft labels of shape ``(batch, num_classes)``.
+      per_example: promises that no layer mixes examples, which is not checked, and that
+        all parameters are applied by :func:`focal_sam_jax.apply_per_example`. One
+        backward pass over the activations at θ then serves both gradients. Requires ids
+        of shape ``(batch,)`` or soft labels of shape ``(batch, num_classes)``.
 
     Returns:
       An :class:`Evaluation`, with ``loss``, ``grads``, ``losses`` and ``aux``.

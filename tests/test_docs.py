@@ -16,8 +16,8 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 REFERENCE = (DOCS / "api.rst").read_text()
 # Pages whose code runs as it is, in reading order.
-RUNNING = [
-    *("../README.md", "flax.md", "devices.md", "recipes.md", "sharpness.md", "results.md")
+RUNNING = ["../README.md"] + [
+    f"{name}.md" for name in ("flax", "devices", "recipes", "sharpness", "results")
 ]
 
 

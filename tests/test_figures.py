@@ -11,6 +11,7 @@ from matplotlib.font_manager import findfont, get_font
 from matplotlib.image import imread
 from matplotlib.text import Text
 
+from experiments.figures import classes
 from experiments.figures import run as figures
 from experiments.figures import runs as group_figures
 from experiments.figures.style import frequency_order, moving_average, percent
@@ -23,7 +24,7 @@ SIZES = (2, 10, 30, 300)
 def drawn(monkeypatch):
     """Collects the saved figures, in order."""
     kept = []
-    for module in (figures, group_figures):
+    for module in (classes, figures, group_figures):
         real = module.save
 
         def keep(figure, path, real=real):
@@ -61,10 +62,15 @@ def permuted(size, seed=1):
 def class_figures(folder, counts, confusion, accuracy, names, groups):
     """Both figures of classes, as pixels."""
     folder.mkdir()
-    bars, matrix = folder / "bars.png", folder / "matrix.png"
-    figures.per_class_accuracy(bars, accuracy, counts, names, groups, "title")
+    classes_path, matrix = folder / "classes.png", folder / "matrix.png"
+    of_one_run(classes_path, accuracy, counts, names, groups)
     figures.confusion_matrix(matrix, confusion, counts, names, groups, "title")
-    return imread(bars), imread(matrix)
+    return imread(classes_path), imread(matrix)
+
+
+def of_one_run(path, accuracy, counts, names, groups, title="title"):
+    values = {"sgd": np.array(accuracy, dtype=float)}
+    classes.per_class_accuracy(path, values, {}, counts, names, groups, title)
 
 
 @pytest.mark.slow
@@ -85,17 +91,17 @@ def test_other_answers_make_other_figures(tmp_path):
         assert (ours != theirs).any()
 
 
-def test_names_stand_under_their_bars(drawn, tmp_path):
+def test_names_stand_under_their_values(drawn, tmp_path):
     counts, confusion, accuracy, names, groups = permuted(10)
     class_figures(tmp_path / "figures", counts, confusion, accuracy, names, groups)
-    bars, matrix = drawn
+    of_classes, matrix = drawn
     by_frequency = [f"name{c}" for c in range(10)]
-    for axes in (bars.axes[1], matrix.axes[0]):
+    for axes in (of_classes.axes[1], matrix.axes[0]):
         found = [label.get_text() for label in axes.get_xticklabels()]
         assert found == by_frequency
-    heights = {round(p.get_x() + 0.4): p.get_height() for p in bars.axes[0].patches}
-    expected = [100 * results(10)[2][c] for c in range(10)]
-    assert [heights[c] for c in range(10)] == pytest.approx(expected)
+    (line,) = of_classes.axes[0].lines
+    np.testing.assert_array_equal(line.get_xdata(), np.arange(10))
+    np.testing.assert_allclose(line.get_ydata(), 100 * np.array(results(10)[2]))
 
 
 def test_the_numbers_of_a_small_confusion_matrix_are_percent_of_rows(drawn, tmp_path):
@@ -131,8 +137,7 @@ def test_blocks_of_a_large_confusion_matrix_keep_every_example(drawn, tmp_path):
 def test_classes_without_test_examples_leave_a_gap(drawn, tmp_path, size):
     counts, _, accuracy, names, groups = results(size) if size < 3000 else large(size)
     accuracy[::2] = [None] * len(accuracy[::2])
-    path = tmp_path / "bars.png"
-    figures.per_class_accuracy(path, accuracy, counts, names, groups, "title")
+    of_one_run(tmp_path / "classes.png", accuracy, counts, names, groups)
     words = [text.get_text() for text in drawn[0].axes[0].texts]
     assert words.count("not tested") == (5 if size == 10 else 0)
 
@@ -145,7 +150,7 @@ def large(size):
 
 
 def labels(figure):
-    """Returns the labels below the bars of the accuracy figure."""
+    """Returns the names of the classes in the figure of their accuracies."""
     return [text.get_text() for text in figure.axes[1].get_xticklabels()]
 
 
@@ -158,8 +163,8 @@ def test_names_in_any_script_are_drawn_or_numbered(tmp_path, drawn):
     there = chr(min(other - usual))
     nowhere = "\U0007fffe"  # not a letter of any script, so no font has it
     names = (there, f"cat {nowhere}", "Größe", "a b", names[4])
-    bars, matrix = tmp_path / "bars.png", tmp_path / "matrix.png"
-    figures.per_class_accuracy(bars, accuracy, counts, names, groups, names[1])
+    path, matrix = tmp_path / "classes.png", tmp_path / "matrix.png"
+    of_one_run(path, accuracy, counts, names, groups, names[1])
     figures.confusion_matrix(matrix, confusion, counts, names, groups, names[1])
     assert labels(drawn[0]) == [there, "class 1", "Größe", "a b", "name4"]
     for figure in drawn:
@@ -169,9 +174,9 @@ def test_names_in_any_script_are_drawn_or_numbered(tmp_path, drawn):
 def test_dollar_signs_in_names_are_no_formula(tmp_path, drawn):
     counts, confusion, accuracy, _, groups = results(4)
     names = ("$a", r"\frac{$b$", "$$", "50 $ or 60 $")
-    bars, matrix = tmp_path / "bars.png", tmp_path / "matrix.png"
+    path, matrix = tmp_path / "classes.png", tmp_path / "matrix.png"
     title = r"folder:/data/$\x$"
-    figures.per_class_accuracy(bars, accuracy, counts, names, groups, title)
+    of_one_run(path, accuracy, counts, names, groups, title)
     figures.confusion_matrix(matrix, confusion, counts, names, groups, title)
     for figure in drawn:
         texts = [text for text in figure.findobj(Text) if "$" in text.get_text()]
@@ -252,7 +257,7 @@ def test_accuracy_of_many_groups_by_class(drawn, tmp_path, size):
     counts, _, accuracy, _, groups = results(size)
     values = {f"method {i}": np.array(accuracy) / (1 + i) for i in range(10)}
     path = tmp_path / "groups.png"
-    group_figures.per_class_accuracy(path, values, {}, counts, None, groups, "title")
+    classes.per_class_accuracy(path, values, {}, counts, None, groups, "title")
     lines = drawn[0].axes[0].lines
     looks = {(ln.get_color(), ln.get_linestyle(), ln.get_marker()) for ln in lines}
     assert len(looks) == len(lines) == 10 and len(drawn[0].axes) == 2
@@ -263,7 +268,7 @@ def test_differences_from_sgd_have_intervals_and_classes_their_names(drawn, tmp_
     values = {"SGD": np.array(accuracy), "SAM": np.array(accuracy) + 0.01}
     differences = {"SAM": np.array([np.full(10, 0.01), np.full(10, 0.02)])}
     path = tmp_path / "groups.png"
-    group_figures.per_class_accuracy(
+    classes.per_class_accuracy(
         path, values, differences, counts, names, groups, "title"
     )
     _, axes, count_axes = drawn[0].axes

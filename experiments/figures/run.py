@@ -14,13 +14,9 @@ from experiments.figures.style import (
     LARGE_NAMES,
     NAMED,
     ORANGE,
-    SHOT_COLOURS,
-    count_axis,
-    edges,
     finish,
     frequency_order,
     log_axis,
-    moving_average,
     name_classes,
     name_size,
     percent,
@@ -32,94 +28,6 @@ from experiments.metrics import SHOTS, expected_calibration_error
 _ANNOTATED = 10
 # With more classes, a row of the matrix would be smaller than a dot.
 LARGEST_MATRIX = 1000
-# Maximum number of classes that are drawn as dots.
-_DOTTED = 2000
-
-
-def per_class_accuracy(
-    path: Path,
-    accuracy: list[float | None],
-    class_counts: np.ndarray,
-    class_names: tuple[str, ...],
-    shots: np.ndarray,
-    title: str,
-) -> None:
-    """Draws test accuracy and training count of every class, the most frequent first.
-
-    Up to 100 classes are bars with names, up to 2000 dots. A curve shows the mean over
-    classes of similar frequency, because single classes may have few test images.
-
-    Args:
-      path: path of the PNG.
-      accuracy: accuracy of every class, a fraction; ``None``, if it was not tested,
-        leaves a gap, or the text "not tested" in place of a bar.
-      class_counts: training examples of each class, int, ``(num_classes,)``.
-      class_names: a name for each class.
-      shots: the name of each class's group, ``(num_classes,)``.
-      title: title of the figure.
-    """
-    size = len(accuracy)
-    order = frequency_order(class_counts)
-    height = percent(accuracy)[order]
-    counts, shots = class_counts[order], shots[order]
-    width = 9.0 if size > NAMED else min(13.0, max(6.4, 3.0 + 0.11 * size))
-    figure = Figure(figsize=(width, 5.0), layout="constrained")
-    axes, count_axes = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    rank = np.arange(size)
-    neighbours = size // 20 | 1
-    mean = moving_average(height, neighbours)
-    for shot in SHOTS:
-        chosen = shots == shot
-        if not chosen.any():
-            continue
-        colour, label = SHOT_COLOURS[shot], f"{shot}-shot"
-        if size <= NAMED:
-            axes.bar(rank[chosen], height[chosen], color=colour)
-            count_axes.bar(rank[chosen], counts[chosen], color=colour, label=label)
-            continue
-        count_axes.stairs(
-            counts[chosen], edges(rank[chosen]), fill=True, color=colour, label=label
-        )
-        if size <= _DOTTED:
-            axes.scatter(
-                rank[chosen],
-                height[chosen],
-                s=7 + 900 / size,
-                alpha=0.6,
-                color=colour,
-                linewidths=0,
-                clip_on=False,
-            )
-        else:
-            axes.fill_between(rank, mean, where=chosen, color=colour)
-    if size <= NAMED:
-        for place in rank[np.isnan(height)]:
-            style = {"rotation": 90, "ha": "center", "va": "bottom", "color": GREY}
-            axes.text(place, 1, "not tested", fontsize=name_size(size), **style)
-        name_classes(count_axes, class_names, order)
-        count_axes.set_xlabel("class")
-    else:
-        axes.plot(rank, mean, color=BLACK, lw=1.5, label=f"mean of {neighbours}")
-        count_axes.set_xlabel("class, from most to fewest training examples")
-    if size <= LARGE_NAMES:
-        for place, count in enumerate(counts):
-            count_axes.annotate(
-                f"{count}",
-                (place, count),
-                (0, 1),
-                textcoords="offset points",
-                ha="center",
-                fontsize=8,
-            )
-    count_axis(count_axes, counts)
-    axes.set_ylabel("test accuracy (%)")
-    axes.set_ylim(0, 100)
-    count_axes.set_xlim(-0.7, size - 0.3)
-    finish(axes, legend=False)
-    finish(count_axes, legend=False)
-    figure.legend(loc="outside right upper", frameon=False)
-    figure.suptitle(title)
-    save(figure, path)
 
 
 def training_curves(path: Path, rows: list[dict[str, Any]], title: str) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from rich.table import Table
 
 from experiments.figures import runs as figures
+from experiments.figures.classes import per_class_accuracy
 from experiments.figures.style import NAMED, frequency_order
 from experiments.metrics import shot_of_class, shot_thresholds
 from experiments.records.manifest import write_json
@@ -92,7 +93,7 @@ def _draw(
     thresholds = shot_thresholds(
         data, config["imbalance_factor"], config["imbalance"], config["held_out"]
     )
-    figures.per_class_accuracy(
+    per_class_accuracy(
         out / f"per_class_accuracy{suffix}.png",
         class_accuracies(groups),
         class_differences(groups) if len(counts[0]) <= NAMED else {},
