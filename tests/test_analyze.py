@@ -308,8 +308,6 @@ def test_tables_leave_out_groups_that_nobody_has():
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ([], "no RUN_DIR was given"),
-        (["nowhere"], "nowhere contains no run"),
         (["--rho", "-1", "{run}"], "--rho must be at least 0, got -1.0"),
         (["--grid", "1", "{run}"], "--grid must be at least 2, got 1"),
     ],

@@ -62,13 +62,17 @@ def test_a_step_that_is_there_is_left_alone(trained, tmp_path):
     checkpoints.close()
 
 
-def test_inverted_bytes_are_found(trained, tmp_path):
+@pytest.mark.parametrize("damage", ["inverted", "truncated"])
+def test_damaged_files_are_found(trained, tmp_path, damage):
     save_all(tmp_path, trained, [(1, 0.5), (2, 0.6)])
     files = [p for p in (tmp_path / "checkpoints/2/state").rglob("*") if p.is_file()]
     largest = max(files, key=lambda path: path.stat().st_size)
     content = bytearray(largest.read_bytes())
     middle = len(content) // 2
-    content[middle : middle + 50] = bytes(b ^ 255 for b in content[middle:][:50])
+    if damage == "inverted":
+        content[middle : middle + 50] = bytes(b ^ 255 for b in content[middle:][:50])
+    else:
+        del content[middle:]
     largest.write_bytes(content)
     config, shapes, _ = trained
     checkpoints = Checkpoints(tmp_path, config, shapes)

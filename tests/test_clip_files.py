@@ -168,6 +168,7 @@ def test_a_text_has_a_start_an_end_and_zeros(folder):
     assert long[0] == start and long[-1] == end and list(long).count(end) == 1
 
 
+@pytest.mark.slow
 def test_tokens_are_those_of_transformers(folder):
     transformers = pytest.importorskip("transformers")
     theirs = transformers.PreTrainedTokenizerFast(

@@ -115,7 +115,7 @@ def logits_of(model, params):
 
 
 @pytest.mark.by_default(tuner=("adaptformer",))
-@pytest.mark.parametrize("tuner", TUNERS)
+@pytest.mark.parametrize("tuner", ["adaptformer", "bias", "full"])
 def test_trained_and_frozen_are_two_trees_with_everything_once(tuner):
     model = network(tuner)
     params, batch_stats = model.init(jax.random.key(0))
@@ -129,9 +129,17 @@ def test_trained_and_frozen_are_two_trees_with_everything_once(tuner):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("tuner", TUNERS)
-def test_every_trained_parameter_changes_something(tuner):
-    model = network(tuner)
+@pytest.mark.parametrize(
+    "tuners",
+    [
+        [tuner for tuner in TUNERS if tuner not in ("full", "vpt_shallow")],
+        ["full"],
+        ["vpt_shallow"],  # vpt_deep replaces its tokens.
+    ],
+    ids=["most together", "full", "vpt_shallow"],
+)
+def test_every_trained_parameter_changes_something(tuners):
+    model = network(*tuners)
     params, _ = model.init(jax.random.key(0))
     # Move off zero, where a product of two matrices has no gradient for one of them.
     keys = iter(jax.random.split(jax.random.key(1), 100))
@@ -151,13 +159,12 @@ def test_a_probe_trains_the_last_layer_alone():
     assert params.keys() == {"head"}
 
 
-@pytest.mark.by_default(tuner=("adaptformer",))
 @pytest.mark.parametrize(
-    "tuner", ["adapter", "adaptformer", "lora", "lora_mlp", "full", "bias"]
+    "tuners", [["adapter", "adaptformer", "lora", "lora_mlp"], ["full"]]
 )
-def test_training_starts_from_the_untuned_network(tuner):
+def test_training_starts_from_the_untuned_network(tuners):
     weights = vision_transformer(SMALL, 3).init(jax.random.key(7))[0]["vision"]
-    probe, tuned = network(weights=weights), network(tuner, weights=weights)
+    probe, tuned = network(weights=weights), network(*tuners, weights=weights)
     head, _ = probe.init(jax.random.key(0))
     params, _ = tuned.init(jax.random.key(5))
     before = logits_of(probe, head)

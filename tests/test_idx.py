@@ -155,15 +155,13 @@ def test_characters_are_not_mirrored(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("own", [True, False])
-def test_an_epoch_trains_on_them(own, tmp_path):
+def test_an_epoch_trains_on_them(tmp_path):
     folder = write(tmp_path / "fashion_mnist", [120] * 10, size=12)
-    flags = ["--data", f"idx:{folder}"] if own else ["--data-dir", str(tmp_path)]
-    flags += ["--config", "fashion_mnist_lt_small", "--image-size", "12", "--width"]
+    flags = ["--data", f"idx:{folder}", "--config", "fashion_mnist_lt_small"]
+    flags += ["--image-size", "12", "--width"]
     run_train(tmp_path / "run", *flags, "2", "--epochs", "1", "--batch-size", "8")
     rows = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     tested = json.loads(rows[-1])
     assert tested["split"] == "test" and 0 <= tested["accuracy"] <= 1
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
-    assert manifest["class_counts"][0] == 120
-    assert manifest["class_counts"][-1] == (120 if own else 1)
+    assert manifest["class_counts"] == [120] * 10

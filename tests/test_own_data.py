@@ -244,7 +244,7 @@ def test_a_figure_that_fails_costs_no_result(tmp_path, monkeypatch):
         raise RuntimeError("no ink")
 
     monkeypatch.setattr(figures, "confusion_matrix", fails)
-    said = run_train(tmp_path / "run", *FLAGS, "--epochs", "1")
+    said = run_train(tmp_path / "run", *FLAGS, "--epochs", "1", draws=True)
     assert "A figure could not be drawn (RuntimeError: no ink)." in said
     assert "Test accuracy" in said and (tmp_path / "run" / "confusion.npz").exists()
 

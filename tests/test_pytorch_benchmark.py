@@ -34,6 +34,8 @@ from experiments.models.clip.classifier import (  # noqa: E402
     vision_transformer,
 )
 
+pytestmark = pytest.mark.slow
+
 SIZES = Vision(Transformer(width=16, layers=2, heads=2, hidden=24), 8, 4, channels=3)
 CPU = torch.device("cpu")
 TINY = Workload("vit_digits", 4, "float32")
@@ -276,7 +278,6 @@ def test_another_folder_is_refused(tmp_path):
         authors_step(TINY, other)
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # raised inside PyTorch
 def test_a_compiled_step_runs_and_counts_as_an_eager_one():
     costs = {}

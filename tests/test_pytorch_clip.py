@@ -21,6 +21,8 @@ from experiments.models.clip.files import open_clip
 from experiments.models.clip.merge import merged
 from experiments.models.clip.towers import TextTower, VisionTower
 
+pytestmark = pytest.mark.slow
+
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
@@ -107,7 +109,7 @@ def assert_close(ours, wanted):
         pytest.param(TINY, {}, id="tiny"),
         pytest.param(GELU, {}, id="gelu"),
         pytest.param(TINY, {"max_shard_size": "20KB"}, id="sharded"),
-        pytest.param(WIDE, {}, id="wide", marks=pytest.mark.slow),
+        pytest.param(WIDE, {}, id="wide"),
     ],
 )
 def test_features_and_logits_are_those_of_transformers(config, options, tmp_path):

@@ -27,6 +27,8 @@ from experiments.models import (  # noqa: E402
     to_pytorch,
 )
 
+pytestmark = pytest.mark.slow
+
 CLASSES = 7
 
 
@@ -166,7 +168,6 @@ def torchvision_names(module):
     return state
 
 
-@pytest.mark.slow
 def test_resnet50_is_that_of_hugging_face(x64):
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)

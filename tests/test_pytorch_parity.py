@@ -17,6 +17,8 @@ torch = pytest.importorskip(
 
 from experiments.benchmark.torch import reference, resnet  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 STEPS, BATCH, SIZE, CLASSES = 20, 8, 16, 5
 RHO, GAMMA, LAM, TAIL, SWITCH = 0.05, 1.5, 0.7, 20, 12
 LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 0.02, 0.9, 5e-4
@@ -117,7 +119,6 @@ def train_in_jax(params, batch_stats, method):
     return state.params
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("method", JAX_METHODS)
 def test_twenty_steps_end_at_the_same_weights(method, x64, as_users_compile):
     torch.manual_seed(0)

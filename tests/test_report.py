@@ -20,6 +20,7 @@ from experiments.configs import get_config
 from experiments.errors import UserError
 from experiments.metrics import SCORES
 from experiments.records.manifest import read_manifest
+from experiments.reporting import write
 from experiments.reporting.classes import class_accuracies, class_differences
 from experiments.reporting.groups import grouped
 from experiments.reporting.runs import find_runs, step_seconds
@@ -31,6 +32,17 @@ ACCURACY = {
     "focal_sam": (0.83, 0.87, 0.82),
 }
 FIGURES = {"accuracy.png", "curves.png", "per_class_accuracy.png"}
+
+
+@pytest.fixture
+def draws():
+    """Lets the tests that look at figures draw them."""
+
+
+@pytest.fixture(autouse=True)
+def draws_nothing(request, monkeypatch):
+    if "draws" not in request.fixturenames:
+        monkeypatch.setattr(write, "_draw", lambda *args: None)
 
 
 @pytest.fixture
@@ -302,7 +314,7 @@ def test_a_comparison_stands_for_its_runs(runs, tmp_path):
     assert len(results["data"]["digits"]["groups"]) == 2
 
 
-def test_data_sets_have_tables_and_figures_of_their_own(runs, tmp_path):
+def test_data_sets_have_tables_and_figures_of_their_own(runs, tmp_path, draws):
     cifar = tmp_path / "cifar"
     counts = np.floor(500 * 100 ** (-np.arange(100) / 99)).astype(int)
     write_run(cifar, accuracy=0.5, config="cifar100_lt", method="sam", counts=counts)
@@ -372,7 +384,7 @@ def test_brackets_in_a_name_are_text(tmp_path):
     assert f"left out: {folder.parent / '[half]'}, not finished" in output
 
 
-def test_without_common_class_counts_no_figure_by_class(tmp_path):
+def test_without_common_class_counts_no_figure_by_class(tmp_path, draws):
     write_run(tmp_path / "a", accuracy=0.8, imbalance_factor=30.0)
     other = np.array([100, 80, 60, 40, 30, 20, 15, 12, 11, 10])
     write_run(tmp_path / "b", accuracy=0.8, imbalance_factor=10.0, counts=other)
@@ -437,7 +449,7 @@ def test_a_report_is_never_overwritten(runs, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"notes.txt", "runs"}
 
 
-def test_every_report_has_a_folder_of_its_own(runs, tmp_path, monkeypatch):
+def test_every_report_has_a_folder_of_its_own(runs, tmp_path, monkeypatch, draws):
     monkeypatch.chdir(tmp_path)
     console = Console(file=io.StringIO())
     for name in ("report", "report-2"):

@@ -1,5 +1,8 @@
 """One tiny run of Digits-LT for all tests of training, so that it is compiled once."""
 
+from contextlib import nullcontext
+from unittest.mock import patch
+
 import jax
 from rich.console import Console
 
@@ -46,8 +49,9 @@ def train(trainer, feed, key, *, epochs=1, seed=0):
     return state
 
 
-def run_train(run_dir, *options):
-    """Runs the command in this process; returns what it said."""
+def run_train(run_dir, *options, draws=False):
+    """Runs the command in this process; returns what it said. Figures take long."""
     console = Console(record=True, width=500)
-    run(parse([*map(str, options), "--run-dir", str(run_dir)]), console)
+    with nullcontext() if draws else patch("experiments.train._draw"):
+        run(parse([*map(str, options), "--run-dir", str(run_dir)]), console)
     return console.export_text()
