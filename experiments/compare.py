@@ -44,9 +44,7 @@ from experiments.records.manifest import (
     describe_machine,
     read_manifest,
 )
-from experiments.records.rows import read_metrics
 from experiments.reporting.groups import find_groups
-from experiments.reporting.runs import step_seconds
 from experiments.reporting.write import write_report
 from experiments.terminal import attempt, make_console, show
 from experiments.training.trainer import Trainer
@@ -236,7 +234,13 @@ def _train_all(
                 datasets = [seed_dataset(config, seed, job.data_dir) for seed in left]
                 if name in as_long:
                     config = as_long[name] = _lengthened(
-                        config, run_dir, name, left, datasets, device_loop
+                        config,
+                        configs["focal_sam"],
+                        run_dir,
+                        name,
+                        left,
+                        datasets,
+                        device_loop,
                     )
                 if name not in trainers or device_loop:
                     trainers[name] = make_group_trainer(
@@ -271,6 +275,7 @@ def _check_learned(name: str, seed: int, outcome: Outcome) -> None:
 
 def _lengthened(
     config: Config,
+    reference: Config,
     run_dir: Path,
     name: str,
     group: list[int],
@@ -286,7 +291,7 @@ def _lengthened(
         return config.with_epochs(config_of(read_manifest(first)).epochs)
     return same_compute.lengthened(
         config,
-        step_seconds(read_metrics(run_folder(run_dir, "focal_sam", 0))),
+        reference,
         group,
         datasets,
         time.perf_counter,

@@ -29,7 +29,7 @@ def tiny(monkeypatch):
     small = digits_lt.RECIPE.base.replace(**TINY)
     recipe = dataclasses.replace(digits_lt.RECIPE, base=small)
     monkeypatch.setitem(RECIPES, "digits_lt", recipe)
-    monkeypatch.setattr(same_compute, "_TIMED_EPOCHS", 2)
+    monkeypatch.setattr(same_compute, "_TURNS", 1)
     return recipe
 
 
@@ -89,21 +89,33 @@ def test_methods_share_data_and_epochs_and_leave_a_table(tiny, tmp_path):
 
 
 def test_same_compute_lasts_as_long_as_focal_sam(monkeypatch):
-    config = digits_lt.RECIPE.base.replace(epochs=60)
+    config = digits_lt.RECIPE.base.replace(epochs=60, method="sgd")
+    reference = config.replace(method="focal_sam")
     monkeypatch.setattr(same_compute, "make_group_trainer", lambda *_, **__: None)
     timed = []
 
     def run_group(config, *_):
-        timed.append(config)
-        rows = [{"split": "train", "epoch": 1, "step": 10, "seconds": 0.02}]
-        return [Outcome({}, rows, None)]
+        # Compiling takes 9 seconds. The machine gets slower, and once stands still.
+        slower = 1 + len(timed) // 2 + 50 * (len(timed) == 3)
+        timed.append(config.method)
+        seconds = slower * {"sgd": 0.02, "focal_sam": 0.05}[config.method]
+        return [
+            Outcome(
+                {},
+                [
+                    {"split": "train", "epoch": epoch, "step": 10 * epoch, "seconds": s}
+                    for epoch, s in ((1, 9.0), (2, seconds))
+                ],
+                None,
+            )
+        ]
 
     monkeypatch.setattr(same_compute, "run_group", run_group)
     longer = same_compute.lengthened(
-        config, 0.005, [0], [None], lambda: 0.0, device_loop=False
+        config, reference, [0], [None], lambda: 0.0, device_loop=False
     )
     assert longer == config.replace(epochs=150)
-    assert timed == [config.replace(epochs=same_compute._TIMED_EPOCHS)]
+    assert timed == ["focal_sam", "sgd"] * 3
 
 
 @pytest.mark.slow

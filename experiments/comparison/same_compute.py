@@ -1,5 +1,6 @@
 """Runs that a comparison trains for as long as Focal-SAM takes."""
 
+import statistics
 from collections.abc import Callable, Sequence
 
 from experiments.comparison.seeds import make_group_trainer, run_group
@@ -7,8 +8,8 @@ from experiments.config import Approximation, Config
 from experiments.data.dataset import Dataset
 from experiments.reporting.runs import step_seconds
 
-# Enough that one slow epoch does not change the median.
-_TIMED_EPOCHS = 5
+# Of two epochs the second counts, because the first compiles.
+_TURNS, _TIMED_EPOCHS = 3, 2
 
 
 def rows(
@@ -29,26 +30,36 @@ def rows(
 
 def lengthened(
     config: Config,
-    seconds: float,
+    reference: Config,
     group: list[int],
     datasets: list[Dataset],
     clock: Callable[[], float],
     *,
     device_loop: bool,
 ) -> Config:
-    """Returns ``config`` with epochs that take as long as a run of Focal-SAM.
+    """Returns ``config`` with epochs that take as long as those of ``reference``.
+
+    Both are timed now and in turns, because the speed of a machine changes.
 
     Args:
-      config: configuration; a few epochs are run to time its steps.
-      seconds: time of a step of Focal-SAM, which makes ``config.epochs`` epochs.
+      config: configuration to lengthen.
+      reference: configuration of Focal-SAM.
       group: the seeds to run, as in :func:`experiments.comparison.seeds.run_group`.
       datasets: their data sets.
       clock: function that returns the time in seconds.
       device_loop: as in :func:`experiments.comparison.seeds.make_group_trainer`.
     """
-    timed = config.replace(epochs=_TIMED_EPOCHS, warmup=0)
-    trainer = make_group_trainer(timed, datasets, device_loop=device_loop)
-    # The scores are dropped.
-    outcomes = run_group(timed, trainer, group, datasets, "test", clock)
-    ratio = seconds / step_seconds(outcomes[0].rows)
-    return config.with_epochs(max(1, round(ratio * config.epochs)))
+
+    def timer(config):
+        timed = config.replace(epochs=_TIMED_EPOCHS, warmup=0)
+        trainer = make_group_trainer(timed, datasets, device_loop=device_loop)
+
+        def seconds():  # The scores are dropped.
+            outcomes = run_group(timed, trainer, group, datasets, "test", clock)
+            return step_seconds(outcomes[0].rows)
+
+        return seconds
+
+    ours, theirs = timer(config), timer(reference)
+    ratio = statistics.median(theirs() / ours() for _ in range(_TURNS))
+    return config.with_epochs(max(1, round(ratio * reference.epochs)))
