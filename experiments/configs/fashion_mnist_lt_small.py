@@ -11,9 +11,9 @@ Cost: 6960 steps; on one CPU core 3 minutes with SGD, 5 with SAM and 7 with Foca
 Expected: 87.0 % with SGD and with Focal-SAM; with cross-entropy 84.3 and 84.2 %;
 docs/results.md.
 
-Sources. The best candidates on held-out images, by `python -m experiments.compare --tune
---config fashion_mnist_lt_small --data-dir DIR`: the radii with the logit-adjusted loss,
-learning rate and weight decay also with cross-entropy.
+Sources. The best candidates on held-out images with the logit-adjusted loss; learning
+rate and weight decay also with cross-entropy. By `python -m experiments.compare --tune
+--config fashion_mnist_lt_small --data-dir DIR`, and with `--loss ce`.
 """
 
 from experiments.configs import fashion_mnist_lt
