@@ -5,8 +5,8 @@
 The data of `digits_lt`: 8x8 pixels in 16 patches, 4 blocks of width 64, no
 cross-example normalisation. `vit_digits_lt_sgd` is the same with SGD.
 
-Cost: about a minute on two CPU cores. Expected: 92.5 % overall with AdamW; Focal-SAM
-adds one point, and four on the few-shot classes (docs/results.md, by
+Cost: about a minute on two CPU cores. Expected: 93 % overall with AdamW, with
+and without Focal-SAM (docs/results.md, by
 `python -m experiments.compare --config vit_digits_lt --methods sgd focal_sam
 --approximations reuse_ascent looksam --seeds 5`).
 """
