@@ -1,5 +1,6 @@
 """The end of commands: exit status and last line."""
 
+import contextlib
 import errno
 import logging
 import os
@@ -7,9 +8,10 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from typing import Any
 
 from experiments.errors import Stopped, UserError
-from experiments.terminal import complain, let_go
+from experiments.terminal import Output, complain, let_go
 
 _NO_SPACE = "No space left on device"
 _LOOP = "Event loop is closed"
@@ -39,10 +41,12 @@ def exit_with(main: Callable[[], None]) -> None:
     that does not catch it: 143 after SIGTERM, 130 after Ctrl-C, 129 after SIGHUP.
     """
     threads = _Threads()
+    output: Any = Output(sys.stdout)
     if callable(signal.getsignal(signal.SIGINT)):  # the signal is not ignored
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        main()
+        with contextlib.redirect_stdout(output):
+            main()
     except UserError as error:
         complain(f"error: {error}")
         sys.exit(2)

@@ -24,7 +24,7 @@ def _plainer(error: UnicodeError) -> tuple[str, int]:
 codecs.register_error("plainer", _plainer)
 
 
-class _Output:
+class Output:
     """A text stream that drops what it cannot write, without an error.
 
     The reader of a pipe may be gone, the terminal closed, or the disk full. The results
@@ -55,7 +55,7 @@ class _Output:
 
 def make_console(**options: Any) -> Console:
     """Returns a console on standard output, which may be closed."""
-    output: Any = _Output(sys.stdout)
+    output: Any = Output(sys.stdout)
     return Console(file=output, **options)
 
 
@@ -78,7 +78,7 @@ def attempt(draw: Callable[[], None], console: Console) -> None:
 
 def complain(text: str) -> None:
     """Prints a line on standard error, if it is open."""
-    output: Any = _Output(sys.stderr)
+    output: Any = Output(sys.stderr)
     print(text, file=output, flush=True)
 
 

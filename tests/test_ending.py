@@ -112,11 +112,13 @@ def main():
 """
 
 
-def test_who_stops_reading_costs_nothing_else(tmp_path):
+@pytest.mark.parametrize("printer", ["console.print", "print"])
+def test_who_stops_reading_costs_nothing_else(printer, tmp_path):
     reads, writes = os.pipe()
     done = tmp_path / "done"
     os.close(reads)
     program = PRINTS.replace("sys.argv[-1]", repr(str(done)))
+    program = program.replace("console.print", printer).replace("300", "3000")
     with os.fdopen(writes, "w") as pipe:
         status, _, errors = ended(program, stdout=pipe)
     assert (status, errors, done.read_text()) == (0, "", "done")
