@@ -26,7 +26,7 @@ from experiments.benchmark.torch.steps import (  # noqa: E402
 )
 from experiments.benchmark.torch.task import torch_device, torch_task  # noqa: E402
 from experiments.benchmark.torch.vit import VisionTransformer  # noqa: E402
-from experiments.benchmark.workload import Workload  # noqa: E402
+from experiments.benchmark.workload import METHODS, Workload  # noqa: E402
 from experiments.errors import UserError  # noqa: E402
 from experiments.models.clip.architecture import Transformer, Vision  # noqa: E402
 from experiments.models.clip.classifier import (  # noqa: E402
@@ -154,9 +154,7 @@ def test_what_is_held_is_counted_once():
     assert task.held_bytes == 3 * parameters + batch
 
 
-@pytest.mark.parametrize(
-    "method", ["sgd", "sam", "imbsam", "cc_sam_head", "cc_sam", "focal_sam"]
-)
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_every_method_makes_steps(method, dtype):
     contestant = torch_step(TINY._replace(dtype=dtype), method, compiled=False)

@@ -12,7 +12,14 @@ from experiments.data.longtail import exponential_counts
 # focal_sam shares a backward pass in networks without cross-example layers;
 # focal_sam_unshared does not.
 Method = Literal[
-    "sgd", "sam", "imbsam", "cc_sam_head", "cc_sam", "focal_sam", "focal_sam_unshared"
+    "sgd",
+    "sam",
+    "imbsam",
+    "cc_sam_head",
+    "cc_sam",
+    "sse_sam",
+    "focal_sam",
+    "focal_sam_unshared",
 ]
 METHODS: tuple[Method, ...] = (
     "sgd",
@@ -20,6 +27,7 @@ METHODS: tuple[Method, ...] = (
     "imbsam",
     "cc_sam_head",
     "cc_sam",
+    "sse_sam",
     "focal_sam",
 )
 Network = Literal[

@@ -75,6 +75,13 @@ def method_step(task: TorchTask) -> Callable[..., None]:
                 radii=radii.to(device),
                 perturbed=last if task.method == "cc_sam_head" else ("",),
             )
+        case "sse_sam":
+            return partial(
+                reference.sse_sam_step,
+                is_tail=torch.from_numpy(counts < config.tail_threshold).to(device),
+                head_rho=config.head_rho,
+                tail_rho=config.rho,
+            )
         case "imbsam":
             of_class = reference.tail_coefficients(counts, config.tail_threshold)
         case "focal_sam":
