@@ -60,7 +60,9 @@ class Job:
     run_dir: Annotated[
         tyro.conf.Positional[Path], tyro.conf.arg(help="folder of the run")
     ]
-    out: Annotated[Path, tyro.conf.arg(help="new folder for the weights")]
+    out: Annotated[Path, tyro.conf.arg(help="new folder for the weights")] = Path(
+        "exported"
+    )
     separate: Annotated[
         bool, tyro.conf.arg(help="CLIP: only the trained weights, for any tuner")
     ] = False
@@ -82,7 +84,7 @@ def run(job: Job, console: Console) -> None:
             f"{config.model}: leave it out."
         )
     if job.out.exists():
-        raise UserError(f"--out {job.out} already exists: name a new folder.")
+        raise UserError(f"{job.out} already exists: name a new folder with --out.")
     import_package("safetensors", "Writing weights", "clip")
     if is_clip and not job.separate:
         check_mergeable(config.tuners)

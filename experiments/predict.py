@@ -43,7 +43,7 @@ class Job:
         tyro.conf.Positional,
         tyro.conf.arg(metavar="FILE_OR_FOLDER ...", help="images, or folders of them"),
     ]
-    out: Annotated[Path, tyro.conf.arg(help="new CSV file")]
+    out: Annotated[Path, tyro.conf.arg(help="new CSV file")] = Path("predictions.csv")
     probabilities: Annotated[
         bool, tyro.conf.arg(help="add a column for the probability of every class")
     ] = False

@@ -199,8 +199,7 @@ def run(job: Job, console: Console) -> Path:
     console.print(result_table(result, dataset.class_counts, config))
     place = shlex.quote(str(run_dir))
     own = config.data.startswith(OWN_DATA)
-    images = "FILE_OR_FOLDER ... --out predictions.csv"
-    command = f"predict {place} {images}" if own else f"analyze {place}"
+    command = f"predict {place} FILE_OR_FOLDER ..." if own else f"analyze {place}"
     console.print(
         f"Everything is in {run_dir}.\n"
         f"{'Classify images' if own else 'Measure sharpness'}: "

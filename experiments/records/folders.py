@@ -89,7 +89,7 @@ def check_new_file(path: Path) -> None:
       UserError: if it exists, or nothing can be written there.
     """
     if path.exists():
-        raise UserError(f"--out {path} already exists: name another file.")
+        raise UserError(f"{path} already exists: name another file with --out.")
     make_folder(path.parent, "--out")
 
 
