@@ -217,6 +217,8 @@ def check_groups(groups: Any) -> None:
 
 def check_params(params: chex.ArrayTree) -> None:
     """Raises ``TypeError`` unless every leaf is an array of real floats."""
+    if params is None:
+        raise TypeError("parameters must be arrays of floats, got None.")
     for path, leaf in jax.tree.leaves_with_path(params):
         where = jax.tree_util.keystr(path) or "the root"
         if isinstance(leaf, float):

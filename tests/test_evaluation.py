@@ -529,6 +529,11 @@ def test_one_axis_for_both():
             "parameters must be floats, got int32 at ['n']: split off the trainable",
         ),
         (
+            lambda: fsam.evaluate(lambda p: p["w"], None),
+            TypeError,
+            "parameters must be arrays of floats, got None",
+        ),
+        (
             lambda: fsam.evaluate(lambda p: p.real, jnp.ones(2, "complex64")),
             TypeError,
             "parameters must be real floats, got complex64 at the root",
