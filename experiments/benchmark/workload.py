@@ -1,6 +1,6 @@
 """Workloads: a network and a method, on a batch of random images."""
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
@@ -11,25 +11,11 @@ from experiments.data.longtail import exponential_counts
 # CC-SAM perturbs the whole network; cc_sam_head, as published, only the last layer.
 # focal_sam shares a backward pass in networks without cross-example layers;
 # focal_sam_unshared does not.
-Method = Literal[
-    "sgd",
-    "sam",
-    "imbsam",
-    "cc_sam_head",
-    "cc_sam",
-    "sse_sam",
-    "focal_sam",
-    "focal_sam_unshared",
+_InAllFrameworks = Literal[
+    "sgd", "sam", "imbsam", "cc_sam_head", "cc_sam", "sse_sam", "focal_sam"
 ]
-METHODS: tuple[Method, ...] = (
-    "sgd",
-    "sam",
-    "imbsam",
-    "cc_sam_head",
-    "cc_sam",
-    "sse_sam",
-    "focal_sam",
-)
+Method = Literal[_InAllFrameworks, "focal_sam_unshared"]
+METHODS: tuple[Method, ...] = get_args(_InAllFrameworks)
 Network = Literal[
     "resnet20",
     "resnet32",
