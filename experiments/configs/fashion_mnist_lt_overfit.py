@@ -13,10 +13,13 @@ Sources. The best candidates on held-out images with the logit-adjusted loss, by
 sam focal_sam --data-dir DIR`; the other methods have the same radius.
 """
 
-from experiments.configs import fashion_mnist_lt_small
-from experiments.configs.recipe import Recipe, grid
+from dataclasses import replace
 
-RECIPE = Recipe(
+from experiments.configs import fashion_mnist_lt_small
+from experiments.configs.recipe import grid
+
+RECIPE = replace(
+    fashion_mnist_lt_small.RECIPE,
     base=fashion_mnist_lt_small.RECIPE.base.replace(
         config="fashion_mnist_lt_overfit",
         augment="none",
@@ -31,7 +34,8 @@ RECIPE = Recipe(
         "sse_sam": {"rho": 0.05, "head_rho": 0.05, "tail_threshold": 200},
         "focal_sam": {"rho": 0.05},
     },
-    losses={"ldam": {"head": "cosine", "drw_start": 24}},
+    # Learning rate and weight decay were not tuned for another loss.
+    losses={"ldam": fashion_mnist_lt_small.RECIPE.losses["ldam"]},
     # Six candidates for each method, with plain SGD's best of nine pairs of learning
     # rate and weight decay.
     grid={
@@ -42,6 +46,4 @@ RECIPE = Recipe(
         "sse_sam": grid(rho=(0.05, 0.1, 0.2), head_rho=(0.02, 0.1)),
         "focal_sam": grid(rho=(0.05, 0.1, 0.2), gamma=(1.0, 3.0)),
     },
-    tuning={"held_out": 0.1},
-    tuning_seeds=1,
 )
